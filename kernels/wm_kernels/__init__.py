@@ -1,0 +1,29 @@
+"""The batched operations of a world model's step, each with a reference, a contract and a dispatch.
+
+One folder per operation: ``reference.py`` is the specification in pure torch, ``op.py`` the checked entry
+point that picks an implementation. Nothing here knows what an environment is.
+"""
+
+from wm_kernels.decode_fields import decode_fields
+from wm_kernels.dispatch import ContractError, Op, use_backend
+from wm_kernels.encode_fields import encode_fields
+from wm_kernels.finish_step import FinishedStep, finish_step
+from wm_kernels.philox_normal import philox_normal, philox_words
+from wm_kernels.predict import BlockWeights, DenoiserWeights, denoiser_block, predict, sampler_update
+
+__all__ = [
+    "BlockWeights",
+    "ContractError",
+    "DenoiserWeights",
+    "FinishedStep",
+    "Op",
+    "decode_fields",
+    "denoiser_block",
+    "encode_fields",
+    "finish_step",
+    "philox_normal",
+    "philox_words",
+    "predict",
+    "sampler_update",
+    "use_backend",
+]

@@ -1,0 +1,24 @@
+"""`decode_fields`: contract and dispatch."""
+
+from __future__ import annotations
+
+import torch
+
+from wm_kernels.decode_fields.reference import decode_fields_reference
+from wm_kernels.dispatch import Op, TensorContract
+
+decode_fields = Op(
+    "decode_fields",
+    decode_fields_reference,
+    {
+        "sample": TensorContract(("B", "N", "V")),
+        "values": TensorContract(("B", "N")),
+        "base": TensorContract(("M", "N")),
+        "shift": TensorContract(("M", "N")),
+        "scale": TensorContract(("M", "N")),
+        "low": TensorContract(("N",)),
+        "high": TensorContract(("N",)),
+        "num_bits": TensorContract(("N",), (torch.int64,)),
+        "num_classes": TensorContract(("N",), (torch.int64,)),
+    },
+)

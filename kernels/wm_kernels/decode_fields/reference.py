@@ -1,0 +1,48 @@
+"""The specification of `decode_fields`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def decode_fields_reference(
+    sample: Tensor,
+    values: Tensor,
+    base: Tensor,
+    shift: Tensor,
+    scale: Tensor,
+    low: Tensor,
+    high: Tensor,
+    num_bits: Tensor,
+    num_classes: Tensor,
+) -> Tensor:
+    """Read the next field values off a sample.
+
+    A number becomes ``base * values + shift + scale * sample``, clamped to its bounds: with base 1 a residual on
+    the current value, with base 0 a value of its own, with base 1 and scale 0 the value that was there. A class
+    index is read from the signs of its bits; indices past the last class give the last class.
+
+    Args:
+        sample: ``(B, N, V)`` float.
+        values: ``(B, N)`` float, the current values in their own units.
+        base, shift, scale: ``(M, N)`` float with M = B or 1.
+        low, high: ``(N,)`` float, bounds in the fields' own units; infinite where there are none.
+        num_bits: ``(N,)`` int64, bits of the class index; 0 for numbers, and for classes that are not predicted.
+        num_classes: ``(N,)`` int64, classes of the position; 0 for numbers.
+
+    Returns:
+        ``(B, N)`` float, the next values.
+    """
+    numbers = torch.addcmul(torch.addcmul(shift, base, values), scale, sample[..., 0])
+    numbers = torch.clamp(numbers, low, high)
+    if sample.shape[-1] == 1:
+        classes = (sample[..., 0] > 0).to(values.dtype)
+    else:
+        channel = torch.arange(sample.shape[-1], device=sample.device)
+        bits = (sample > 0) & (channel < num_bits[:, None])
+        index = (bits.to(torch.int64) << channel).sum(-1)
+        classes = torch.minimum(index, (num_classes - 1).clamp(min=0)).to(values.dtype)
+    # A diverged sample must stay visible: a comparison with NaN would read as class 0.
+    classes = torch.where(torch.isnan(sample[..., 0]), sample[..., 0], classes)
+    return torch.where(num_bits > 0, classes, numbers)

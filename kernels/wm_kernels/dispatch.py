@@ -1,0 +1,131 @@
+"""How an operation is checked and which implementation runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_forced_backend: ContextVar[str | None] = ContextVar("wm_kernels_backend", default=None)
+
+FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+class ContractError(ValueError):
+    """A tensor handed to an operation has the wrong shape, dtype or device."""
+
+
+@dataclass(frozen=True)
+class TensorContract:
+    """What one tensor argument must be.
+
+    Attributes:
+        shape: One entry per axis: an int, or the name of a size that must agree across the arguments.
+        dtypes: The dtypes taken.
+    """
+
+    shape: tuple[str | int, ...]
+    dtypes: tuple[torch.dtype, ...] = FLOATING
+
+
+Contract = Mapping[str, TensorContract]
+
+
+def check_contract(op_name: str, contract: Contract, tensors: Mapping[str, Tensor]) -> None:
+    """Raise `ContractError` unless every tensor fits its contract and all live on one device."""
+    sizes: dict[str, int] = {}
+    device = None
+    for name, tensor in tensors.items():
+        want = contract[name]
+        shape = tensor.shape
+        fits = len(shape) == len(want.shape) and tensor.dtype in want.dtypes
+        if fits:
+            for axis, size in zip(want.shape, shape, strict=True):
+                if (size if isinstance(axis, str) and axis not in sizes else sizes.get(axis, axis)) != size:  # type: ignore[call-overload]
+                    fits = False
+                elif isinstance(axis, str):
+                    sizes[axis] = size
+        if not fits:
+            known = ", ".join(f"{k}={v}" for k, v in sizes.items())
+            raise ContractError(
+                f"wm_kernels.{op_name}: `{name}` must have shape ({', '.join(map(str, want.shape))}) "
+                f"and dtype {' or '.join(str(d) for d in want.dtypes)}"
+                f"{f', where {known}' if known else ''}; got {tuple(shape)}, {tensor.dtype}."
+            )
+        if device is None:
+            device = tensor.device
+        elif tensor.device != device:
+            raise ContractError(
+                f"wm_kernels.{op_name}: `{name}` is on {tensor.device}, the others on {device}. "
+                "Move them to one device."
+            )
+
+
+@dataclass
+class Op:
+    """A callable operation: checks its contract, then runs the fastest implementation that can.
+
+    Attributes:
+        name: The operation's one name through op, test and benchmark.
+        reference: The specification in torch; always able to run.
+        contract: What each tensor argument must be, by parameter name. ``None`` for operations whose
+            arguments are structures that check themselves.
+        implementations: Faster ones by backend name, tried in order: ``(supports, run)``.
+    """
+
+    name: str
+    reference: Callable[..., Any]
+    contract: Contract | None = None
+    implementations: dict[str, tuple[Callable[..., bool], Callable[..., Any]]] = field(default_factory=dict)
+
+    def register(
+        self, backend: str, supports: Callable[..., bool]
+    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Decorate an implementation for `backend`; `supports` sees the arguments and says if it can."""
+
+        def add(run: Callable[..., Any]) -> Callable[..., Any]:
+            self.implementations[backend] = (supports, run)
+            return run
+
+        return add
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.contract is not None:
+            check_contract(self.name, self.contract, dict(zip(self.contract, args, strict=False)))
+        return self.choose(*args, **kwargs)(*args, **kwargs)
+
+    def choose(self, *args: Any, **kwargs: Any) -> Callable[..., Any]:
+        """The implementation that a call with these arguments runs.
+
+        Raises:
+            ContractError: `use_backend` names a backend that this operation has but that cannot take the call.
+        """
+        forced = _forced_backend.get()
+        if forced == "reference":
+            return self.reference
+        for backend, (supports, run) in self.implementations.items():
+            if forced is not None and backend != forced:
+                continue
+            if supports(*args, **kwargs):
+                return run
+            if forced is not None:
+                raise ContractError(f"wm_kernels.{self.name}: backend {forced!r} cannot take these arguments.")
+        return self.reference
+
+
+@contextmanager
+def use_backend(backend: str) -> Iterator[None]:
+    """Force one backend inside the block: ``"reference"``, or the name of a registered one.
+
+    Operations without that backend run their reference.
+    """
+    token = _forced_backend.set(backend)
+    try:
+        yield
+    finally:
+        _forced_backend.reset(token)

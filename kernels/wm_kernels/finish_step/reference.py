@@ -1,0 +1,134 @@
+"""The specification of `finish_step`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+AutoresetPlan = Literal["same_step", "next_step", "disabled"]
+
+
+class FinishedStep(NamedTuple):
+    """What a step ends in, for B rows and P perspectives.
+
+    Attributes:
+        final: The state's leaves ``(B, ...)`` at the end of the step, before any reset.
+        state: The same after resets: what the next step starts from.
+        reward: ``(B, P)`` float; 0 where a row diverged or was only reset.
+        terminated: ``(B, P)`` bool.
+        truncated: ``(B,)`` bool.
+        diverged: ``(B,)`` bool: the row turned non-finite and was ended at its last finite state.
+        finished: ``(B,)`` bool: the episode ended in this step, for any perspective or by truncation.
+        was_reset: ``(B,)`` bool: `state` starts a fresh episode in this row.
+        elapsed, episode: ``(B,)`` int64, counters after resets.
+        returns: ``(B, P)`` float, the episode's sum of rewards after resets.
+        final_elapsed: ``(B,)`` int64, the episode's length before resets.
+        final_returns: ``(B, P)`` float, the episode's sum of rewards before resets.
+    """
+
+    final: list[Tensor]
+    state: list[Tensor]
+    reward: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    diverged: Tensor
+    finished: Tensor
+    was_reset: Tensor
+    elapsed: Tensor
+    episode: Tensor
+    returns: Tensor
+    final_elapsed: Tensor
+    final_returns: Tensor
+
+
+def finish_step_reference(
+    previous: Sequence[Tensor],
+    proposed: Sequence[Tensor],
+    bank: Sequence[Tensor],
+    bank_index: Tensor | None,
+    action: Tensor | None,
+    reward: Tensor,
+    terminated: Tensor,
+    truncated: Tensor | None,
+    elapsed: Tensor,
+    episode: Tensor,
+    returns: Tensor,
+    pending: Tensor | None,
+    horizon: int | None,
+    autoreset: AutoresetPlan,
+) -> FinishedStep:
+    """Contain what diverged, end episodes, reset rows from the bank, and count.
+
+    Args:
+        previous: The state's leaves before the step, each ``(B, ...)``.
+        proposed: The leaves that the dynamics proposes; same shapes and dtypes.
+        bank: The leaves of the initial states, each ``(M, ...)``; read only where rows reset.
+        bank_index: ``(B,)`` int64, the initial state that each row would take; None with ``"disabled"``.
+        action: ``(B, A)`` float, or None where actions cannot be non-finite.
+        reward: ``(B, P)`` float.
+        terminated: ``(B, P)`` bool.
+        truncated: ``(B,)`` bool from the dynamics, or None.
+        elapsed: ``(B,)`` int64, steps of the episode before this one.
+        episode: ``(B,)`` int64, episode number.
+        returns: ``(B, P)`` float, sum of the episode's rewards before this step.
+        pending: ``(B,)`` bool, rows whose episode ended in the last step; only with ``"next_step"``.
+        horizon: Steps after which an episode is truncated; None for no limit.
+        autoreset: ``"same_step"`` resets finished rows now, ``"next_step"`` spends the next step on it,
+            ``"disabled"`` leaves it to the caller.
+
+    Returns:
+        See `FinishedStep`.
+    """
+    finite = torch.isfinite(reward).all(-1)
+    for leaf in (*proposed, *(() if action is None else (action,))):
+        if leaf.dtype.is_floating_point:
+            finite = finite & torch.isfinite(leaf).flatten(1).all(-1)
+    diverged = ~finite
+    final = [_select(diverged, old, new) for old, new in zip(previous, proposed, strict=True)]
+    reward = torch.where(diverged[:, None], 0.0, reward)
+    terminated = terminated | diverged[:, None]
+    final_elapsed = elapsed + 1
+    over = None if horizon is None else final_elapsed >= horizon
+    if truncated is None:
+        truncated = torch.zeros_like(diverged) if over is None else over
+    elif over is not None:
+        truncated = truncated | over
+    if pending is not None:
+        # These rows spend the step on their reset: nothing that the dynamics said of them counts.
+        stepped = ~pending
+        diverged, truncated = diverged & stepped, truncated & stepped
+        terminated = terminated & stepped[:, None]
+        reward = torch.where(pending[:, None], 0.0, reward)
+        final_elapsed = torch.where(pending, elapsed, final_elapsed)
+    final_returns = returns + reward
+    finished = terminated.any(-1) | truncated
+    if autoreset == "disabled" or bank_index is None:
+        return FinishedStep(
+            final, final, reward, terminated, truncated, diverged, finished, torch.zeros_like(finished),
+            final_elapsed, episode, final_returns, final_elapsed, final_returns,
+        )  # fmt: skip
+    was_reset = finished if pending is None else pending
+    state = [_select(was_reset, initial[bank_index], last) for initial, last in zip(bank, final, strict=True)]
+    return FinishedStep(
+        final,
+        state,
+        reward,
+        terminated,
+        truncated,
+        diverged,
+        finished,
+        was_reset,
+        torch.where(was_reset, 0, final_elapsed),
+        episode + was_reset,
+        torch.where(was_reset[:, None], 0.0, final_returns),
+        final_elapsed,
+        final_returns,
+    )
+
+
+def _select(mask: Tensor, where_true: Tensor, where_false: Tensor) -> Tensor:
+    """`torch.where` by rows: ``(B,)`` mask over ``(B, ...)`` tensors."""
+    return torch.where(mask.view(mask.shape[0], *(1,) * (where_false.dim() - 1)), where_true, where_false)

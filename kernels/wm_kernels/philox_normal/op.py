@@ -1,0 +1,37 @@
+"""`philox_words` and `philox_normal`: contract and dispatch."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wm_kernels.dispatch import Op, TensorContract
+from wm_kernels.philox_normal.cpu import philox_normal_cpu, philox_words_cpu
+from wm_kernels.philox_normal.reference import philox_normal_reference, philox_words_reference
+
+_CONTRACT = {
+    "seed": TensorContract(("B",), (torch.int64,)),
+    "episode": TensorContract(("B",), (torch.int64,)),
+    "step": TensorContract(("B",), (torch.int64,)),
+}
+
+
+def _on_host(seed: Tensor, *_: Any, **__: Any) -> bool:
+    """Plain tensors in host memory; traced and functorch tensors take the reference."""
+    return (
+        seed.device.type == "cpu"
+        and type(seed) is Tensor
+        and sys.byteorder == "little"
+        and not torch.compiler.is_compiling()
+        and not torch._C._functorch.peek_interpreter_stack()
+    )
+
+
+philox_words = Op("philox_words", philox_words_reference, _CONTRACT)
+philox_words.register("numpy", _on_host)(philox_words_cpu)
+
+philox_normal = Op("philox_normal", philox_normal_reference, _CONTRACT)
+philox_normal.register("numpy", _on_host)(philox_normal_cpu)

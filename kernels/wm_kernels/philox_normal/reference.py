@@ -1,0 +1,98 @@
+"""Philox4x32-10 in torch, and normals by Box and Muller.
+
+Source: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011, and the test
+vectors published with it (Random123). Words are kept as int64 in ``[0, 2^32)``.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+WEYL = (0x9E3779B9, 0xBB67AE85)
+ROUNDS = 10
+MASK32 = 0xFFFFFFFF
+
+
+def philox4x32_reference(counter: Tensor, key: Tensor) -> Tensor:
+    """Ten rounds of Philox4x32.
+
+    Args:
+        counter: ``(..., 4)`` int64, words in ``[0, 2^32)``.
+        key: ``(..., 2)`` int64, words in ``[0, 2^32)``; broadcasts against `counter`.
+
+    Returns:
+        ``(..., 4)`` int64, words in ``[0, 2^32)``.
+    """
+    c0, c1, c2, c3 = counter.unbind(-1)
+    k0, k1 = key.unbind(-1)
+    for _ in range(ROUNDS):
+        high0, low0 = _multiply(c0, MULTIPLIERS[0])
+        high1, low1 = _multiply(c2, MULTIPLIERS[1])
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        k0, k1 = (k0 + WEYL[0]) & MASK32, (k1 + WEYL[1]) & MASK32
+    return torch.stack((c0, c1, c2, c3), -1)
+
+
+def _multiply(word: Tensor, constant: int) -> tuple[Tensor, Tensor]:
+    """High and low 32 bits of a 32 x 32 bit product; the 64-bit wrap-around of int64 keeps every bit."""
+    product = word * constant
+    return (product >> 32) & MASK32, product & MASK32
+
+
+def philox_words_reference(seed: Tensor, episode: Tensor, step: Tensor, num_words: int, stream: int) -> Tensor:
+    """Random words that depend on a row's own seed, episode and step alone.
+
+    The key is the 64-bit seed; the counter is ``(step, episode, block, stream)``, one block per four words.
+
+    Args:
+        seed: ``(B,)`` int64, all 64 bits used.
+        episode: ``(B,)`` int64, low 32 bits used.
+        step: ``(B,)`` int64, low 32 bits used.
+        num_words: Words per row.
+        stream: Which use the words are for; different streams never share numbers.
+
+    Returns:
+        ``(B, num_words)`` int64 in ``[0, 2^32)``.
+    """
+    blocks = -(-num_words // 4)
+    shape = (seed.shape[0], blocks)
+    block = torch.arange(blocks, device=seed.device).expand(shape)
+    counter = torch.stack(
+        (
+            (step & MASK32)[:, None].expand(shape),
+            (episode & MASK32)[:, None].expand(shape),
+            block,
+            torch.full_like(block, stream),
+        ),
+        -1,
+    )
+    key = torch.stack((seed & MASK32, (seed >> 32) & MASK32), -1)[:, None, :]
+    return philox4x32_reference(counter, key).flatten(1)[:, :num_words]
+
+
+def box_muller(words: Tensor) -> Tensor:
+    """Standard normals from pairs of words: ``(..., 2n)`` int64 -> ``(..., 2n)`` float32.
+
+    Word ``2i`` gives the radius through a uniform in (0, 1], word ``2i + 1`` the angle.
+    """
+    unit = (words.to(torch.float32) * 2.0**-32).unflatten(-1, (-1, 2))
+    radius = (unit[..., 0] + 2.0**-33).log_().mul_(-2.0).clamp_(min=0.0).sqrt_()
+    return torch.view_as_real(torch.polar(radius, unit[..., 1] * (2.0 * math.pi))).flatten(-2)
+
+
+def philox_normal_reference(seed: Tensor, episode: Tensor, step: Tensor, num_normals: int, stream: int) -> Tensor:
+    """Standard normals that depend on a row's own seed, episode and step alone.
+
+    Args:
+        seed, episode, step, stream: As in `philox_words_reference`.
+        num_normals: Normals per row.
+
+    Returns:
+        ``(B, num_normals)`` float32.
+    """
+    words = philox_words_reference(seed, episode, step, num_normals + num_normals % 2, stream)
+    return box_muller(words)[:, :num_normals]

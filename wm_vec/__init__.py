@@ -1,0 +1,65 @@
+"""Train agents inside a learned world: thousands of imagined rollouts at a time, as tensors.
+
+Names are imported on first use, so that ``import gymnasium`` can register the bundled worlds for free.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from wm_vec.envs.registration import register_worlds
+
+if TYPE_CHECKING:
+    from wm_vec.canvas import BoundSchema, Field, compile_schema
+    from wm_vec.core import AutoresetMode, Engine, EnvState, batched, spawn_seeds
+    from wm_vec.envs import WorldModelEnv, WorldModelVectorEnv, check_vector_env
+    from wm_vec.model import ModelConfig
+    from wm_vec.train import TrainConfig, collect_transitions
+    from wm_vec.world_model import WorldModel
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "AutoresetMode": "core",
+    "BoundSchema": "canvas",
+    "Engine": "core",
+    "EnvState": "core",
+    "Field": "canvas",
+    "ModelConfig": "model",
+    "TrainConfig": "train",
+    "WorldModel": "world_model",
+    "WorldModelEnv": "envs",
+    "WorldModelVectorEnv": "envs",
+    "batched": "core",
+    "check_vector_env": "envs",
+    "collect_transitions": "train",
+    "compile_schema": "canvas",
+    "spawn_seeds": "core",
+}
+
+__all__ = [
+    "AutoresetMode",
+    "BoundSchema",
+    "Engine",
+    "EnvState",
+    "Field",
+    "ModelConfig",
+    "TrainConfig",
+    "WorldModel",
+    "WorldModelEnv",
+    "WorldModelVectorEnv",
+    "batched",
+    "check_vector_env",
+    "collect_transitions",
+    "compile_schema",
+    "spawn_seeds",
+]
+
+register_worlds()
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"wm_vec.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'wm_vec' has no attribute {name!r}")

@@ -1,0 +1,5 @@
+"""Models -> `Dynamics`."""
+
+from wm_vec.adapters.canvas import CanvasDynamics
+
+__all__ = ["CanvasDynamics"]

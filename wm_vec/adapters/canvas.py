@@ -1,0 +1,118 @@
+"""Our canvas model as a `Dynamics`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+
+from wm_vec.core import CounterRNG, Transition
+from wm_vec.model import CanvasModel
+
+ActMode = Literal["set", "hold"]
+
+
+class CanvasDynamics:
+    """Acting writes into fields' current values; one predict moves the whole canvas on.
+
+    The state holds ``values`` ``(B, N)``, every position's value in its field's own units, from which a step encodes
+    the canvas; and ``tick`` ``(B,)`` int64 where fields of a period above 1 need it.
+
+    Args:
+        model: The canvas model; its weights are used where they are, so new ones take effect at the next step.
+        act_fields: Paths that the joint action's columns are written to, in order. A field may stand twice, for two
+            agents; the later one wins.
+        n_denoise_steps: K; None for the model's own.
+        act_mode: ``"set"`` overwrites the current value, and the next is predicted like any other; ``"hold"`` keeps
+            the written value through the step.
+        reward_field: Path whose prediction is the reward; None for none.
+        terminated_field: Path of a two-class field whose prediction ends the episode; None for none.
+        bank: ``(M, N)`` values of initial states; None draws them from the model's prior.
+        heun: Second-order sampler.
+    """
+
+    rng: Literal["counter", "global"] = "counter"
+
+    def __init__(
+        self,
+        model: CanvasModel,
+        act_fields: Sequence[str],
+        *,
+        n_denoise_steps: int | None = None,
+        act_mode: ActMode = "set",
+        reward_field: str | None = None,
+        terminated_field: str | None = None,
+        bank: Tensor | None = None,
+        heun: bool = False,
+    ) -> None:
+        if act_mode not in ("set", "hold"):
+            raise ValueError(f"act_mode must be 'set' or 'hold', got {act_mode!r}.")
+        self.model = model
+        self.n_denoise_steps = model.config.n_denoise_steps if n_denoise_steps is None else n_denoise_steps
+        model.sigmas(self.n_denoise_steps)
+        self.heun = heun
+        bound, device = model.bound, model.codec.mean.device
+        act_index = bound.indices(act_fields)
+        self._act_index = torch.tensor(act_index, dtype=torch.int64, device=device)
+        self._reward_position = bound[reward_field].start if reward_field else None
+        self._terminated_position = bound[terminated_field].start if terminated_field else None
+        period = model.codec.period
+        self._has_periods = any(field.spec.period > 1 for field in bound.bound_fields())
+        self._period = period
+        hold = torch.zeros(1, bound.layout.num_positions, dtype=torch.bool)
+        outputs = [i for path in act_fields if bound[path].spec.is_output for i in bound[path].indices()]
+        hold[0, outputs] = True
+        self._hold = hold.to(device) if act_mode == "hold" and outputs else None
+        self._saved_bank = bank
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.codec.mean.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The model's floating dtype."""
+        return self.model.codec.mean.dtype
+
+    @property
+    def bank(self) -> TensorDict | None:
+        """The saved initial states as dynamics states, if there are any."""
+        return None if self._saved_bank is None else self._as_state(self._saved_bank.to(self.device, self.dtype))
+
+    def initial_state(self, rng: CounterRNG, num_envs: int) -> TensorDict:
+        """Starts of episodes sampled from the model itself, with the whole context unknown."""
+        model = self.model
+        zeros = torch.zeros(num_envs, model.bound.layout.num_positions, device=self.device, dtype=self.dtype)
+        noise = rng.normal(model.noise_size, dtype=self.dtype)
+        filled = model.fill_in(zeros, zeros.bool(), noise, self.n_denoise_steps, self.heun)
+        return self._as_state(filled)
+
+    def observe(self, state: TensorDictBase) -> Tensor:
+        """All positions' values, ``(B, N)``."""
+        return state.get("values")
+
+    def step(self, state: TensorDictBase, action: Tensor, rng: CounterRNG) -> Transition:
+        """Write the action ``(B, A)``, predict, read reward and termination."""
+        values = state.get("values").index_copy(1, self._act_index, action)
+        hold = self._hold
+        tick = state.get("tick") if self._has_periods else None
+        if tick is not None:
+            tick = tick + 1
+            resting = (tick[:, None] % self._period) != 0
+            hold = resting if hold is None else hold | resting
+        noise = rng.normal(self.model.noise_size, dtype=self.dtype)
+        values = self.model.prepare(self.n_denoise_steps, self.heun)(values, noise, hold)
+        reward = None if self._reward_position is None else values[:, self._reward_position]
+        terminated = None if self._terminated_position is None else values[:, self._terminated_position] > 0.5
+        return Transition(self._as_state(values, tick), values, reward, terminated)
+
+    def _as_state(self, values: Tensor, tick: Tensor | None = None) -> TensorDict:
+        state = {"values": values}
+        if self._has_periods:
+            zeros = torch.zeros(values.shape[0], dtype=torch.int64, device=values.device)
+            state["tick"] = zeros if tick is None else tick
+        return TensorDict._new_unsafe(state, batch_size=values.shape[:1])

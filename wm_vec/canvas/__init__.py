@@ -1,0 +1,20 @@
+"""Fields, their projection onto a canvas, and the layout."""
+
+from wm_vec.canvas.field import Field, as_field, is_field
+from wm_vec.canvas.layout import CanvasLayout
+from wm_vec.canvas.signature import EnvSignature, UnsupportedSpaceError
+from wm_vec.canvas.schema import BoundField, BoundSchema, SchemaError, UnknownFieldError, compile_schema
+
+__all__ = [
+    "BoundField",
+    "BoundSchema",
+    "CanvasLayout",
+    "EnvSignature",
+    "Field",
+    "SchemaError",
+    "UnknownFieldError",
+    "UnsupportedSpaceError",
+    "as_field",
+    "compile_schema",
+    "is_field",
+]

@@ -1,0 +1,84 @@
+"""A named, typed part of the world."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Bound = float | tuple[float, ...]
+_SHARED_ATTRIBUTES = ("h", "w", "period", "loss_weight", "is_output")
+
+
+@dataclass(frozen=True)
+class Field:
+    """``h x w`` positions that carry one quantity.
+
+    Attributes:
+        h: Rows of positions.
+        w: Columns of positions.
+        period: Steps between two changes of the field; it holds its value in between.
+        loss_weight: Weight of the field in the training loss.
+        is_output: Whether the model predicts the field. An action that only goes in is no output.
+        is_input: Whether the field's current value tells the model anything. A reward or a termination flag, which
+            describe the step that led here, are predicted but not read.
+        low: Lower bound in the field's own units: one number, or one per position in row-major order.
+        high: Upper bound, likewise.
+        num_classes: Number of classes of a categorical field, whose values are the whole numbers below it;
+            None for numbers.
+    """
+
+    h: int = 1
+    w: int = 1
+    period: int = 1
+    loss_weight: float = 1.0
+    is_output: bool = True
+    is_input: bool = True
+    low: Bound = -math.inf
+    high: Bound = math.inf
+    num_classes: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("h", "w", "period"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"Field: `{name}` must be a whole number of at least 1, got {value!r}.")
+        if not (math.isfinite(self.loss_weight) and self.loss_weight >= 0):
+            raise ValueError(f"Field: `loss_weight` must be finite and not negative, got {self.loss_weight!r}.")
+        if self.num_classes is not None and (not isinstance(self.num_classes, int) or self.num_classes < 2):
+            raise ValueError(f"Field: `num_classes` must be at least 2 or None, got {self.num_classes!r}.")
+        for low, high in zip(self.bounds("low"), self.bounds("high"), strict=True):
+            if not low < high:
+                raise ValueError(f"Field: `low` must be below `high`, got {low} and {high}.")
+
+    @property
+    def num_positions(self) -> int:
+        """Number of canvas positions, ``h * w``."""
+        return self.h * self.w
+
+    def bounds(self, which: str) -> tuple[float, ...]:
+        """``"low"`` or ``"high"`` as one number per position."""
+        bound = getattr(self, which)
+        if not isinstance(bound, Sequence):
+            return (float(bound),) * self.num_positions
+        if len(bound) != self.num_positions:
+            raise ValueError(
+                f"Field: `{which}` must be one number or {self.num_positions} (h={self.h} x w={self.w}), "
+                f"got {len(bound)}."
+            )
+        return tuple(float(b) for b in bound)
+
+
+def is_field(value: Any) -> bool:
+    """Whether an object can be taken as a field: it has ``h``, ``w``, ``period``, ``loss_weight``, ``is_output``."""
+    return not isinstance(value, type) and all(hasattr(value, name) for name in _SHARED_ATTRIBUTES)
+
+
+def as_field(value: Any) -> Field:
+    """Take any object with a field's attributes as a `Field`, so that schemas of other canvas libraries compile."""
+    if isinstance(value, Field):
+        return value
+    attributes = {f.name: getattr(value, f.name) for f in dataclasses.fields(Field) if hasattr(value, f.name)}
+    return Field(**attributes)

@@ -1,0 +1,225 @@
+"""From nested dataclasses of fields to a bound schema."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from wm_vec.canvas.field import Field, as_field, is_field
+from wm_vec.canvas.layout import CanvasLayout
+
+
+class SchemaError(ValueError):
+    """A schema cannot be compiled."""
+
+
+class UnknownFieldError(SchemaError, KeyError):
+    """A field path that the schema does not have."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+@dataclass(frozen=True)
+class BoundField:
+    """A field with its place on the canvas.
+
+    Attributes:
+        path: The field's full name, ``"firm_acme.financials.revenue"``.
+        spec: The field itself.
+        start: Its first position.
+    """
+
+    path: str
+    spec: Field
+    start: int
+
+    @property
+    def num_positions(self) -> int:
+        """Number of positions, ``h * w``."""
+        return self.spec.num_positions
+
+    def indices(self) -> list[int]:
+        """The field's positions on the canvas, row-major."""
+        return list(range(self.start, self.start + self.num_positions))
+
+
+class BoundSchema:
+    """Fields by path, laid out on a canvas.
+
+    ``bound["a.b.c"]`` gives a `BoundField`; iteration and ``len`` go over the paths.
+
+    Attributes:
+        layout: Where each field lies.
+    """
+
+    def __init__(self, fields: Mapping[str, Field], d_model: int) -> None:
+        if not fields:
+            raise SchemaError("The schema has no fields. Give at least one Field, or widen `include`.")
+        self.layout = CanvasLayout.of(fields, d_model)
+        self._fields = {
+            path: BoundField(path, field, self.layout.starts[path]) for path, field in fields.items()
+        }
+
+    @property
+    def field_names(self) -> list[str]:
+        """All field paths, in canvas order."""
+        return list(self._fields)
+
+    def __getitem__(self, path: str) -> BoundField:
+        try:
+            return self._fields[path]
+        except KeyError:
+            raise UnknownFieldError(self._unknown(path)) from None
+
+    def __contains__(self, path: object) -> bool:
+        return path in self._fields
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, BoundSchema) and self.to_dict() == other.to_dict()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"BoundSchema({len(self)} fields, {self.layout.num_positions} positions, d_model={self.layout.d_model})"
+
+    def bound_fields(self) -> list[BoundField]:
+        """All fields with their places, in canvas order."""
+        return list(self._fields.values())
+
+    def indices(self, paths: Iterable[str]) -> list[int]:
+        """Canvas positions of several fields, in the order given."""
+        return [index for path in paths for index in self[path].indices()]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The schema as plain data for a checkpoint."""
+        fields = {}
+        for path, bound in self._fields.items():
+            fields[path] = {
+                key: list(map(_plain, value)) if isinstance(value, tuple) else _plain(value)
+                for key, value in dataclasses.asdict(bound.spec).items()
+            }
+        return {"d_model": self.layout.d_model, "fields": fields}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> BoundSchema:
+        """Inverse of `to_dict`."""
+        fields = {}
+        for path, attributes in data["fields"].items():
+            fields[path] = Field(
+                **{
+                    key: tuple(map(_from_plain, value)) if isinstance(value, list) else _from_plain(value)
+                    for key, value in attributes.items()
+                }
+            )
+        return cls(fields, d_model=data["d_model"])
+
+    def _unknown(self, path: object) -> str:
+        names = self.field_names
+        close = difflib.get_close_matches(str(path), names, n=3, cutoff=0.4)
+        inside = [name for name in names if name.startswith(f"{path}.")]
+        if inside:
+            hint = f"It is a group; name one of its fields: {', '.join(inside[:5])}."
+        elif close:
+            hint = f"Closest: {', '.join(close)}."
+        else:
+            hint = f"The schema has: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}."
+        return f"Unknown field path {path!r}. {hint}"
+
+
+def compile_schema(
+    root: Any = None,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+    entities: Mapping[str, Any] | None = None,
+    d_model: int = 64,
+) -> BoundSchema:
+    """Project a world's description onto a canvas.
+
+    Args:
+        root: A dataclass (instance, or class with defaults) whose attributes are fields or further dataclasses; a
+            mapping works as well. None for a world of entities alone.
+        include: Paths to keep, each a field or a group of them; None keeps all of `root`.
+        exclude: Paths to leave out, taken after `include`.
+        entities: Further dataclasses by name, always kept (`exclude` still applies).
+        d_model: Width of a position's latent row, a multiple of 32.
+
+    Returns:
+        The bound schema, fields in the order of their declaration, entities last.
+
+    Raises:
+        SchemaError: An object that is neither field nor group, two fields of one name, or nothing left.
+        UnknownFieldError: An `include` or `exclude` that matches nothing.
+    """
+    fields = dict(_walk(root, "")) if root is not None else {}
+    wanted = fields if include is None else _matching(fields, include, "include")
+    for name, entity in (entities or {}).items():
+        for path, field in _walk(entity, name):
+            if path in wanted:
+                raise SchemaError(f"Entity {name!r} and the root both have a field {path!r}. Rename the entity.")
+            wanted[path] = field
+    if exclude is not None:
+        left_out = _matching(wanted, exclude, "exclude")
+        wanted = {path: field for path, field in wanted.items() if path not in left_out}
+    return BoundSchema(wanted, d_model=d_model)
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no infinities: write them as text."""
+    return str(value) if isinstance(value, float) and math.isinf(value) else value
+
+
+def _from_plain(value: Any) -> Any:
+    return float(value) if isinstance(value, str) else value
+
+
+def _walk(node: Any, path: str) -> Iterator[tuple[str, Field]]:
+    if isinstance(node, type) and dataclasses.is_dataclass(node):
+        try:
+            node = node()
+        except TypeError as error:
+            raise SchemaError(f"{node.__name__} at {path or 'the root'!r} needs arguments: {error}.") from error
+    if is_field(node):
+        try:
+            yield path, as_field(node)
+        except (TypeError, ValueError) as error:
+            raise SchemaError(f"Field {path!r}: {error}") from error
+        return
+    if dataclasses.is_dataclass(node):
+        children: Iterable[tuple[str, Any]] = ((f.name, getattr(node, f.name)) for f in dataclasses.fields(node))
+    elif isinstance(node, Mapping):
+        children = ((str(k), v) for k, v in node.items())
+    else:
+        raise SchemaError(
+            f"{path or 'The root'!r} is a {type(node).__name__}; a schema is made of Field objects (h, w, period, "
+            "loss_weight, is_output) and dataclasses or mappings of them."
+        )
+    for name, child in children:
+        yield from _walk(child, f"{path}.{name}" if path else name)
+
+
+def _matching(fields: Mapping[str, Field], patterns: Sequence[str], argument: str) -> dict[str, Field]:
+    """Fields under any of the paths, in the order of `fields`; each pattern must match something."""
+    if isinstance(patterns, str):
+        patterns = [patterns]
+    for pattern in patterns:
+        if not any(_under(path, pattern) for path in fields):
+            groups = sorted({path.rsplit(".", n)[0] for path in fields for n in range(path.count(".") + 1)})
+            close = difflib.get_close_matches(pattern, groups, n=3, cutoff=0.4)
+            hint = f" Closest: {', '.join(close)}." if close else ""
+            raise UnknownFieldError(f"`{argument}`: no field or group is called {pattern!r}.{hint}")
+    return {path: field for path, field in fields.items() if any(_under(path, p) for p in patterns)}
+
+
+def _under(path: str, prefix: str) -> bool:
+    return path == prefix or path.startswith(f"{prefix}.")

@@ -1,0 +1,63 @@
+"""The narrow waist between models and environments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+
+from wm_vec.core.rng import CounterRNG
+
+
+class Transition(NamedTuple):
+    """What one step of a dynamics gives, for B rows.
+
+    Attributes:
+        state: The next state, batch ``(B,)``, same keys, shapes and dtypes as the one that went in.
+        observation: ``(B, ...)``, everything that perspectives can see.
+        reward: ``(B,)`` float, or None if the dynamics does not say.
+        terminated: ``(B,)`` bool, or None.
+        truncated: ``(B,)`` bool, or None.
+        info: Further tensors ``(B, ...)`` by name.
+    """
+
+    state: TensorDictBase
+    observation: Tensor
+    reward: Tensor | None = None
+    terminated: Tensor | None = None
+    truncated: Tensor | None = None
+    info: Mapping[str, Any] = {}
+
+
+@runtime_checkable
+class Dynamics(Protocol):
+    """A batched, pure transition: state in, state out.
+
+    Pure means no Python branch on tensor values, no host read, no boolean-mask indexing, no hidden state, so that a
+    step can be captured, compiled, forked, differentiated and replayed. A step on ``device="meta"`` proves it.
+
+    Attributes:
+        rng: ``"counter"`` if all randomness comes from the `CounterRNG` handed in, ``"global"`` if the model draws
+            from torch's generator; then only whole-batch reproducibility is promised.
+        device: Where states live.
+        dtype: Floating dtype of states and noise.
+    """
+
+    rng: Literal["counter", "global"]
+    device: torch.device
+    dtype: torch.dtype
+
+    def initial_state(self, rng: CounterRNG, num_envs: int) -> TensorDictBase:
+        """States at the start of an episode, batch ``(num_envs,)``."""
+        ...
+
+    def observe(self, state: TensorDictBase) -> Tensor:
+        """The observation ``(B, ...)`` of a state, as `step` would give it."""
+        ...
+
+    def step(self, state: TensorDictBase, action: Tensor, rng: CounterRNG) -> Transition:
+        """One step of all rows; `action` is ``(B, A)`` float."""
+        ...

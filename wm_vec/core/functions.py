@@ -1,0 +1,134 @@
+"""Reward and termination functions as users write them, for one env, run over a batch."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Path = Literal["batched", "vmap", "loop"]
+_BATCHED_MARK = "__wm_vec_batched__"
+
+
+def batched(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Mark a reward or termination function that takes values of all envs at once, ``(B, n)`` per field."""
+    setattr(fn, _BATCHED_MARK, True)
+    return fn
+
+
+class Fields(Mapping[str, Tensor]):
+    """Named slices of one flat tensor, made when they are read."""
+
+    def __init__(self, flat: Tensor, where: Mapping[str, Any]) -> None:
+        self._flat, self._where = flat, where
+
+    def __getitem__(self, path: str) -> Tensor:
+        return self._flat[..., self._where[path]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._where)
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+
+class BatchedFunction:
+    """Runs a per-env function over a batch: at once if it is marked so, under `torch.func.vmap`, or in a loop.
+
+    The path is decided once, by a probe on copies. What vmap cannot take (``float(...)``, ``if`` on values, NumPy,
+    random draws), or what comes out different under it, runs in a loop over CPU tensors, with one warning.
+
+    Args:
+        fn: The user's function.
+        name: What to call it in messages, ``"reward_fn"``.
+        dtype: Dtype of the result: floating for rewards, bool for terminations.
+        call: Calls `fn` with one env's (or, for the batched path, all envs') tensors: ``call(fn, *tensors)``; gives
+            the result, or a tuple of result and new state.
+
+    Attributes:
+        path: How it runs; None before the probe.
+    """
+
+    def __init__(
+        self, fn: Callable[..., Any], name: str, dtype: torch.dtype, call: Callable[..., Any]
+    ) -> None:
+        self.fn, self.name, self.dtype, self._call = fn, name, dtype, call
+        self.path: Path | None = "batched" if getattr(fn, _BATCHED_MARK, False) else None
+
+    def probe(self, *tensors: Tensor) -> None:
+        """Decide the path on a few rows, ``(B, ...)`` each.
+
+        Raises:
+            ValueError: The function gives something that is no number per env.
+            Exception: Whatever the function itself raises, on every path.
+        """
+        if self.path == "batched" or any(t.device.type == "meta" for t in tensors):
+            self.path = self.path or "vmap"
+            return
+        generator_state = torch.get_rng_state()
+        try:
+            mapped = self._vmap(*tensors)
+        except Exception as error:  # whatever vmap cannot take, the loop decides
+            reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+        else:
+            looped = self._loop(*tensors)
+            if all(torch.allclose(a, b, rtol=1e-4, atol=1e-5, equal_nan=True) for a, b in zip(mapped, looped)):
+                self.path = "vmap"
+                return
+            reason = "its result under torch.func.vmap differs from the result env by env"
+        finally:
+            torch.set_rng_state(generator_state)
+        self._loop(*tensors)
+        self.path = "loop"
+        warnings.warn(
+            f"{self.name} runs env by env in a Python loop, since torch.func.vmap cannot take it ({reason}). To make "
+            "it fast, write it in torch operations without float(), .item(), NumPy or `if` on values (torch.where "
+            "instead), or take all envs at once and mark it with @wm_vec.batched.",
+            stacklevel=2,
+        )
+
+    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Run on copies of the tensors ``(B, ...)``; returns ``(result (B,), *new state)``."""
+        if self.path == "vmap":
+            return self._vmap(*tensors)
+        if self.path == "batched":
+            return self._batched(*tensors)
+        return self._loop(*tensors)
+
+    def _batched(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        result, *state = _as_tuple(self._call(self.fn, *(t.clone() for t in tensors)))
+        batch = tensors[0].shape[0]
+        value = torch.as_tensor(result, device=tensors[0].device)
+        if value.dim() == 0:
+            value = value.expand(batch)
+        if value.numel() != batch:
+            raise ValueError(
+                f"{self.name} is marked batched: it must return one number per env, shape ({batch},), "
+                f"got {tuple(value.shape)}. Reduce over the last axis, for example with .mean(-1)."
+            )
+        return (value.reshape(batch).to(self.dtype), *state)
+
+    def _vmap(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return torch.func.vmap(self._one)(*(t.clone() for t in tensors))
+
+    def _loop(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        rows = [self._one(*(t.clone() for t in row)) for row in zip(*(t.cpu().unbind(0) for t in tensors))]
+        return tuple(torch.stack(column).to(tensors[0].device) for column in zip(*rows))
+
+    def _one(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """One env's result as a tensor of shape ``()``."""
+        result, *state = _as_tuple(self._call(self.fn, *tensors))
+        value = result if isinstance(result, Tensor) else torch.as_tensor(result, device=tensors[0].device)
+        if value.numel() != 1:
+            raise ValueError(
+                f"{self.name} must return one number per env, got a tensor of shape {tuple(value.shape)}. "
+                "Reduce it, for example with .mean()."
+            )
+        return (value.reshape(()).to(self.dtype), *state)
+
+
+def _as_tuple(result: Any) -> tuple[Any, ...]:
+    return result if isinstance(result, tuple) else (result,)

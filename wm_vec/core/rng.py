@@ -1,0 +1,128 @@
+"""Random numbers that depend on a row's own seed, episode and step alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wm_kernels import philox_normal, philox_words
+
+STREAM_NOISE, STREAM_RESET, STREAM_FORK, STREAM_ACTION, STREAM_BANK = range(5)
+"""What numbers are for; streams never share any."""
+
+
+class CounterRNG:
+    """Philox4x32-10 with one key per row: its 64-bit seed. The counter is (step, episode, block, stream).
+
+    Attributes:
+        seed: ``(B,)`` int64.
+        episode: ``(B,)`` int64.
+        step: ``(B,)`` int64.
+    """
+
+    def __init__(self, seed: Tensor, episode: Tensor, step: Tensor) -> None:
+        self.seed, self.episode, self.step = seed, episode, step
+
+    @classmethod
+    def from_seeds(cls, seeds: Tensor) -> CounterRNG:
+        """Streams at episode 0, step 0 of the given ``(B,)`` int64 seeds."""
+        zeros = torch.zeros_like(seeds)
+        return cls(seeds, zeros, zeros)
+
+    def normal(self, num_normals: int, stream: int = STREAM_NOISE, dtype: torch.dtype = torch.float32) -> Tensor:
+        """``(B, num_normals)`` standard normals, drawn in float32."""
+        return philox_normal(self.seed, self.episode, self.step, num_normals, stream).to(dtype)
+
+    def uniform(self, num_uniforms: int, stream: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """``(B, num_uniforms)`` in [0, 1), multiples of 2^-24."""
+        words = philox_words(self.seed, self.episode, self.step, num_uniforms, stream)
+        return (words >> 8).to(dtype) * 2.0**-24
+
+    def integers(self, num_integers: int, high: int | Tensor, stream: int) -> Tensor:
+        """``(B, num_integers)`` int64 in ``[0, high)``, `high` up to 2^31; broadcasts where it is a tensor."""
+        words = philox_words(self.seed, self.episode, self.step, num_integers, stream)
+        return (words * high) >> 32
+
+    def word64(self, stream: int) -> Tensor:
+        """``(B,)`` int64 with 63 random bits, never negative: fit to be seeds."""
+        words = philox_words(self.seed, self.episode, self.step, 2, stream)
+        return (words[:, 0] << 31) ^ words[:, 1]
+
+
+class LookaheadRNG(CounterRNG):
+    """The same numbers, drawn for many steps in one call.
+
+    Only for rows whose episode cannot change between the engine's own calls (no autoreset) and on the CPU, where
+    drawing a few numbers costs as much as drawing hundreds.
+
+    Args:
+        seed, episode, step: ``(B,)`` int64, as of the next step.
+        depth: Steps drawn at once.
+    """
+
+    def __init__(self, seed: Tensor, episode: Tensor, step: Tensor, depth: int) -> None:
+        super().__init__(seed, episode, step)
+        self._depth = depth
+        self._position = 0
+        self._drawn: dict[tuple[int, int, torch.dtype], tuple[Tensor, ...]] = {}
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the steps drawn ahead are used up."""
+        return self._position >= self._depth
+
+    def advance(self) -> None:
+        """Go on to the next step."""
+        self._position += 1
+
+    def normal(self, num_normals: int, stream: int = STREAM_NOISE, dtype: torch.dtype = torch.float32) -> Tensor:
+        """``(B, num_normals)`` standard normals of the current step."""
+        key = (num_normals, stream, dtype)
+        if key not in self._drawn:
+            depth, batch = self._depth, self.seed.shape[0]
+            ahead = self.step + torch.arange(depth)[:, None]
+            normals = philox_normal(
+                self.seed.repeat(depth), self.episode.repeat(depth), ahead.flatten(), num_normals, stream
+            )
+            self._drawn[key] = normals.to(dtype).view(depth, batch, num_normals).unbind(0)
+        return self._drawn[key][self._position]
+
+
+def spawn_seeds(root: int | None, num_seeds: int) -> list[int]:
+    """Unrelated seeds for several runs, from NumPy's SeedSequence.
+
+    Args:
+        root: Any whole number; None takes entropy from the operating system.
+        num_seeds: How many.
+
+    Returns:
+        Seeds in ``[0, 2^63)``.
+    """
+    words = np.random.SeedSequence(root).generate_state(num_seeds, np.uint64)
+    return [int(word >> np.uint64(1)) for word in words]
+
+
+def seed_list(seed: int | Sequence[int | None] | Tensor, num_envs: int) -> list[int | None]:
+    """One seed per env: an int s gives ``s + i``, a sequence one each, None keeping that env's own.
+
+    Raises:
+        ValueError: Wrong length, or a seed outside ``[0, 2^63)``.
+        TypeError: A seed that is no whole number.
+    """
+    if isinstance(seed, Tensor):
+        seed = seed.tolist()
+    if isinstance(seed, (int, np.integer)) and not isinstance(seed, bool):
+        seeds: list[int | None] = [int(seed) + i for i in range(num_envs)]
+    elif isinstance(seed, Sequence) and not isinstance(seed, str):
+        seeds = [None if s is None else int(s) for s in seed]
+    else:
+        raise TypeError(f"seed must be an int or a sequence of {num_envs} ints, got {type(seed).__name__}.")
+    if len(seeds) != num_envs:
+        raise ValueError(f"seed: {num_envs} envs need {num_envs} seeds, got {len(seeds)}.")
+    for s in seeds:
+        if s is not None and not 0 <= s < 2**63:
+            raise ValueError(f"seed: seeds must lie in [0, 2^63), got {s}.")
+    return seeds

@@ -1,0 +1,26 @@
+"""The faces: one public API each over the engine. Imported on first use, so that registering costs nothing."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wm_vec.envs.checker import CheckError, check_vector_env
+    from wm_vec.envs.scalar import WorldModelEnv
+    from wm_vec.envs.vector import WorldModelVectorEnv
+
+_HOME = {
+    "CheckError": "checker",
+    "WorldModelEnv": "scalar",
+    "WorldModelVectorEnv": "vector",
+    "check_vector_env": "checker",
+}
+
+__all__ = ["CheckError", "WorldModelEnv", "WorldModelVectorEnv", "check_vector_env"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"wm_vec.envs.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'wm_vec.envs' has no attribute {name!r}")

@@ -1,0 +1,42 @@
+"""Bundled worlds as Gymnasium ids. Imports nothing heavy: Gymnasium loads this module when it is imported."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gymnasium.envs.registration import register, registry
+
+BUNDLED = {"CartPole-v1": 500, "Pendulum-v1": 200}
+"""Environment -> horizon; each has a checkpoint in ``wm_vec/worlds``."""
+
+
+def register_worlds() -> None:
+    """Register ``wm_vec/<env>`` for every bundled world, once."""
+    for env_id, horizon in BUNDLED.items():
+        if f"wm_vec/{env_id}" in registry:
+            continue
+        register(
+            id=f"wm_vec/{env_id}",
+            entry_point="wm_vec.envs.registration:make_scalar",
+            vector_entry_point="wm_vec.envs.registration:make_vector",
+            max_episode_steps=horizon,
+            kwargs={"world": env_id},
+        )
+
+
+def make_scalar(world: str, **options: Any) -> Any:
+    """Entry point of ``gym.make``: the bundled world's scalar view. Its horizon is left to Gymnasium's TimeLimit."""
+    from wm_vec.world_model import WorldModel
+
+    return WorldModel.bundled(world, device=options.pop("device", None), dtype=options.pop("dtype", None)).to_env(
+        **options
+    )
+
+
+def make_vector(world: str, **options: Any) -> Any:
+    """Entry point of ``gym.make_vec``: the bundled world's vector environment."""
+    from wm_vec.world_model import WorldModel
+
+    return WorldModel.bundled(
+        world, device=options.pop("device", None), dtype=options.pop("dtype", None)
+    ).to_vector_env(**options)

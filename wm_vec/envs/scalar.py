@@ -1,0 +1,125 @@
+"""The scalar view: one imagined environment as a Gymnasium `Env`, NumPy in and out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.spaces import Discrete
+
+from wm_vec.core import AutoresetMode, Engine
+from wm_vec.envs.info import LazyInfo
+from wm_vec.render.frames import value_frame
+from wm_vec.render.text import value_table
+
+
+class WorldModelEnv(gym.Env):
+    """One env of the engine, with the numbers that row 0 of the vector environment gives at the same seed.
+
+    ``info`` holds ``step``, ``obs_dict`` and ``predictions`` (field path -> array), ``diverged`` where the world broke
+    down, and, made when read, ``model_state``.
+
+    Args:
+        engine: An engine of one env without autoreset.
+        observation_space: Its observations.
+        action_space: Its actions.
+        render_mode: ``"rgb_array"``, ``"human"`` (prints a table of the observed values at every step) or None.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 30}  # noqa: RUF012 - Gymnasium's
+
+    def __init__(
+        self,
+        engine: Engine,
+        observation_space: gym.Space,
+        action_space: gym.Space,
+        render_mode: str | None = None,
+    ) -> None:
+        if engine.num_envs != 1 or engine.autoreset_mode is not AutoresetMode.DISABLED:
+            raise ValueError(
+                "WorldModelEnv needs an engine of one env with autoreset_mode='disabled', "
+                f"got num_envs={engine.num_envs}, {engine.autoreset_mode}."
+            )
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise ValueError(f"render_mode must be None, 'rgb_array' or 'human', got {render_mode!r}.")
+        self.engine = engine
+        self.observation_space = observation_space
+        self.action_space = action_space
+        self.render_mode = render_mode
+        self._perspective = engine.perspectives[0]
+        self._discrete = isinstance(action_space, Discrete)
+        self._action_shape = action_space.shape or ()
+        self._named: dict[str, np.ndarray] = {}
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode: the first one of `seed`, or the next one of the seed in use."""
+        super().reset(seed=seed)
+        observation = self.engine.reset(seed)
+        return self._hand_out(observation), self._info(0, observation, self.engine.predictions())
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """One step.
+
+        Args:
+            action: An element of the action space; numbers out of bounds are clipped.
+
+        Raises:
+            ValueError: An action of another shape, or with values that are no actions.
+        """
+        result = self.engine.step(self._take_in(action))
+        info = self._info(int(result.episode_length[0]), result.observation, result.predictions)
+        info._lazy["model_state"] = lambda: result.model_state[0].clone()
+        if bool(result.diverged[0]):
+            info["diverged"] = True
+        for key, value in result.info.items():
+            info[key] = value[0].cpu().numpy()
+        observation = self._hand_out(result.observation)
+        if self.render_mode == "human":
+            self.render()
+        return observation, float(result.reward[0]), bool(result.terminated[0]), bool(result.truncated[0]), info
+
+    def render(self) -> Any:
+        """The observed values: a frame ``(H, W, 3)`` uint8, or a table on standard output."""
+        if self.render_mode is None:
+            gym.logger.warn("render() does nothing without a render_mode.")
+            return None
+        if not self._named:
+            raise RuntimeError("render: call reset() first; there is nothing to show yet.")
+        if self.render_mode == "rgb_array":
+            return value_frame(self._named)
+        print(value_table(self._named))
+        return None
+
+    def _take_in(self, action: Any) -> torch.Tensor:
+        array = np.asarray(action)
+        if self._discrete:
+            if array.size != 1 or not np.issubdtype(array.dtype, np.integer):
+                raise ValueError(f"step: the action must be one whole number of {self.action_space}, got {action!r}.")
+            if not self.action_space.contains(int(array.item())):
+                raise ValueError(f"step: {action!r} is no action of {self.action_space}.")
+            return torch.tensor([array.item()], dtype=torch.int64, device=self.engine.device)
+        if array.shape != self._action_shape or array.dtype.kind not in "fiu":
+            raise ValueError(
+                f"step: the action must be numbers of shape {self._action_shape}, "
+                f"got shape {array.shape}, {array.dtype}."
+            )
+        if not np.isfinite(array).all():
+            raise ValueError(f"step: the action must be finite, got {action!r}.")
+        batch = torch.from_numpy(np.array(array, dtype=np.float64, ndmin=array.ndim + 1)).to(self.engine.dtype)
+        return batch.to(self.engine.device)
+
+    def _hand_out(self, observation: torch.Tensor) -> Any:
+        if isinstance(self.observation_space, Discrete):
+            return np.int64(observation[0].item())
+        return observation[0].cpu().numpy()
+
+    def _info(self, step: int, observation: torch.Tensor, whole: torch.Tensor) -> LazyInfo:
+        perspective = self._perspective
+        seen = observation[0].detach().cpu().numpy().copy().reshape(-1)
+        everything = whole[0].detach().cpu().numpy().copy()
+        fields = perspective.obs_fields
+        self._named = {path: seen[where] for path, where in fields.items()} or {"observation": seen}
+        predictions = {path: everything[..., where] for path, where in perspective.all_fields.items()}
+        return LazyInfo({"step": step, "obs_dict": self._named, "predictions": predictions}, {})

@@ -1,0 +1,1 @@
+"""Frames, tables and plots."""

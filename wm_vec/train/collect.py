@@ -1,0 +1,104 @@
+"""Transitions from a real Gymnasium environment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+from tensordict import TensorDict
+from torch import nn
+
+Policy = Callable[[Any], Any]
+
+
+def collect_transitions(
+    env_id: str,
+    n: int,
+    policy: Policy | None = None,
+    *,
+    seed: int = 0,
+    num_envs: int = 16,
+    env_kwargs: Mapping[str, Any] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> TensorDict:
+    """Run a policy in a real environment and keep every step.
+
+    Args:
+        env_id: A registered Gymnasium id.
+        n: Transitions to collect.
+        policy: Observations ``(num_envs, ...)`` -> actions; a torch module gets float32 tensors, any other callable
+            NumPy arrays. None draws from the action space.
+        seed: Seeds environments and random actions.
+        num_envs: Environments run side by side.
+        env_kwargs: Keyword arguments of the environment.
+        progress: Called with the number of transitions so far.
+
+    Returns:
+        TensorDict ``(n,)`` in TorchRL's layout: ``observation``, ``action``, ``is_init`` ``(n, 1)`` bool, ``episode``
+        ``(n,)`` int64, and under ``next`` ``observation`` (before any reset), ``reward`` ``(n, 1)`` float32,
+        ``terminated``, ``truncated``, ``done`` ``(n, 1)`` bool.
+    """
+    if n < 1:
+        raise ValueError(f"collect_transitions: n must be at least 1, got {n}.")
+    num_envs = min(num_envs, n)
+    envs = gym.make_vec(
+        env_id,
+        num_envs=num_envs,
+        vectorization_mode="sync",
+        vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
+        **(env_kwargs or {}),
+    )
+    try:
+        envs.action_space.seed(seed)
+        observation, _ = envs.reset(seed=seed)
+        observation = np.array(observation)
+        is_init = np.ones(num_envs, bool)
+        episode = np.arange(num_envs)
+        steps: list[tuple[np.ndarray, ...]] = []
+        for step in range(-(-n // num_envs)):
+            action = envs.action_space.sample() if policy is None else act(policy, observation, envs.action_space)
+            following, reward, terminated, truncated, info = envs.step(action)
+            following = np.array(following)
+            last, done = following.copy(), terminated | truncated
+            for i in np.flatnonzero(done):
+                last[i] = info["final_obs"][i]
+            steps.append((observation, action, is_init, episode, last, reward, terminated, truncated))
+            observation, is_init = following, done
+            episode = np.where(done, episode + num_envs, episode)
+            if progress is not None:
+                progress(min(n, (step + 1) * num_envs))
+    finally:
+        envs.close()
+    columns = [torch.from_numpy(np.concatenate(column)[:n]) for column in zip(*steps, strict=True)]
+    obs, acts, init, episodes, next_obs, rewards, terminations, truncations = columns
+    flags = {"terminated": terminations, "truncated": truncations, "done": terminations | truncations}
+    following_td = {name: flag.unsqueeze(1) for name, flag in flags.items()}
+    return TensorDict(
+        {
+            "observation": obs,
+            "action": acts,
+            "is_init": init.unsqueeze(1),
+            "episode": episodes,
+            "next": {"observation": next_obs, "reward": rewards.float().unsqueeze(1), **following_td},
+        },
+        batch_size=[n],
+    )
+
+
+def act(policy: Policy, observation: np.ndarray, action_space: gym.Space) -> np.ndarray:
+    """A batch of actions from a policy, in the batched action space's shape and dtype, clipped to its bounds."""
+    if isinstance(policy, nn.Module):
+        with torch.no_grad():
+            action = policy(torch.as_tensor(observation, dtype=torch.float32))
+    else:
+        action = policy(observation)
+    if isinstance(action, torch.Tensor):
+        action = action.detach().cpu().numpy()
+    action = np.asarray(action, dtype=action_space.dtype).reshape(action_space.shape or ())
+    if isinstance(action_space, gym.spaces.Box):  # as our own environments do
+        action = np.clip(action, action_space.low, action_space.high)
+    return action

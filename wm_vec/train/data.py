@@ -1,0 +1,248 @@
+"""What a world learns from, as pairs of canvas states."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box, Discrete
+from tensordict import TensorDictBase
+from torch import Tensor
+
+from wm_vec.canvas import BoundSchema, EnvSignature
+from wm_vec.canvas.signature import ACTION, OBSERVATION, REWARD, TERMINATED, space_size
+
+HELD_OUT_FRACTION = 0.1
+
+
+class DataError(ValueError):
+    """Data that does not fit the world."""
+
+
+@dataclass
+class WorldData:
+    """M steps of a world with N positions, and S starts of episodes.
+
+    Values are float32 in the fields' own units, class indices as whole numbers, and 0 where nothing is known.
+
+    Attributes:
+        values: ``(M, N)``, before the step, the action written.
+        next_values: ``(M, N)``, after it.
+        known: ``(M, N)`` bool, what of `values` was observed.
+        next_known: ``(M, N)`` bool, what of `next_values` was observed.
+        tick: ``(M,)`` int64, steps since the start of the recording, which periods count from.
+        episode: ``(M,)`` int64, which episode a step belongs to; held-out data are whole episodes.
+        starts: ``(S, N)``, states at the start of episodes; of a recording without episodes, all of its states.
+        starts_known: ``(S, N)`` bool.
+    """
+
+    values: Tensor
+    next_values: Tensor
+    known: Tensor
+    next_known: Tensor
+    tick: Tensor
+    episode: Tensor
+    starts: Tensor
+    starts_known: Tensor
+
+    def __len__(self) -> int:
+        return self.values.shape[0]
+
+    def __getitem__(self, index: Tensor) -> WorldData:
+        """Some of the steps, all of the starts."""
+        steps = {f.name: getattr(self, f.name)[index] for f in fields(self) if not f.name.startswith("starts")}
+        return WorldData(**steps, starts=self.starts, starts_known=self.starts_known)
+
+    def to(self, device: torch.device | str) -> WorldData:
+        """A copy on another device."""
+        return WorldData(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+    def split(self, fraction: float = HELD_OUT_FRACTION, seed: int = 0) -> tuple[WorldData, WorldData]:
+        """Training and held-out steps: whole episodes, or the end of the recording where there is only one."""
+        episodes = self.episode.unique()
+        if len(episodes) > 1:
+            shuffled = episodes[torch.randperm(len(episodes), generator=torch.Generator().manual_seed(seed))]
+            held_out = torch.isin(self.episode, shuffled[: max(1, round(fraction * len(episodes)))])
+        else:
+            held_out = torch.arange(len(self)) >= len(self) - max(1, round(fraction * len(self)))
+        if bool(held_out.all()):
+            raise DataError(f"There are {len(self)} steps; at least 2 are needed to train and to hold out.")
+        return self[~held_out], self[held_out]
+
+    def join(self, other: WorldData) -> WorldData:
+        """Both together; episodes stay apart."""
+        shifted = other.episode + self.episode.max() + 1
+        joined = {f.name: torch.cat((getattr(self, f.name), getattr(other, f.name))) for f in fields(self)}
+        joined["episode"] = torch.cat((self.episode, shifted))
+        return WorldData(**joined)
+
+    def fingerprint(self) -> str:
+        """A hash of all values: a run resumes on the data it began with, or not at all."""
+        digest = hashlib.sha256()
+        for f in fields(self):
+            digest.update(getattr(self, f.name).cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def data_from_transitions(
+    transitions: TensorDictBase, bound: BoundSchema, signature: EnvSignature
+) -> WorldData:
+    """Steps of an environment, in TorchRL's layout, as canvas states.
+
+    Args:
+        transitions: ``observation``, ``action``, and under ``next`` ``observation``, ``reward``, ``terminated``;
+            optionally ``is_init`` and ``episode``. Any batch shape; it is flattened.
+        bound: The world's schema.
+        signature: How the environment's spaces lie on it.
+
+    Raises:
+        DataError: A missing key, an empty batch, shapes that do not fit the spaces, or values that are not finite.
+    """
+    missing = [
+        key
+        for key in ("observation", "action", ("next", "observation"), ("next", "reward"), ("next", "terminated"))
+        if key not in transitions.keys(True)
+    ]
+    if missing:
+        raise DataError(f"The transitions lack {missing}; they have {sorted(map(str, transitions.keys(True)))}.")
+    flat = transitions.reshape(-1)
+    if flat.shape[0] == 0:
+        raise DataError("The transitions are empty.")
+    steps = flat.shape[0]
+    values = torch.zeros(steps, bound.layout.num_positions)
+    next_values = torch.zeros_like(values)
+    columns = {path: bound[path].indices() for path in (OBSERVATION, ACTION, REWARD, TERMINATED)}
+    values[:, columns[OBSERVATION]] = _flatten(flat["observation"], signature.observation_space, "observation")
+    values[:, columns[ACTION]] = next_values[:, columns[ACTION]] = _flatten(
+        flat["action"], signature.action_space, "action"
+    )
+    next_values[:, columns[OBSERVATION]] = _flatten(
+        flat["next", "observation"], signature.observation_space, "next observation"
+    )
+    next_values[:, columns[REWARD]] = flat["next", "reward"].reshape(steps, 1).float()
+    next_values[:, columns[TERMINATED]] = flat["next", "terminated"].reshape(steps, 1).float()
+    for name, table in (("current", values), ("next", next_values)):
+        if not bool(torch.isfinite(table).all()):
+            row = int((~torch.isfinite(table)).any(1).nonzero()[0])
+            raise DataError(f"The transitions' {name} values are not finite at step {row}: {table[row].tolist()}.")
+    is_init = flat["is_init"].reshape(steps) if "is_init" in flat.keys() else torch.zeros(steps, dtype=torch.bool)
+    if not bool(is_init.any()):
+        is_init = torch.zeros(steps, dtype=torch.bool)
+        is_init[0] = True
+    input_known = torch.zeros(bound.layout.num_positions, dtype=torch.bool)
+    input_known[columns[OBSERVATION] + columns[ACTION]] = True
+    start_known = torch.zeros_like(input_known)
+    start_known[columns[OBSERVATION]] = True
+    starts = torch.where(start_known, values[is_init], 0.0)
+    return WorldData(
+        values=values,
+        next_values=next_values,
+        known=input_known.expand(steps, -1).clone(),
+        next_known=torch.ones_like(values, dtype=torch.bool),
+        tick=torch.zeros(steps, dtype=torch.int64),
+        episode=flat["episode"].reshape(steps) if "episode" in flat.keys() else torch.arange(steps),
+        starts=starts,
+        starts_known=start_known.expand(len(starts), -1).clone(),
+    )
+
+
+def data_from_mapping(series: Mapping[str, Any], bound: BoundSchema) -> WorldData:
+    """Arrays over time by field path, as canvas states.
+
+    Args:
+        series: Path -> ``(T,)``, ``(T, n)`` or ``(T, h, w)`` array, NaN where nothing was observed. Fields that are
+            left out are unknown throughout.
+        bound: The world's schema.
+
+    Raises:
+        UnknownFieldError: A path that the schema does not have.
+        DataError: Lengths that differ, shapes that do not fit the fields, infinities, or fewer than two steps.
+    """
+    if not series:
+        raise DataError("The mapping is empty: give at least one field path with its array over time.")
+    arrays = {path: np.asarray(array, dtype=np.float32) for path, array in series.items()}
+    lengths = {path: len(array) if array.ndim else 0 for path, array in arrays.items()}
+    length = next(iter(lengths.values()))
+    if len(set(lengths.values())) != 1 or length < 3:
+        raise DataError(f"All arrays need one common length of at least 3 time steps, got {lengths}.")
+    table = torch.full((length, bound.layout.num_positions), float("nan"))
+    for path, array in arrays.items():
+        field = bound[path]
+        if array.size != length * field.num_positions:
+            raise DataError(
+                f"{path!r} has {field.num_positions} positions, so its array must hold {length} x "
+                f"{field.num_positions} numbers, got shape {array.shape}."
+            )
+        column = torch.from_numpy(array.reshape(length, -1).copy())
+        if bool(torch.isinf(column).any()):
+            raise DataError(f"{path!r} holds infinities; write NaN where nothing was observed.")
+        classes = field.spec.num_classes
+        if classes is not None:
+            seen = column[~column.isnan()]
+            if bool(((seen < 0) | (seen >= classes) | (seen != seen.round())).any()):
+                raise DataError(f"{path!r} is categorical: its values must be whole numbers from 0 to {classes - 1}.")
+        table[:, field.indices()] = column
+    known = ~table.isnan()
+    table = table.nan_to_num()
+    return WorldData(
+        values=table[:-1],
+        next_values=table[1:],
+        known=known[:-1],
+        next_known=known[1:],
+        tick=torch.arange(length - 1),
+        episode=torch.zeros(length - 1, dtype=torch.int64),
+        starts=table,
+        starts_known=known,
+    )
+
+
+def data_from_minari(dataset: Any, bound: BoundSchema, signature: EnvSignature) -> WorldData:
+    """The episodes of a Minari dataset (or of anything that iterates over such episodes), as canvas states."""
+    parts: dict[str, list[np.ndarray]] = {k: [] for k in ("obs", "act", "next", "rew", "term", "init", "episode")}
+    for number, episode in enumerate(dataset):
+        length = len(episode.actions)
+        observations = np.asarray(episode.observations)
+        if len(observations) != length + 1:
+            raise DataError(
+                f"Episode {number} has {length} actions and {len(observations)} observations; expected {length + 1}."
+            )
+        parts["obs"].append(observations[:-1])
+        parts["next"].append(observations[1:])
+        parts["act"].append(np.asarray(episode.actions))
+        parts["rew"].append(np.asarray(episode.rewards, np.float32))
+        parts["term"].append(np.asarray(episode.terminations, bool))
+        parts["init"].append(np.arange(length) == 0)
+        parts["episode"].append(np.full(length, number))
+    if not parts["obs"]:
+        raise DataError("The dataset has no episodes.")
+    from tensordict import TensorDict
+
+    joined = {name: torch.from_numpy(np.concatenate(column)) for name, column in parts.items()}
+    transitions = TensorDict(
+        {
+            "observation": joined["obs"],
+            "action": joined["act"],
+            "is_init": joined["init"],
+            "episode": joined["episode"],
+            "next": {"observation": joined["next"], "reward": joined["rew"], "terminated": joined["term"]},
+        },
+        batch_size=[len(joined["rew"])],
+    )
+    return data_from_transitions(transitions, bound, signature)
+
+
+def _flatten(batch: Tensor, space: Box | Discrete | Any, name: str) -> Tensor:
+    """``(M, positions)`` float32 of a batch of a space's elements."""
+    size, steps = space_size(space), batch.shape[0]
+    if isinstance(space, Discrete):
+        if batch.numel() == steps * int(space.n) and int(space.n) > 1 and batch.dim() == 2:
+            batch = batch.to(torch.int64).argmax(-1)  # one-hot, as TorchRL writes classes
+            return batch.reshape(steps, 1).float()
+        batch = batch - int(space.start)
+    if batch.numel() != steps * size:
+        raise DataError(f"Each {name} must have {size} numbers ({space}), got shape {tuple(batch.shape[1:])}.")
+    return batch.reshape(steps, size).float()

@@ -1,0 +1,623 @@
+"""The class a user holds."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from importlib import resources
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+
+from wm_vec.adapters import CanvasDynamics
+from wm_vec.adapters.canvas import ActMode
+from wm_vec.canvas import BoundSchema, EnvSignature, SchemaError, compile_schema
+from wm_vec.canvas.signature import ACTION, OBSERVATION, REWARD, TERMINATED
+from wm_vec.core import AutoresetMode, CounterRNG, Engine, Perspective
+from wm_vec.envs import WorldModelEnv, WorldModelVectorEnv
+from wm_vec.envs.registration import BUNDLED
+from wm_vec.model import CanvasModel, ModelConfig
+from wm_vec.perspectives import field_perspective, signature_perspective
+from wm_vec.train import (
+    CheckpointError,
+    TrainConfig,
+    TrainReport,
+    WorldData,
+    data_from_mapping,
+    data_from_minari,
+    data_from_transitions,
+    read_checkpoint,
+    train_model,
+    write_checkpoint,
+)
+from wm_vec.train.normalise import fit_normalisers
+
+DEFAULT_D_MODEL = 32
+MAX_BANK = 1024
+"""Initial states that a checkpoint keeps."""
+
+
+class WorldModel:
+    """A learned world: schema, network, normalisers and initial states; and the environments made from it.
+
+    Args:
+        schema: A bound schema, or anything that `compile_schema` takes as its root.
+        config: The network besides the schema.
+        device: Where the network lives.
+        dtype: Its floating dtype; float32 if not given.
+        seed: Seeds the initial weights.
+
+    Attributes:
+        bound: The compiled schema.
+        model: The network.
+        signature: The environment's spaces, for a world that comes from one; None otherwise.
+        bank: ``(M, N)`` initial states in the fields' own units; None until there are data.
+        trained: Whether it has learned from data.
+    """
+
+    def __init__(
+        self,
+        schema: Any,
+        *,
+        config: ModelConfig | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.bound = schema if isinstance(schema, BoundSchema) else compile_schema(schema)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.model = CanvasModel(self.bound, config).to(device=device, dtype=dtype or torch.float32)
+        self.signature: EnvSignature | None = None
+        self.bank: Tensor | None = None
+        self.trained = False
+        self._warned = False
+        self.clear_observations()
+
+    def __repr__(self) -> str:
+        kind = self.signature.env_id if self.signature and self.signature.env_id else "schema"
+        state = "trained" if self.trained else "untrained"
+        return f"WorldModel({kind}, {len(self.bound)} fields, {self.num_positions} positions, {state}, {self.device})"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lives."""
+        return self.model.codec.mean.device
+
+    @property
+    def num_positions(self) -> int:
+        """Canvas positions N."""
+        return self.bound.layout.num_positions
+
+    # -- making and keeping worlds --------------------------------------------------------------------------------
+
+    @classmethod
+    def from_env(
+        cls,
+        env_id: str,
+        *,
+        env_kwargs: Mapping[str, Any] | None = None,
+        d_model: int = DEFAULT_D_MODEL,
+        config: ModelConfig | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        seed: int = 0,
+    ) -> WorldModel:
+        """An untrained world with the fields of a Gymnasium environment: observation, action, reward, terminated.
+
+        Raises:
+            UnsupportedSpaceError: Spaces other than Box and Discrete.
+        """
+        return cls.from_signature(
+            EnvSignature.of_env(env_id, env_kwargs), d_model=d_model, config=config, device=device, dtype=dtype, seed=seed
+        )
+
+    @classmethod
+    def from_signature(
+        cls,
+        signature: EnvSignature,
+        *,
+        d_model: int = DEFAULT_D_MODEL,
+        config: ModelConfig | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        seed: int = 0,
+    ) -> WorldModel:
+        """An untrained world for given spaces, without the environment itself."""
+        world = cls(signature.schema(d_model), config=config, device=device, dtype=dtype, seed=seed)
+        world.signature = signature
+        return world
+
+    @classmethod
+    def bundled(
+        cls, env_id: str, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> WorldModel:
+        """A world that comes with the package: ``"CartPole-v1"`` or ``"Pendulum-v1"``."""
+        if env_id not in BUNDLED:
+            raise ValueError(f"There is no bundled world {env_id!r}; there are {', '.join(BUNDLED)}.")
+        with resources.as_file(resources.files("wm_vec") / "worlds" / f"{env_id}.safetensors") as path:
+            return cls.load(path, device=device, dtype=dtype)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the whole world to one safetensors file, atomically."""
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        if self.bank is not None:
+            tensors["bank"] = self.bank
+        write_checkpoint(
+            path,
+            tensors,
+            {
+                "schema": self.bound.to_dict(),
+                "model": asdict(self.model.config),
+                "signature": self.signature.to_dict() if self.signature else None,
+                "trained": self.trained,
+            },
+        )
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> WorldModel:
+        """Read a world that `save` wrote. Never runs code from the file.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            CheckpointError: It is cut short, a pickle, of another kind or of another version.
+        """
+        tensors, config = read_checkpoint(path)
+        try:
+            schema, model_config = BoundSchema.from_dict(config["schema"]), ModelConfig(**config["model"])
+            signature = EnvSignature.from_dict(config["signature"]) if config["signature"] else None
+            world = cls(schema, config=model_config)
+            world.signature = signature
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{path} is a wm_vec file but no world ({type(error).__name__}: {error}). A file that ends in "
+                "'.resume' is the state of an unfinished training run; repeat that run to finish it."
+            ) from error
+        world._take(tensors, config, path)
+        world.model.to(device=device, dtype=dtype or torch.float32)
+        if world.bank is not None:
+            world.bank = world.bank.to(world.device)
+        world.clear_observations()
+        return world
+
+    def load_weights(self, path: str | os.PathLike[str]) -> None:
+        """Take weights, normalisers and bank from a checkpoint of the same schema, in place.
+
+        Environments made from this world step with the new weights from then on.
+
+        Raises:
+            CheckpointError: The checkpoint is of another schema or network.
+        """
+        tensors, config = read_checkpoint(path)
+        if config.get("schema") != self.bound.to_dict() or config.get("model") != asdict(self.model.config):
+            raise CheckpointError(
+                f"{path} holds a world of another schema or network; this one has the fields "
+                f"{', '.join(self.bound.field_names[:6])}. Load it with WorldModel.load() instead."
+            )
+        self._take(tensors, config, path)
+
+    def _take(self, tensors: Mapping[str, Tensor], config: Mapping[str, Any], path: Any) -> None:
+        weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+        try:
+            self.model.load_state_dict(weights)
+        except RuntimeError as error:
+            raise CheckpointError(f"{path}: the tensors do not fit its own configuration ({error}).") from error
+        bank = tensors.get("bank")
+        self.bank = None if bank is None else bank.to(self.device)
+        self.trained = bool(config["trained"])
+
+    # -- learning -------------------------------------------------------------------------------------------------
+
+    def finetune(
+        self,
+        data: Any,
+        n_steps: int | None = None,
+        *,
+        config: TrainConfig | None = None,
+        log_path: str | os.PathLike[str] | None = None,
+        resume_path: str | os.PathLike[str] | None = None,
+        progress: Callable[[int, dict[str, float]], None] | None = None,
+    ) -> TrainReport:
+        """Learn from data, in place; also the first time.
+
+        Args:
+            data: A TensorDict of transitions, a Minari dataset, a mapping of field path -> array over time, or
+                `WorldData`.
+            n_steps: Gradient steps at most; overrides `config`'s.
+            config: The other settings.
+            log_path: JSON lines, one per evaluation.
+            resume_path: Where a killed run's state is kept; see `train_model`.
+            progress: Called after every step.
+        """
+        config = config or TrainConfig()
+        if n_steps is not None:
+            config = TrainConfig(**{**asdict(config), "n_steps": n_steps})
+        world_data = self.as_data(data)
+        fit_normalisers(self.model.codec, world_data, keep_fitted=self.trained)
+        report = train_model(
+            self.model, world_data, config, log_path=log_path, resume_path=resume_path, progress=progress
+        )
+        self.trained = True
+        self.bank = self._bank_from(world_data, config.seed)
+        return report
+
+    def as_data(self, data: Any) -> WorldData:
+        """Any form of data that `finetune` takes, as canvas states of this world.
+
+        Raises:
+            DataError: It does not fit the world.
+            SchemaError: Transitions for a world that comes from no environment.
+        """
+        if isinstance(data, WorldData):
+            return data
+        if isinstance(data, TensorDictBase):
+            return data_from_transitions(data, self.bound, self._require_signature("transitions"))
+        if isinstance(data, Mapping):
+            return data_from_mapping(data, self.bound)
+        if hasattr(data, "__iter__"):
+            return data_from_minari(data, self.bound, self._require_signature("a dataset of episodes"))
+        raise TypeError(
+            f"finetune: cannot learn from a {type(data).__name__}; give a TensorDict of transitions, a Minari "
+            "dataset, or a mapping of field path -> array over time."
+        )
+
+    def _require_signature(self, what: str) -> EnvSignature:
+        if self.signature is None:
+            raise SchemaError(
+                f"This world comes from a schema, not from an environment, so it cannot learn from {what}. "
+                "Give a mapping of field path -> array over time, or make it with WorldModel.from_env()."
+            )
+        return self.signature
+
+    def _bank_from(self, data: WorldData, seed: int) -> Tensor:
+        """Up to `MAX_BANK` of the data's starts, what was not observed filled in by the model."""
+        chosen = torch.randperm(len(data.starts), generator=torch.Generator().manual_seed(seed))[:MAX_BANK]
+        values, known = data.starts[chosen].to(self.device), data.starts_known[chosen].to(self.device)
+        read = self.model.codec.is_input & self.model.codec.is_output
+        if bool(known[:, read].all()):
+            return torch.where(known, values, 0.0)
+        return self._fill_in(values, known, seed=0, n_denoise_steps=None)
+
+    # -- observing and predicting ---------------------------------------------------------------------------------
+
+    def observe(self, path: str, value: Any) -> None:
+        """Tell the world the current value of a field, in its own units.
+
+        Raises:
+            UnknownFieldError: There is no such field.
+            ValueError: Another number of values, values that are not finite, or no class of the field.
+        """
+        field = self.bound[path]
+        array = torch.as_tensor(np.asarray(value), dtype=torch.float32).reshape(-1)
+        if array.numel() == 1:
+            array = array.expand(field.num_positions)
+        if array.numel() != field.num_positions:
+            raise ValueError(f"observe: {path!r} has {field.num_positions} positions, got {array.numel()} values.")
+        if not bool(torch.isfinite(array).all()):
+            raise ValueError(f"observe: {path!r} must be finite, got {array.tolist()}.")
+        classes = field.spec.num_classes
+        if classes is not None and not bool(((array >= 0) & (array < classes) & (array == array.round())).all()):
+            raise ValueError(f"observe: {path!r} takes classes from 0 to {classes - 1}, got {array.tolist()}.")
+        self._observed[0, field.indices()] = array.to(self._observed)
+        self._observed_known[0, field.indices()] = True
+
+    def clear_observations(self) -> None:
+        """Forget what `observe` was told."""
+        self._observed = torch.zeros(1, self.num_positions, device=self.device, dtype=self.model.codec.mean.dtype)
+        self._observed_known = torch.zeros(1, self.num_positions, dtype=torch.bool, device=self.device)
+
+    def predict(self, n_steps: int | None = None, *, num_samples: int = 1, seed: int = 0) -> dict[str, Tensor]:
+        """Sample the rest of the world, given what was observed; observed values come back as they are.
+
+        Args:
+            n_steps: Denoiser evaluations; None for the model's own number.
+            num_samples: Independent samples S.
+            seed: Seeds them.
+
+        Returns:
+            Field path -> ``(n,)`` float tensor over the field's positions, ``(S, n)`` with several samples.
+        """
+        self._warn_if_untrained()
+        values = self._observed.expand(num_samples, -1)
+        filled = self._fill_in(values, self._observed_known.expand(num_samples, -1), seed, n_steps)
+        if num_samples == 1:
+            filled = filled[0]
+        return {field.path: filled[..., field.indices()] for field in self.bound.bound_fields()}
+
+    def _fill_in(self, values: Tensor, known: Tensor, seed: int, n_denoise_steps: int | None) -> Tensor:
+        seeds = torch.arange(seed, seed + len(values), device=self.device)
+        dtype = self.model.codec.mean.dtype
+        noise = CounterRNG.from_seeds(seeds).normal(self.model.noise_size, dtype=dtype)
+        steps = self.model.config.n_denoise_steps if n_denoise_steps is None else n_denoise_steps
+        return self.model.fill_in(values.to(dtype), known, noise, steps)
+
+    # -- environments ---------------------------------------------------------------------------------------------
+
+    def to_engine(
+        self,
+        num_envs: int,
+        perspectives: Sequence[Perspective] | None = None,
+        *,
+        act_fields: Sequence[str] | None = None,
+        max_episode_steps: int | None = None,
+        n_denoise_steps: int | None = None,
+        act_mode: ActMode = "set",
+        heun: bool = False,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
+        initial_obs_fn: Callable[[], Mapping[str, Any]] | None = None,
+        seed: int | None = None,
+        exact_rows: bool = False,
+        validate: bool = False,
+    ) -> Engine:
+        """An engine over this world; the faces are made from it.
+
+        Args:
+            num_envs: B.
+            perspectives: Who sees, acts and is paid; None for the environment's own.
+            act_fields: Fields that the perspectives' actions are written to, in their order; None for the
+                environment's own.
+            max_episode_steps: Horizon; None for no limit.
+            n_denoise_steps: K; None for the model's own.
+            act_mode: ``"set"`` or ``"hold"``; see `CanvasDynamics`.
+            heun: Second-order sampler.
+            autoreset_mode: Gymnasium's, or its name.
+            initial_obs_fn: Gives field path -> values to start episodes with, the rest filled in by the model.
+            seed: Seed of the first reset.
+            exact_rows: Bit-equal rows at any B.
+            validate: Check the values of actions; reads them on the host.
+        """
+        self._warn_if_untrained()
+        if perspectives is None or act_fields is None:
+            perspectives = [signature_perspective(self.bound, self._require_signature("its own perspective"), self.device)]
+            act_fields = [ACTION]
+        own = self.signature is not None
+        bank = self.bank if initial_obs_fn is None else self._bank_from_function(initial_obs_fn)
+        dynamics = CanvasDynamics(
+            self.model,
+            act_fields,
+            n_denoise_steps=n_denoise_steps,
+            act_mode=act_mode,
+            reward_field=REWARD if own else None,
+            terminated_field=TERMINATED if own else None,
+            bank=bank,
+            heun=heun,
+        )
+        return Engine(
+            dynamics,
+            num_envs,
+            perspectives,
+            max_episode_steps=max_episode_steps,
+            autoreset_mode=autoreset_mode,
+            seed=seed,
+            exact_rows=exact_rows,
+            validate=validate,
+        )
+
+    def to_vector_env(
+        self,
+        num_envs: int = 1,
+        obs_fields: Sequence[str] | None = None,
+        act_fields: Sequence[str] | None = None,
+        reward_fn: Callable[..., Any] | None = None,
+        terminated_fn: Callable[..., Any] | None = None,
+        max_steps: int | None = None,
+        n_denoise_steps: int | None = None,
+        act_low: float | None = None,
+        act_high: float | None = None,
+        initial_obs_fn: Callable[[], Mapping[str, Any]] | None = None,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
+        seed: int | None = None,
+        device: torch.device | str | None = None,
+        *,
+        max_episode_steps: int | None = None,
+        act_mode: ActMode = "set",
+        exact_rows: bool = False,
+        validate: bool = False,
+        render_mode: str | None = None,
+    ) -> WorldModelVectorEnv:
+        """Thousands of envs of this world as one Gymnasium vector environment, tensors in and out.
+
+        Args:
+            num_envs: B.
+            obs_fields: Paths that the agent sees; None for the environment's own observation.
+            act_fields: Paths that it controls; None for the environment's own action.
+            reward_fn: ``(obs, action, info) -> float`` of one env; None for the learned reward.
+            terminated_fn: ``(obs, step, info) -> bool`` of one env; None for the learned termination, if any.
+            max_steps: Alias of `max_episode_steps`.
+            n_denoise_steps: K; None for the model's own.
+            act_low, act_high: Bounds of actions on fields; None for the fields' own, else -1 and 1.
+            initial_obs_fn: Gives field path -> values to start episodes with; called to fill the bank.
+            autoreset_mode: Gymnasium's, or its name.
+            seed: Seed of the first reset.
+            device: Moves this world there; None leaves it where it is.
+            max_episode_steps: Horizon; None for the environment's own, if any.
+            act_mode: ``"set"`` or ``"hold"``; see `CanvasDynamics`.
+            exact_rows: Bit-equal rows at any B.
+            validate: Check the values of actions; reads them on the host.
+            render_mode: ``"rgb_array"`` or None.
+        """
+        if device is not None:
+            self.to(device)
+        perspective, observation_space, action_space, written = self._perspective(
+            obs_fields, act_fields, reward_fn, terminated_fn, act_low, act_high
+        )
+        horizon = _one_horizon(max_steps, max_episode_steps)
+        if horizon is None and self.signature is not None:
+            horizon = self.signature.max_episode_steps
+        engine = self.to_engine(
+            num_envs,
+            [perspective],
+            act_fields=written,
+            max_episode_steps=horizon,
+            n_denoise_steps=n_denoise_steps,
+            act_mode=act_mode,
+            autoreset_mode=autoreset_mode,
+            initial_obs_fn=initial_obs_fn,
+            seed=seed,
+            exact_rows=exact_rows,
+            validate=validate,
+        )
+        return WorldModelVectorEnv(engine, observation_space, action_space, render_mode)
+
+    def to_env(
+        self,
+        obs_fields: Sequence[str] | None = None,
+        act_fields: Sequence[str] | None = None,
+        reward_fn: Callable[..., Any] | None = None,
+        terminated_fn: Callable[..., Any] | None = None,
+        max_episode_steps: int | None = None,
+        n_denoise_steps: int | None = None,
+        act_low: float | None = None,
+        act_high: float | None = None,
+        initial_obs_fn: Callable[[], Mapping[str, Any]] | None = None,
+        render_mode: str | None = None,
+        seed: int | None = None,
+        *,
+        act_mode: ActMode = "set",
+        exact_rows: bool = False,
+    ) -> WorldModelEnv:
+        """The scalar view: one env, NumPy in and out, the numbers of row 0 of `to_vector_env` at the same seed.
+
+        The arguments are `to_vector_env`'s; without `max_episode_steps` there is no time limit.
+        """
+        perspective, observation_space, action_space, written = self._perspective(
+            obs_fields, act_fields, reward_fn, terminated_fn, act_low, act_high
+        )
+        engine = self.to_engine(
+            1,
+            [perspective],
+            act_fields=written,
+            max_episode_steps=max_episode_steps,
+            n_denoise_steps=n_denoise_steps,
+            act_mode=act_mode,
+            autoreset_mode=AutoresetMode.DISABLED,
+            initial_obs_fn=initial_obs_fn,
+            seed=seed,
+            exact_rows=exact_rows,
+        )
+        return WorldModelEnv(engine, observation_space, action_space, render_mode)
+
+    def to_openenv(
+        self,
+        obs_fields: Sequence[str] | None = None,
+        act_fields: Sequence[str] | None = None,
+        reward_fn: Callable[..., Any] | None = None,
+        terminated_fn: Callable[..., Any] | None = None,
+        max_steps: int | None = 200,
+        n_denoise_steps: int = 10,
+        act_low: float = -1.0,
+        act_high: float = 1.0,
+        initial_obs_fn: Callable[[], Mapping[str, Any]] | None = None,
+        render_mode: str | None = None,
+    ) -> WorldModelEnv:
+        """`to_env` with the parameters and defaults that the environment-extraction guide documents.
+
+        Args:
+            obs_fields: Field paths the agent observes.
+            act_fields: Field paths the agent controls.
+            reward_fn: ``(obs_dict, action, info) -> float``.
+            terminated_fn: ``(obs_dict, step, info) -> bool``.
+            max_steps: Episode length before truncation.
+            n_denoise_steps: Denoiser evaluations per predict.
+            act_low: Lower bound of actions on fields.
+            act_high: Upper bound.
+            initial_obs_fn: Gives the values that episodes start with.
+            render_mode: ``"human"`` (text), ``"rgb_array"`` (image) or None.
+        """
+        return self.to_env(
+            obs_fields,
+            act_fields,
+            reward_fn,
+            terminated_fn,
+            max_steps,
+            n_denoise_steps,
+            act_low,
+            act_high,
+            initial_obs_fn,
+            render_mode,
+        )
+
+    def to(self, device: torch.device | str) -> WorldModel:
+        """Move the world; environments made before must be made again."""
+        self.model.to(device)
+        self.bank = None if self.bank is None else self.bank.to(device)
+        self._observed, self._observed_known = self._observed.to(device), self._observed_known.to(device)
+        return self
+
+    def _perspective(
+        self,
+        obs_fields: Sequence[str] | None,
+        act_fields: Sequence[str] | None,
+        reward_fn: Callable[..., Any] | None,
+        terminated_fn: Callable[..., Any] | None,
+        act_low: float | None,
+        act_high: float | None,
+    ) -> tuple[Perspective, gym.Space, gym.Space, list[str]]:
+        """The perspective with its observation and action spaces, and the paths that actions are written to."""
+        if obs_fields is None and act_fields is None:
+            signature = self._require_signature("an environment without obs_fields and act_fields")
+            perspective = signature_perspective(self.bound, signature, self.device, reward_fn, terminated_fn)
+            return perspective, signature.observation_space, signature.action_space, [ACTION]
+        if obs_fields is None or act_fields is None:
+            self._require_signature("an environment without both obs_fields and act_fields")
+        if reward_fn is None and self.signature is None:
+            raise SchemaError("This world has no learned reward: give reward_fn(obs, action, info) -> float.")
+        written = [ACTION] if act_fields is None else list(act_fields)
+        perspective, observation_space, action_space = field_perspective(
+            self.bound,
+            [OBSERVATION] if obs_fields is None else obs_fields,
+            written,
+            self.device,
+            act_low=act_low,
+            act_high=act_high,
+            reward_fn=reward_fn,
+            terminated_fn=terminated_fn,
+        )
+        return perspective, observation_space, action_space, written
+
+    def _bank_from_function(self, initial_obs_fn: Callable[[], Mapping[str, Any]], size: int = 64) -> Tensor:
+        """Initial states from a user's function, called once per state; the rest filled in by the model."""
+        values = torch.zeros(size, self.num_positions, device=self.device)
+        known = torch.zeros(size, self.num_positions, dtype=torch.bool, device=self.device)
+        for row in range(size):
+            given = initial_obs_fn()
+            if not isinstance(given, Mapping):
+                raise TypeError(
+                    f"initial_obs_fn must return a mapping of field path -> values, got {type(given).__name__}."
+                )
+            for path, value in given.items():
+                field = self.bound[path]
+                array = torch.as_tensor(np.asarray(value), dtype=torch.float32).reshape(-1)
+                if array.numel() not in (1, field.num_positions) or not bool(torch.isfinite(array).all()):
+                    raise ValueError(
+                        f"initial_obs_fn: {path!r} needs {field.num_positions} finite values, got {array.tolist()}."
+                    )
+                values[row, field.indices()] = array.to(self.device)
+                known[row, field.indices()] = True
+        return self._fill_in(values, known, seed=0, n_denoise_steps=None)
+
+    def _warn_if_untrained(self) -> None:
+        if not self.trained and not self._warned:
+            self._warned = True
+            warnings.warn(
+                "This world is untrained: what it imagines means nothing yet. Train it with finetune().", stacklevel=3
+            )
+
+
+def _one_horizon(max_steps: int | None, max_episode_steps: int | None) -> int | None:
+    if max_steps is not None and max_episode_steps is not None and max_steps != max_episode_steps:
+        raise ValueError(
+            f"max_steps is an alias of max_episode_steps; give one of them, got {max_steps} and {max_episode_steps}."
+        )
+    return max_episode_steps if max_steps is None else max_steps
