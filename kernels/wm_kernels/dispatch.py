@@ -20,6 +20,16 @@ class ContractError(ValueError):
     """A tensor handed to an operation has the wrong shape, dtype or device."""
 
 
+def is_plain_host_tensor(tensor: Tensor) -> bool:
+    """Whether an implementation may read host memory: no functorch, traced or other wrapped tensor."""
+    return (
+        tensor.device.type == "cpu"
+        and type(tensor) is Tensor
+        and not torch.compiler.is_compiling()
+        and not torch._C._functorch.peek_interpreter_stack()
+    )
+
+
 @dataclass(frozen=True)
 class TensorContract:
     """What one tensor argument must be.
@@ -42,6 +52,8 @@ def check_contract(op_name: str, contract: Contract, tensors: Mapping[str, Tenso
     device = None
     for name, tensor in tensors.items():
         want = contract[name]
+        if not isinstance(tensor, Tensor):
+            raise ContractError(f"wm_kernels.{op_name}: `{name}` must be a tensor, got {type(tensor).__name__}.")
         shape = tensor.shape
         fits = len(shape) == len(want.shape) and tensor.dtype in want.dtypes
         if fits:
@@ -96,7 +108,9 @@ class Op:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.contract is not None:
-            check_contract(self.name, self.contract, dict(zip(self.contract, args, strict=False)))
+            tensors = dict(zip(self.contract, args, strict=False))
+            tensors.update((name, kwargs[name]) for name in self.contract if name in kwargs)
+            check_contract(self.name, self.contract, tensors)
         return self.choose(*args, **kwargs)(*args, **kwargs)
 
     def choose(self, *args: Any, **kwargs: Any) -> Callable[..., Any]:
