@@ -1,0 +1,157 @@
+"""Figures of imagined rollouts, effects of actions and returns against real ones, in NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+EFFECT_FLOOR = 0.05
+"""Signs are compared where the real effect is at least this part of its own root mean square."""
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+NO_EFFECT = 1e-4
+"""Effects below this part of the residual's standard deviation are rounding."""
+
+
+@dataclass(frozen=True)
+class OpenLoopFigures:
+    """Imagined and real rollouts from the same start under the same actions, H steps.
+
+    Attributes:
+        unit: ``"std"``: root mean square errors in standard deviations of each dimension's real data;
+            ``"mismatch"``: share of wrong classes, for a Discrete observation.
+        names: The D dimensions.
+        counts: Rollouts that each step's average goes over: those whose real episode has not ended before.
+        error: ``[D][H]``; None where no rollout is left, or where the dimension never varies.
+        persistence: The same for standing still at the start.
+    """
+
+    unit: str
+    names: list[str]
+    counts: list[int]
+    error: list[list[float | None]]
+    persistence: list[list[float | None]]
+
+
+@dataclass(frozen=True)
+class EffectFigures:
+    """How the next value of one dimension changes from one action to another, in the same state.
+
+    Attributes:
+        actions: Which actions are compared.
+        name: The dimension.
+        real: Root mean square of the real effect, in standard deviations of the dimension's residual.
+        imagined: The same of the imagined effect.
+        sign_agreement: Share of states with the right sign, among those where the real effect is at least
+            `EFFECT_FLOOR` of `real`; None where the action has no effect.
+        relative_size: `imagined` / `real`; None likewise.
+        relative_error: Root mean square of imagined minus real effect, over `real`; None likewise.
+    """
+
+    actions: str
+    name: str
+    real: float
+    imagined: float
+    sign_agreement: float | None
+    relative_size: float | None
+    relative_error: float | None
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Episode returns: `n` of them, of which `cut` had not ended by the last step; quantiles by level."""
+
+    n: int
+    cut: int
+    mean: float
+    std: float
+    quantiles: dict[str, float]
+    mean_length: float
+
+
+def open_loop_figures(
+    names: Sequence[str], real: np.ndarray, imagined: np.ndarray, alive: np.ndarray, std: np.ndarray | None
+) -> OpenLoopFigures:
+    """Errors step by step.
+
+    Args:
+        names: The D dimensions.
+        real: ``(H + 1, n, D)``, the start and what followed.
+        imagined: ``(H, n, D)``, what was imagined to follow.
+        alive: ``(H, n)`` bool, steps that the real episode took.
+        std: ``(D,)``, the unit of each dimension; None for classes.
+    """
+    real, imagined = real.astype(np.float64), imagined.astype(np.float64)
+    counts = alive.sum(1)
+
+    def errors(guess: np.ndarray) -> list[list[float | None]]:
+        if std is None:
+            square = (guess != real[1:]).astype(np.float64)
+        else:
+            square = np.square(guess - real[1:])
+        total = (square * alive[..., None]).sum(1)  # (H, D)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            mean = total / counts[:, None]
+            table = mean if std is None else np.sqrt(mean) / std
+        return [[float(x) if np.isfinite(x) else None for x in column] for column in table.T]
+
+    still = np.broadcast_to(real[:1], imagined.shape)
+    unit = "mismatch" if std is None else "std"
+    return OpenLoopFigures(unit, list(names), counts.tolist(), errors(imagined), errors(still))
+
+
+def effect_figures(
+    actions: str, names: Sequence[str], real: np.ndarray, imagined: np.ndarray, unit: np.ndarray
+) -> list[EffectFigures]:
+    """The effect of an action in every dimension.
+
+    Args:
+        actions: Which actions are compared.
+        names: The D dimensions.
+        real: ``(n, D)``, next value under one action minus next value under the other, from n states.
+        imagined: ``(n, D)``, likewise.
+        unit: ``(D,)``, standard deviation of the residual, 0 where it is constant.
+    """
+    figures = []
+    for d, name in enumerate(names):
+        true, guess = real[:, d].astype(np.float64), imagined[:, d].astype(np.float64)
+        scale = float(unit[d]) or 1.0
+        size, guessed, wrong = (float(np.sqrt(np.square(x).mean())) for x in (true, guess, guess - true))
+        if size <= NO_EFFECT * scale:
+            figures.append(EffectFigures(actions, name, size / scale, guessed / scale, None, None, None))
+            continue
+        told = np.abs(true) >= EFFECT_FLOOR * size
+        agreement = float((np.sign(guess[told]) == np.sign(true[told])).mean())
+        figures.append(
+            EffectFigures(
+                actions, name, size / scale, guessed / scale, agreement, guessed / size, wrong / size
+            )
+        )
+    return figures
+
+
+def distribution(returns: np.ndarray, lengths: np.ndarray, ended: np.ndarray) -> Distribution:
+    """Of ``(n,)`` episode returns, with their lengths and whether they ended."""
+    levels = np.quantile(returns, QUANTILES)
+    return Distribution(
+        len(returns),
+        int((~ended).sum()),
+        float(returns.mean()),
+        float(returns.std()),
+        {f"{q:g}": float(x) for q, x in zip(QUANTILES, levels, strict=True)},
+        float(lengths.mean()),
+    )
+
+
+def ks_statistic(a: np.ndarray, b: np.ndarray) -> float:
+    """Two-sample Kolmogorov-Smirnov statistic: the largest gap between two empirical distributions."""
+    points = np.concatenate([a, b])
+    below_a = np.searchsorted(np.sort(a), points, side="right") / len(a)
+    below_b = np.searchsorted(np.sort(b), points, side="right") / len(b)
+    return float(np.abs(below_a - below_b).max())
+
+
+def ks_critical(n: int, m: int) -> float:
+    """What the statistic exceeds in about 5 % of cases for two large samples of one distribution."""
+    return float(1.358 * np.sqrt((n + m) / (n * m)))
