@@ -1,0 +1,217 @@
+"""`finish_step` against a loop over rows, written from the design's promises 2, 3 and 7 in plain Python."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wm_kernels import finish_step
+
+BANK = 3
+NUMBERS = st.sampled_from([0.0, 1.0, -2.5, 3e38, math.nan, math.inf, -math.inf])
+FINITE = st.sampled_from([0.0, 1.0, -2.5, 7.0])
+
+
+@st.composite
+def steps(draw):
+    """One step of a few rows: a float leaf (B, 2), a scalar float leaf (B,), an int leaf (B,)."""
+    rows, agents = draw(st.integers(1, 5)), draw(st.integers(1, 2))
+
+    def table(cells, width):
+        return draw(st.lists(st.lists(cells, min_size=width, max_size=width), min_size=rows, max_size=rows))
+
+    def column(cells):
+        return draw(st.lists(cells, min_size=rows, max_size=rows))
+
+    return {
+        "previous": [table(FINITE, 2), column(FINITE), column(st.integers(0, 9))],
+        "proposed": [table(NUMBERS, 2), column(NUMBERS), column(st.integers(10, 19))],
+        "bank_index": column(st.integers(0, BANK - 1)),
+        "action": table(NUMBERS, 1) if draw(st.booleans()) else None,
+        "reward": table(NUMBERS, agents),
+        "terminated": table(st.booleans(), agents),
+        "truncated": column(st.booleans()) if draw(st.booleans()) else None,
+        "elapsed": column(st.integers(0, 4)),
+        "episode": column(st.integers(0, 4)),
+        "returns": table(FINITE, agents),
+        "pending": column(st.booleans()),
+        "horizon": draw(st.none() | st.integers(1, 5)),
+        "autoreset": draw(st.sampled_from(["same_step", "next_step", "disabled"])),
+    }
+
+
+BANK_LEAVES = [[[100.0, 101.0], [102.0, 103.0], [104.0, 105.0]], [200.0, 201.0, 202.0], [300, 301, 302]]
+
+
+def by_hand(step, i):
+    """What the design says of row i."""
+    mode = step["autoreset"]
+    start = [leaf[step["bank_index"][i]] for leaf in BANK_LEAVES]
+    agents = len(step["reward"][i])
+    if mode == "next_step" and step["pending"][i]:
+        return {
+            "state": start,
+            "reward": [0.0] * agents,
+            "terminated": [False] * agents,
+            "truncated": False,
+            "diverged": False,
+            "finished": False,
+            "was_reset": True,
+            "elapsed": 0,
+            "episode": step["episode"][i] + 1,
+            "returns": [0.0] * agents,
+            "final_elapsed": step["elapsed"][i],
+            "final_returns": step["returns"][i],
+        }
+    vector, scalar, counter = (leaf[i] for leaf in step["proposed"])
+    values = [*vector, scalar, *step["reward"][i], *([] if step["action"] is None else step["action"][i])]
+    diverged = not all(math.isfinite(v) for v in values)
+    last = [leaf[i] for leaf in step["previous"]] if diverged else [vector, scalar, counter]
+    reward = [0.0] * agents if diverged else step["reward"][i]
+    terminated = [t or diverged for t in step["terminated"][i]]
+    length = step["elapsed"][i] + 1
+    truncated = bool(step["truncated"] and step["truncated"][i])
+    if step["horizon"] is not None and length >= step["horizon"]:
+        truncated = True
+    finished = any(terminated) or truncated
+    reset = finished and mode == "same_step"
+    total = [before + r for before, r in zip(step["returns"][i], reward, strict=True)]
+    return {
+        "final": last,
+        "state": start if reset else last,
+        "reward": reward,
+        "terminated": terminated,
+        "truncated": truncated,
+        "diverged": diverged,
+        "finished": finished,
+        "was_reset": reset,
+        "elapsed": 0 if reset else length,
+        "episode": step["episode"][i] + (1 if reset else 0),
+        "returns": [0.0] * agents if reset else total,
+        "final_elapsed": length,
+        "final_returns": total,
+    }
+
+
+def run(step):
+    def float_or(dtype):
+        return lambda rows: torch.tensor(rows, dtype=dtype)
+
+    leaf_types = [float_or(torch.float64), float_or(torch.float64), float_or(torch.int64)]
+
+    def leaves(tables):
+        return [make(t) for make, t in zip(leaf_types, tables, strict=True)]
+
+    number = float_or(torch.float64)
+    return finish_step(
+        leaves(step["previous"]),
+        leaves(step["proposed"]),
+        leaves(BANK_LEAVES),
+        None if step["autoreset"] == "disabled" else torch.tensor(step["bank_index"]),
+        None if step["action"] is None else number(step["action"]),
+        number(step["reward"]),
+        torch.tensor(step["terminated"]),
+        None if step["truncated"] is None else torch.tensor(step["truncated"]),
+        torch.tensor(step["elapsed"]),
+        torch.tensor(step["episode"]),
+        number(step["returns"]),
+        torch.tensor(step["pending"]) if step["autoreset"] == "next_step" else None,
+        step["horizon"],
+        step["autoreset"],
+    )
+
+
+@settings(max_examples=300, deadline=None)
+@given(steps())
+def test_every_row_is_what_the_design_says(step):
+    got = run(step)
+    for i in range(len(step["elapsed"])):
+        for name, expected in by_hand(step, i).items():
+            value = getattr(got, name)
+            row = [leaf[i].tolist() for leaf in value] if isinstance(value, list) else value[i].tolist()
+            assert row == expected, f"row {i}, {name}, {step['autoreset']}"
+
+
+@settings(max_examples=50, deadline=None)
+@given(steps(), st.integers(0, 4))
+def test_rows_do_not_touch_each_other(step, which):
+    which %= len(step["elapsed"])
+    got = run(step)
+    changed = {**step, "proposed": [[*leaf] for leaf in step["proposed"]], "reward": [*step["reward"]]}
+    changed["proposed"][0][which] = [math.nan, 0.0]
+    changed["reward"][which] = [5.0] * len(step["reward"][which])
+    after = run(changed)
+    others = [i for i in range(len(step["elapsed"])) if i != which]
+    for name in got._fields:
+        one, two = getattr(got, name), getattr(after, name)
+        for a, b in zip(one, two, strict=True) if isinstance(one, list) else ((one, two),):
+            assert torch.equal(a[others].nan_to_num(), b[others].nan_to_num()), name
+
+
+def three_rows(**changes):
+    """Row 0 goes on, row 1 terminates, row 2 turns NaN."""
+    return {
+        "previous": [[[0.0, 0.0]] * 3, [0.0] * 3, [0] * 3],
+        "proposed": [[[1.0, 1.0], [1.0, 1.0], [math.nan, 1.0]], [1.0] * 3, [1] * 3],
+        "bank_index": [0, 1, 2],
+        "action": None,
+        "reward": [[1.0]] * 3,
+        "terminated": [[False], [True], [False]],
+        "truncated": None,
+        "elapsed": [4] * 3,
+        "episode": [0] * 3,
+        "returns": [[10.0]] * 3,
+        "pending": [False] * 3,
+        "horizon": None,
+        "autoreset": "same_step",
+        **changes,
+    }
+
+
+def test_same_step_by_hand():
+    got = run(three_rows())
+    assert got.state[0].tolist() == [[1.0, 1.0], [102.0, 103.0], [104.0, 105.0]]
+    assert got.final[0].tolist() == [[1.0, 1.0], [1.0, 1.0], [0.0, 0.0]], "the last finite state"
+    assert got.reward.tolist() == [[1.0], [1.0], [0.0]]
+    assert got.returns.tolist() == [[11.0], [0.0], [0.0]]
+    assert got.final_returns.tolist() == [[11.0], [11.0], [10.0]]
+    assert got.elapsed.tolist() == [5, 0, 0]
+    assert got.episode.tolist() == [0, 1, 1]
+
+
+def test_next_step_ends_now_and_resets_in_the_step_after():
+    first = run(three_rows(autoreset="next_step"))
+    assert first.state[0].tolist() == first.final[0].tolist()
+    assert first.was_reset.tolist() == [False] * 3
+    second = run(three_rows(autoreset="next_step", pending=first.finished.tolist()))
+    assert second.was_reset.tolist() == [False, True, True]
+    assert second.reward.tolist() == [[1.0], [0.0], [0.0]]
+    assert second.terminated.tolist() == [[False]] * 3
+    assert second.diverged.tolist() == [False] * 3, "a step that is spent on a reset cannot diverge"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_large_finite_numbers_are_no_divergence(dtype):
+    largest = torch.finfo(dtype).max
+    state = torch.full((2, 64), largest, dtype=dtype)
+    false, zeros = torch.zeros(2, 1, dtype=torch.bool), torch.zeros(2, dtype=torch.int64)
+    got = finish_step(
+        [state], [state], [state], None, None, torch.zeros(2, 1, dtype=dtype), false, None, zeros, zeros,
+        torch.zeros(2, 1, dtype=dtype), None, None, "disabled",
+    )  # fmt: skip
+    assert got.diverged.tolist() == [False, False]
+
+
+def test_what_went_in_is_not_written_to():
+    state, proposed = torch.zeros(2, 3), torch.full((2, 3), torch.nan)
+    bank, returns, reward = torch.ones(1, 3), torch.ones(2, 1), torch.ones(2, 1)
+    elapsed, episode = torch.zeros(2, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
+    false = torch.zeros(2, 1, dtype=torch.bool)
+    finish_step(
+        [state], [proposed], [bank], episode, None, reward, false, None, elapsed, episode, returns, None, 1, "same_step"
+    )
+    for tensor, value in ((state, 0), (bank, 1), (returns, 1), (reward, 1), (elapsed, 0), (episode, 0), (false, 0)):
+        assert bool((tensor == value).all())
+    assert bool(proposed.isnan().all())
