@@ -66,6 +66,7 @@ class CanvasDynamics:
         outputs = [i for path in act_fields if bound[path].spec.is_output for i in bound[path].indices()]
         hold[0, outputs] = True
         self._hold = hold.to(device) if act_mode == "hold" and outputs else None
+        self._noise_size = model.noise_size
         self._saved_bank = bank
 
     @property
@@ -104,7 +105,7 @@ class CanvasDynamics:
             tick = tick + 1
             resting = (tick[:, None] % self._period) != 0
             hold = resting if hold is None else hold | resting
-        noise = rng.normal(self.model.noise_size, dtype=self.dtype)
+        noise = rng.normal(self._noise_size, dtype=values.dtype)
         values = self.model.prepare(self.n_denoise_steps, self.heun)(values, noise, hold)
         reward = None if self._reward_position is None else values[:, self._reward_position]
         terminated = None if self._terminated_position is None else values[:, self._terminated_position] > 0.5

@@ -116,6 +116,10 @@ class Engine:
         high = [x for p in self.perspectives for x in p.action.high]
         self._action_low = torch.tensor(low, dtype=self.dtype, device=self.device)
         self._action_high = torch.tensor(high, dtype=self.dtype, device=self.device)
+        # Bounds common to all elements are clamped to as Python numbers, which is faster.
+        self._action_bounds: tuple[Any, Any] = (
+            (low[0], high[0]) if len({*low}) == len({*high}) == 1 else (self._action_low, self._action_high)
+        )
         self._actions_may_diverge = any(p.action.kind == "box" for p in self.perspectives)
         if bank is None:
             bank = getattr(dynamics, "bank", None)
@@ -123,6 +127,7 @@ class Engine:
             seeds = torch.arange(BANK_SEED, BANK_SEED + bank_size, device=self.device)
             bank = dynamics.initial_state(CounterRNG.from_seeds(seeds), bank_size)
         self._keys: list[Any] = sorted(bank.keys(True, True), key=str)
+        self._nested = any(isinstance(key, tuple) for key in self._keys)
         self._bank: list[Tensor] = []
         self.load_bank(bank)
         if self._judge.has_functions:
@@ -156,9 +161,8 @@ class Engine:
         if self._rows is None:
             if mask is not None:
                 raise ValueError("reset: the first reset must be of all envs; give no mask.")
-            seed = self._first_seed if seed is None else seed
-            seed = spawn_seeds(None, self.num_envs) if seed is None else seed
-            self._rows = self._blank_rows()
+            own = spawn_seeds(None, self.num_envs) if self._first_seed is None else self._first_seed
+            self._rows = self._blank_rows(seed_list(own, self.num_envs))
         if mask is not None:
             if tuple(mask.shape) != (self.num_envs,) or mask.dtype != torch.bool:
                 raise ValueError(
@@ -170,11 +174,13 @@ class Engine:
         self._lookahead = None
         return self._observe(self._rows.leaves)
 
-    def _blank_rows(self) -> Rows:
+    def _blank_rows(self, seeds: Sequence[int | None]) -> Rows:
+        """Rows before their first episode."""
         zeros = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
         returns = torch.zeros(self.num_envs, len(self.perspectives), dtype=self.dtype, device=self.device)
         leaves = [leaf[:1].expand(self.num_envs, *leaf.shape[1:]) for leaf in self._bank]
-        return Rows(leaves, zeros, zeros - 1, zeros, returns, zeros.bool())
+        seed = torch.tensor(seeds, dtype=torch.int64, device=self.device)
+        return Rows(leaves, zeros, zeros - 1, seed, returns, zeros.bool())
 
     def _restart(self, rows: Rows, seed: Any, mask: Tensor | None) -> Rows:
         """`rows` with fresh episodes where `mask` says; a new seed starts at episode 0."""
@@ -223,6 +229,8 @@ class Engine:
         actions = self._check_actions(action)
         with torch.no_grad():
             self._rows, result = self._transition(rows, actions, self._rng(rows))
+        if self._lookahead is not None:
+            self._lookahead.advance()
         return result
 
     def transition(self, state: EnvState, action: PerMany) -> tuple[EnvState, StepResult]:
@@ -237,7 +245,7 @@ class Engine:
 
     def _transition(self, rows: Rows, actions: list[Tensor], rng: CounterRNG) -> tuple[Rows, StepResult]:
         joint = self._join(actions, rows.elapsed.shape[0])
-        clipped = torch.clamp(joint, self._action_low, self._action_high)
+        clipped = torch.clamp(joint, *self._action_bounds)
         if self.exact_rows:
             proposal = self._propose_in_chunks(rows, clipped, actions)
         else:
@@ -273,7 +281,7 @@ class Engine:
         observation = transition.observation
         if self._judge.has_functions:
             # Users' functions never see a diverged row: they get its last finite observation.
-            finite = torch.isfinite(observation).flatten(1).all(-1)
+            finite = torch.isfinite(observation).reshape(observation.shape[0], -1).all(-1)
             shape = (-1, *(1,) * (observation.dim() - 1))
             last = self.dynamics.observe(self._to_tensordict(rows.leaves[:count]))
             observation = torch.where(finite.view(shape), observation, last)
@@ -306,25 +314,27 @@ class Engine:
         )
 
     def _result(self, finished: FinishedStep, info: dict[str, Tensor], plan: AutoresetPlan) -> StepResult:
-        count = len(self._keys)
-        final_state = self._to_tensordict(finished.final[:count])
+        final_state = self._to_tensordict(finished.final[: len(self._keys)])
         predictions = self.dynamics.observe(final_state)
-        final_observation = self._per_perspective(lambda p, _: p.observe(predictions))
-        if plan == "disabled":
-            observation = final_observation
+        final_observation = self._see(predictions)
+        observation = final_observation if plan == "disabled" else self._observe(finished.state)
+        reward, terminated, returns = finished.reward, finished.terminated, finished.final_returns
+        if len(self.perspectives) == 1:
+            reward, terminated, returns = reward.squeeze(1), terminated.squeeze(1), returns.squeeze(1)
         else:
-            observation = self._observe(finished.state)
-        returns = finished.final_returns
+            names = [p.name for p in self.perspectives]
+            reward = dict(zip(names, reward.unbind(1), strict=True))
+            terminated = dict(zip(names, terminated.unbind(1), strict=True))
         return StepResult(
             observation=observation,
-            reward=self._per_perspective(lambda _, i: finished.reward[:, i]),
-            terminated=self._per_perspective(lambda _, i: finished.terminated[:, i]),
+            reward=reward,
+            terminated=terminated,
             truncated=finished.truncated,
             final_observation=final_observation,
             finished=finished.finished,
             was_reset=finished.was_reset,
             diverged=finished.diverged,
-            episode_return=returns[:, 0] if len(self.perspectives) == 1 else returns,
+            episode_return=returns,
             episode_length=finished.final_elapsed,
             model_state=final_state,
             predictions=predictions,
@@ -336,8 +346,6 @@ class Engine:
         ahead = self.autoreset_mode is AutoresetMode.DISABLED and self.device.type == "cpu" and not self.exact_rows
         if not ahead or self.num_envs >= LOOKAHEAD_ROWS or torch.compiler.is_compiling():
             return CounterRNG(rows.seed, rows.episode, rows.elapsed)
-        if self._lookahead is not None:
-            self._lookahead.advance()
         if self._lookahead is None or self._lookahead.exhausted:
             depth = LOOKAHEAD_ROWS // self.num_envs
             self._lookahead = LookaheadRNG(rows.seed, rows.episode, rows.elapsed, depth)
@@ -399,9 +407,14 @@ class Engine:
         rows = self._require_rows("fork")
         if rng not in ("fresh", "same"):
             raise ValueError(f"fork: rng must be 'fresh' or 'same', got {rng!r}.")
-        index = torch.as_tensor(indices, dtype=torch.int64, device=self.device)
-        if index.dim() != 1 or index.numel() == 0:
-            raise ValueError(f"fork: indices must be a non-empty list of envs, got shape {tuple(index.shape)}.")
+        index = torch.as_tensor(indices)
+        if index.dim() != 1 or index.numel() == 0 or index.dtype.is_floating_point or index.dtype == torch.bool:
+            raise ValueError(
+                f"fork: indices must be a non-empty list of env numbers, got {index.dtype}, {tuple(index.shape)}."
+            )
+        if bool(((index < 0) | (index >= self.num_envs)).any()):
+            raise ValueError(f"fork: indices must lie in [0, {self.num_envs}), got {index.tolist()}.")
+        index = index.to(self.device, torch.int64)
         picked = Rows([leaf[index] for leaf in rows.leaves], *(t[index] for t in rows[1:]))
         if rng == "fresh":
             self._fork_count += 1
@@ -475,7 +488,7 @@ class Engine:
 
     def _check_actions(self, action: PerMany, num_envs: int | None = None) -> list[Tensor]:
         """One checked ``(B, *shape)`` tensor per perspective."""
-        if len(self.perspectives) == 1 and not isinstance(action, Mapping):
+        if len(self.perspectives) == 1 and (isinstance(action, Tensor) or not isinstance(action, Mapping)):
             actions = [action]
         else:
             names = [p.name for p in self.perspectives]
@@ -492,23 +505,23 @@ class Engine:
     def _join(self, actions: list[Tensor], batch: int) -> Tensor:
         """``(B, A)`` in the engine's dtype, the perspectives' actions side by side."""
         flat = [
-            (a - p.action.offset if p.action.offset else a).to(self.dtype).reshape(batch, -1)
+            (a - p.action.offset if p.action.offset else a).to(self.dtype).reshape(batch, p.action.size)
             for a, p in zip(actions, self.perspectives, strict=True)
         ]
         return flat[0] if len(flat) == 1 else torch.cat(flat, 1)
 
-    def _per_perspective(self, of: Callable[[Perspective, int], Tensor]) -> PerMany:
+    def _see(self, whole: Tensor) -> PerMany:
+        """Every perspective's own copy of the dynamics' observation."""
         if len(self.perspectives) == 1:
-            return of(self.perspectives[0], 0)
-        return {p.name: of(p, i) for i, p in enumerate(self.perspectives)}
+            return self.perspectives[0].observe(whole)
+        return {p.name: p.observe(whole) for p in self.perspectives}
 
     def _observe(self, leaves: list[Tensor]) -> PerMany:
-        whole = self.dynamics.observe(self._to_tensordict(leaves[: len(self._keys)]))
-        return self._per_perspective(lambda p, _: p.observe(whole))
+        return self._see(self.dynamics.observe(self._to_tensordict(leaves[: len(self._keys)])))
 
     def _to_tensordict(self, leaves: Sequence[Tensor]) -> TensorDict:
         batch = torch.Size(leaves[0].shape[:1])
-        if any(isinstance(key, tuple) for key in self._keys):
+        if self._nested:
             state = TensorDict({}, batch_size=batch)
             for key, leaf in zip(self._keys, leaves, strict=True):
                 state.set(key, leaf)

@@ -17,6 +17,10 @@ class LazyInfo(dict):
         super().__init__(entries)
         self._lazy = dict(lazy)
 
+    def add_lazy(self, key: str, make: Callable[[], Any]) -> None:
+        """Add an entry that `make` makes when it is first read."""
+        self._lazy[key] = make
+
     def __missing__(self, key: str) -> Any:
         if key not in self._lazy:
             raise KeyError(key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import gymnasium as gym
@@ -49,15 +50,16 @@ class WorldModelEnv(gym.Env):
         self.action_space = action_space
         self.render_mode = render_mode
         self._perspective = engine.perspectives[0]
-        self._discrete = isinstance(action_space, Discrete)
+        self._class_actions = _tensor_per_class(action_space, engine.device)
+        self._observes_class = isinstance(observation_space, Discrete)
         self._action_shape = action_space.shape or ()
         self._named: dict[str, np.ndarray] = {}
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode: the first one of `seed`, or the next one of the seed in use."""
         super().reset(seed=seed)
-        observation = self.engine.reset(seed)
-        return self._hand_out(observation), self._info(0, observation, self.engine.predictions())
+        observation = self._hand_out(self.engine.reset(seed))
+        return observation, self._info(0, observation, self.engine.predictions())
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """One step.
@@ -69,16 +71,16 @@ class WorldModelEnv(gym.Env):
             ValueError: An action of another shape, or with values that are no actions.
         """
         result = self.engine.step(self._take_in(action))
-        info = self._info(int(result.episode_length[0]), result.observation, result.predictions)
-        info._lazy["model_state"] = lambda: result.model_state[0].clone()
-        if bool(result.diverged[0]):
+        observation = self._hand_out(result.observation)
+        info = self._info(result.episode_length.item(), observation, result.predictions)
+        info.add_lazy("model_state", lambda: result.model_state[0].clone())
+        if result.diverged.item():
             info["diverged"] = True
         for key, value in result.info.items():
-            info[key] = value[0].cpu().numpy()
-        observation = self._hand_out(result.observation)
+            info[key] = _only_row(value)
         if self.render_mode == "human":
             self.render()
-        return observation, float(result.reward[0]), bool(result.terminated[0]), bool(result.truncated[0]), info
+        return observation, result.reward.item(), result.terminated.item(), result.truncated.item(), info
 
     def render(self) -> Any:
         """The observed values: a frame ``(H, W, 3)`` uint8, or a table on standard output."""
@@ -93,13 +95,14 @@ class WorldModelEnv(gym.Env):
         return None
 
     def _take_in(self, action: Any) -> torch.Tensor:
+        if self._class_actions is not None:
+            try:
+                return self._class_actions[operator.index(action)]
+            except (KeyError, TypeError):
+                raise ValueError(
+                    f"step: the action must be one whole number of {self.action_space}, got {action!r}."
+                ) from None
         array = np.asarray(action)
-        if self._discrete:
-            if array.size != 1 or not np.issubdtype(array.dtype, np.integer):
-                raise ValueError(f"step: the action must be one whole number of {self.action_space}, got {action!r}.")
-            if not self.action_space.contains(int(array.item())):
-                raise ValueError(f"step: {action!r} is no action of {self.action_space}.")
-            return torch.tensor([array.item()], dtype=torch.int64, device=self.engine.device)
         if array.shape != self._action_shape or array.dtype.kind not in "fiu":
             raise ValueError(
                 f"step: the action must be numbers of shape {self._action_shape}, "
@@ -111,15 +114,25 @@ class WorldModelEnv(gym.Env):
         return batch.to(self.engine.device)
 
     def _hand_out(self, observation: torch.Tensor) -> Any:
-        if isinstance(self.observation_space, Discrete):
-            return np.int64(observation[0].item())
-        return observation[0].cpu().numpy()
+        return np.int64(observation.item()) if self._observes_class else _only_row(observation)
 
-    def _info(self, step: int, observation: torch.Tensor, whole: torch.Tensor) -> LazyInfo:
+    def _info(self, step: int, observation: Any, whole: torch.Tensor) -> LazyInfo:
         perspective = self._perspective
-        seen = observation[0].detach().cpu().numpy().copy().reshape(-1)
-        everything = whole[0].detach().cpu().numpy().copy()
-        fields = perspective.obs_fields
-        self._named = {path: seen[where] for path, where in fields.items()} or {"observation": seen}
+        seen = np.array(observation).reshape(-1)
+        everything = _only_row(whole).copy()
+        self._named = {path: seen[where] for path, where in perspective.obs_fields.items()} or {"observation": seen}
         predictions = {path: everything[..., where] for path, where in perspective.all_fields.items()}
         return LazyInfo({"step": step, "obs_dict": self._named, "predictions": predictions}, {})
+
+
+def _only_row(batch: torch.Tensor) -> np.ndarray:
+    """Row 0 of a ``(1, ...)`` tensor on the host; shares memory with it where it is there already."""
+    return batch.cpu().numpy()[0]
+
+
+def _tensor_per_class(space: gym.Space, device: torch.device) -> dict[int, torch.Tensor] | None:
+    """One ``(1,)`` tensor for each action of a Discrete space, made once; None for other spaces."""
+    if not isinstance(space, Discrete):
+        return None
+    first, count = int(space.start), int(space.n)
+    return {first + i: torch.tensor([first + i], dtype=torch.int64, device=device) for i in range(count)}

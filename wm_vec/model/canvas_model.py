@@ -121,6 +121,9 @@ class CanvasModel(nn.Module):
     Args:
         bound: The compiled schema.
         config: The rest of what defines the network.
+
+    Attributes:
+        noise_size: Standard normals that a predict takes per row, N * V.
     """
 
     def __init__(self, bound: BoundSchema, config: ModelConfig | None = None) -> None:
@@ -128,6 +131,7 @@ class CanvasModel(nn.Module):
         self.bound = bound
         self.config = config or ModelConfig()
         self.codec = FieldCodec(bound)
+        self.noise_size = self.bound.layout.num_positions * self.codec.num_channels
         self.denoiser = Denoiser(
             bound.layout.num_positions,
             self.codec.num_channels,
@@ -136,13 +140,8 @@ class CanvasModel(nn.Module):
             self.config.num_loops,
             self.config.mlp_ratio,
         )
-        self._tensors: list[Tensor] | None = None
+        self._sources: list[Tensor] | None = None
         self._prepared: dict[tuple[int, bool], tuple[list[int], Prepared]] = {}
-
-    @property
-    def noise_size(self) -> int:
-        """Standard normals that a predict takes per row, N * V."""
-        return self.bound.layout.num_positions * self.codec.num_channels
 
     def sigmas(self, n_denoise_steps: int) -> tuple[float, ...]:
         """The sampler's noise levels for K evaluations, falling, with a closing 0."""
@@ -215,14 +214,19 @@ class CanvasModel(nn.Module):
         return prepared(torch.where(known, values, 0.0), noise, known)
 
     def _versions(self) -> list[int]:
-        """Changes whenever a parameter or buffer is written in place."""
-        if self._tensors is None:
-            self._tensors = [*self.parameters(), *self.buffers()]
-        return [tensor._version for tensor in self._tensors]
+        """Changes whenever something that `Prepared` was computed from is written in place; its views need no watch."""
+        if self._sources is None:
+            self._sources = [
+                tensor
+                for name, tensor in (*self.named_parameters(), *self.named_buffers())
+                if not (name.startswith("denoiser.blocks") and name.split(".")[3] != "modulation")
+                and name not in ("codec.weight", "denoiser.head_weight", "denoiser.head_bias")
+            ]
+        return [tensor._version for tensor in self._sources]
 
     def _apply(self, fn: Any, recurse: bool = True) -> CanvasModel:
         """Moves and casts make new tensors: forget what was made from the old ones."""
-        self._tensors = None
+        self._sources = None
         self._prepared = {}
         return super()._apply(fn, recurse)
 

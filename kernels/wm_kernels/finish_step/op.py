@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
-from wm_kernels.dispatch import Op
+from typing import Any
+
+import torch
+
+from wm_kernels.dispatch import Op, is_plain_host_tensor
+from wm_kernels.finish_step.cpu import finish_step_cpu
 from wm_kernels.finish_step.reference import finish_step_reference
 
 finish_step = Op("finish_step", finish_step_reference)
+
+
+def _one_row_on_host(*arguments: Any) -> bool:
+    reward, autoreset = arguments[5], arguments[13]
+    return (
+        reward.shape[0] == 1
+        and autoreset == "disabled"
+        and not torch.is_grad_enabled()
+        and is_plain_host_tensor(reward)
+    )
+
+
+finish_step.register("cpu", _one_row_on_host)(finish_step_cpu)

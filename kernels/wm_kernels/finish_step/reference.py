@@ -82,14 +82,15 @@ def finish_step_reference(
     Returns:
         See `FinishedStep`.
     """
-    finite = torch.isfinite(reward).all(-1)
-    for leaf in (*proposed, *(() if action is None else (action,))):
-        if leaf.dtype.is_floating_point:
-            finite = finite & torch.isfinite(leaf).flatten(1).all(-1)
-    diverged = ~finite
+    numbers = [leaf.reshape(leaf.shape[0], -1) for leaf in proposed if leaf.dtype.is_floating_point]
+    if action is not None:
+        numbers.append(action.to(reward.dtype))
+    # Zero times a finite number is 0, times anything else NaN; a sum of those cannot overflow.
+    diverged = (torch.cat((reward, *numbers), 1) * 0).sum(-1) != 0
     final = [_select(diverged, old, new) for old, new in zip(previous, proposed, strict=True)]
-    reward = torch.where(diverged[:, None], 0.0, reward)
-    terminated = terminated | diverged[:, None]
+    each = diverged.unsqueeze(1)
+    reward = reward.masked_fill(each, 0.0)
+    terminated = terminated | each
     final_elapsed = elapsed + 1
     over = None if horizon is None else final_elapsed >= horizon
     if truncated is None:
@@ -101,10 +102,10 @@ def finish_step_reference(
         stepped = ~pending
         diverged, truncated = diverged & stepped, truncated & stepped
         terminated = terminated & stepped[:, None]
-        reward = torch.where(pending[:, None], 0.0, reward)
+        reward = reward.masked_fill(pending[:, None], 0.0)
         final_elapsed = torch.where(pending, elapsed, final_elapsed)
     final_returns = returns + reward
-    finished = terminated.any(-1) | truncated
+    finished = (terminated.squeeze(1) if terminated.shape[1] == 1 else terminated.any(-1)) | truncated
     if autoreset == "disabled" or bank_index is None:
         return FinishedStep(
             final, final, reward, terminated, truncated, diverged, finished, torch.zeros_like(finished),
@@ -121,9 +122,9 @@ def finish_step_reference(
         diverged,
         finished,
         was_reset,
-        torch.where(was_reset, 0, final_elapsed),
+        final_elapsed.masked_fill(was_reset, 0),
         episode + was_reset,
-        torch.where(was_reset[:, None], 0.0, final_returns),
+        final_returns.masked_fill(was_reset[:, None], 0.0),
         final_elapsed,
         final_returns,
     )
@@ -131,4 +132,6 @@ def finish_step_reference(
 
 def _select(mask: Tensor, where_true: Tensor, where_false: Tensor) -> Tensor:
     """`torch.where` by rows: ``(B,)`` mask over ``(B, ...)`` tensors."""
-    return torch.where(mask.view(mask.shape[0], *(1,) * (where_false.dim() - 1)), where_true, where_false)
+    for _ in range(where_false.dim() - 1):
+        mask = mask.unsqueeze(-1)
+    return torch.where(mask, where_true, where_false)

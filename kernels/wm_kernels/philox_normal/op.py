@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wm_kernels.dispatch import Op, TensorContract
+from wm_kernels.dispatch import Op, TensorContract, is_plain_host_tensor
 from wm_kernels.philox_normal.cpu import philox_normal_cpu, philox_words_cpu
 from wm_kernels.philox_normal.reference import philox_normal_reference, philox_words_reference
 
@@ -20,14 +20,7 @@ _CONTRACT = {
 
 
 def _on_host(seed: Tensor, *_: Any, **__: Any) -> bool:
-    """Plain tensors in host memory; traced and functorch tensors take the reference."""
-    return (
-        seed.device.type == "cpu"
-        and type(seed) is Tensor
-        and sys.byteorder == "little"
-        and not torch.compiler.is_compiling()
-        and not torch._C._functorch.peek_interpreter_stack()
-    )
+    return sys.byteorder == "little" and is_plain_host_tensor(seed)
 
 
 philox_words = Op("philox_words", philox_words_reference, _CONTRACT)

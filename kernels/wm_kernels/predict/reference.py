@@ -8,6 +8,7 @@ diffusion models with transformers", ICCV 2023; squared ReLU after So et al., "P
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -44,8 +45,16 @@ def denoiser_block_reference(tokens: Tensor, modulation: Tensor, weights: BlockW
     return torch.addcmul(tokens, gate2, F.linear(hidden, weights.down_weight, weights.down_bias))
 
 
+Block = Callable[[Tensor, Tensor, BlockWeights, int], Tensor]
+
+
 def denoise_reference(
-    canvas: Tensor, noisy: Tensor, sigma: Tensor | float, modulation: Tensor, weights: DenoiserWeights
+    canvas: Tensor,
+    noisy: Tensor,
+    sigma: Tensor | float,
+    modulation: Tensor,
+    weights: DenoiserWeights,
+    block: Block = denoiser_block_reference,
 ) -> Tensor:
     """EDM's preconditioned denoiser: the clean sample that `noisy` most likely came from.
 
@@ -55,6 +64,7 @@ def denoise_reference(
         sigma: The noise level: a float common to all rows, or ``(B, 1, 1)`` float.
         modulation: ``(L, 6, D)``, or ``(B, L, 6, D)`` with a noise level per row.
         weights: The denoiser's weights.
+        block: The implementation of `denoiser_block` to use.
 
     Returns:
         ``(B, N, V)`` float.
@@ -65,8 +75,8 @@ def denoise_reference(
         tokens = torch.addcmul(canvas, scaled, weights.noise_weight[:, 0])
     else:
         tokens = canvas + torch.einsum("bnv,nvd->bnd", scaled, weights.noise_weight)
-    for block, block_modulation in zip(weights.blocks, modulation.unbind(-3), strict=True):
-        tokens = denoiser_block_reference(tokens, block_modulation, block, weights.num_heads)
+    for block_weights, block_modulation in zip(weights.blocks, modulation.unbind(-3), strict=True):
+        tokens = block(tokens, block_modulation, block_weights, weights.num_heads)
     normed = F.layer_norm(tokens, tokens.shape[-1:], eps=NORM_EPS)
     if noisy.shape[-1] == 1:
         output = (normed * weights.head_weight[:, 0]).sum(-1, keepdim=True) + weights.head_bias
@@ -99,6 +109,7 @@ def predict_reference(
     heun: bool = False,
     clamp_mask: Tensor | None = None,
     clamp_sample: Tensor | None = None,
+    block: Block = denoiser_block_reference,
 ) -> Tensor:
     """Sample the next values of the whole canvas.
 
@@ -111,6 +122,7 @@ def predict_reference(
         heun: EDM's second-order correction, at the price of K - 1 more evaluations.
         clamp_mask: ``(M, N)`` bool with M = B or 1: positions whose next value is known beforehand.
         clamp_sample: ``(B, N, V)`` float, their values; needed with `clamp_mask`.
+        block: The implementation of `denoiser_block` to use.
 
     Returns:
         ``(B, N, V)`` float, a sample.
@@ -119,10 +131,10 @@ def predict_reference(
     for k, (sigma, sigma_next) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
         if clamp_mask is not None:
             sample = torch.where(clamp_mask.unsqueeze(-1), torch.add(clamp_sample, noise, alpha=sigma), sample)
-        denoised = denoise_reference(canvas, sample, sigma, modulation[k], weights)
+        denoised = denoise_reference(canvas, sample, sigma, modulation[k], weights, block)
         stepped = sampler_update_reference(sample, denoised, sigma, sigma_next)
         if heun and sigma_next > 0:
-            again = denoise_reference(canvas, stepped, sigma_next, modulation[k + 1], weights)
+            again = denoise_reference(canvas, stepped, sigma_next, modulation[k + 1], weights, block)
             slope = ((sample - denoised) / sigma + (stepped - again) / sigma_next) / 2
             stepped = sample + (sigma_next - sigma) * slope
         sample = stepped
