@@ -1,4 +1,4 @@
-"""One harness, with one table of tolerances, that holds every implementation of an operation to its reference."""
+"""One harness, with one table of tolerances, that holds implementations of operations to their references."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ TOLERANCES = {
 
 
 def assert_matches_reference(op: Op, args: Sequence[Any], *, backend: str, exact: bool = False) -> Any:
-    """Run one implementation of `op` and the reference on the same arguments, and compare all that they return.
+    """Run one implementation of `op` and the reference on the same arguments, and compare what they return.
 
-    The implementation must give the reference's structure, shapes, dtypes and values, NaN where the reference has NaN,
-    and leave its arguments as they were.
+    The implementation must give the reference's structure, shapes, dtypes and values, NaN where the reference
+    has NaN, and leave its arguments as they were.
 
     Args:
         op: The operation.

@@ -35,7 +35,7 @@ def op_with(run, supports=lambda *args: True):
     return op
 
 
-# -- contracts -----------------------------------------------------------------------------------------------------
+# -- contracts ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_every_exported_op_has_a_contract_that_names_its_parameters():
         assert list(op.contract) == parameters[: len(op.contract)], op.name
 
 
-# -- choice of implementation --------------------------------------------------------------------------------------
+# -- choice of implementation -------------------------------------------------------------------------------
 
 
 def test_use_backend_forces_and_restores():
@@ -145,7 +145,7 @@ def test_forcing_a_backend_that_an_op_lacks_runs_its_reference():
         assert op.choose(*args) is op.reference
 
 
-# -- the harness catches what is wrong -----------------------------------------------------------------------------
+# -- the harness catches what is wrong ----------------------------------------------------------------------
 
 
 def off_by_a_little(*args):
@@ -189,7 +189,7 @@ def test_a_wrong_implementation_fails_the_harness(wrong):
 @pytest.mark.parametrize("dtype", TOLERANCES)
 def test_a_right_implementation_passes_the_harness(dtype):
     def compiled_by_hand(*args):
-        sample, values, base, shift, scale, low, high, bits, classes = args
+        sample, values, base, shift, scale, low, high, bits, _ = args
         numbers = (base * values + shift + scale * sample[..., 0]).clamp(low, high)
         index = (sample[..., 0] > 0).long() + 2 * (sample[..., 1] > 0).long()
         picked = torch.where(sample[..., 0].isnan(), sample[..., 0], index.clamp(max=2).to(values.dtype))

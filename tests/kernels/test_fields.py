@@ -41,7 +41,7 @@ def decode(sample, values, *, base, shift, scale, low, high, bits, classes):
     ).tolist()
 
 
-# -- encode --------------------------------------------------------------------------------------------------------
+# -- encode -------------------------------------------------------------------------------------------------
 
 
 def test_channels_by_hand():
@@ -108,7 +108,7 @@ def test_known_broadcasts_over_rows():
     assert torch.equal(one, both)
 
 
-# -- decode --------------------------------------------------------------------------------------------------------
+# -- decode -------------------------------------------------------------------------------------------------
 
 PLAIN = {"low": [-INF], "high": [INF], "bits": [0], "classes": [0]}
 
@@ -199,14 +199,24 @@ def test_a_nan_in_an_unread_channel_does_no_harm():
     assert got == [[3.0]]
 
 
-# -- the codec: what decodes to the next values is what training aims at --------------------------------------------
+# -- the codec: what decodes to the next values is what training aims at ------------------------------------
 
 WORLDS = {
     "numbers": {"a": Field(w=3), "b": Field(low=-2.0, high=2.0)},
     "two classes": {"a": Field(w=2), "flag": Field(w=2, num_classes=2)},
-    "many classes": {"a": Field(), "five": Field(w=2, num_classes=5), "flag": Field(num_classes=2), "big": Field(num_classes=300)},
-    "inputs and outputs": {"act": Field(is_output=False), "act_class": Field(is_output=False, num_classes=4), "r": Field(is_input=False), "x": Field()},
-}  # fmt: skip
+    "many classes": {
+        "a": Field(),
+        "five": Field(w=2, num_classes=5),
+        "flag": Field(num_classes=2),
+        "big": Field(num_classes=300),
+    },
+    "inputs and outputs": {
+        "act": Field(is_output=False),
+        "act_class": Field(is_output=False, num_classes=4),
+        "reward": Field(is_input=False),
+        "x": Field(),
+    },
+}
 
 
 def plausible(codec, generator, rows=40):

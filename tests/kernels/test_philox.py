@@ -46,8 +46,8 @@ def test_published_vectors_reach_the_op(backend):
     zeros, ones, _ = KNOWN_ANSWERS
     with use_backend(backend):
         assert philox_words(*as_rows(0, 0, 0), 4, 0).tolist() == [words(zeros[2])]
-    # All ones needs block 2^32 - 1, which no call draws; the pi vector needs block 0x13198a2e. So the key and the other
-    # counter words are held through the reference, whose rounds the vectors above prove.
+    # All ones needs block 2^32 - 1, which no call draws; the pi vector needs block 0x13198a2e. So the key and
+    # the other counter words are held through the reference, whose rounds the vectors above prove.
     seed, step, episode, stream = 0x299F31D0A4093822, 0x243F6A88, 0x85A308D3, 0x03707344
     counter = torch.tensor([[step, episode, block, stream] for block in range(3)])
     expected = philox4x32_reference(counter, torch.tensor(words(KNOWN_ANSWERS[2][1]))).flatten()

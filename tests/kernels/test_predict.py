@@ -1,5 +1,6 @@
 """`predict` and its parts against torch.nn modules, EDM's own formulas, and Gaussians, whose ODE is known."""
 
+import itertools
 import math
 
 import pytest
@@ -163,7 +164,7 @@ def test_a_diverged_row_leaves_its_neighbours_alone():
     assert torch.equal(got[[0, 2]], clean[[0, 2]])
 
 
-# -- clamping ------------------------------------------------------------------------------------------------------
+# -- clamping -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("heun", [False, True])
@@ -200,7 +201,7 @@ def test_clamped_positions_are_seen_at_the_current_noise_level():
     torch.testing.assert_close(got, x, rtol=1e-9, atol=1e-9)
 
 
-# -- the sampler on a Gaussian -------------------------------------------------------------------------------------
+# -- the sampler on a Gaussian ------------------------------------------------------------------------------
 
 
 def gaussian_denoiser(x, sigma, mean, std):
@@ -214,7 +215,7 @@ def test_many_euler_steps_carry_noise_to_the_gaussian(mean, std):
     sigmas = karras_sigmas(1000, 0.002, 80.0, 7.0)
     start = torch.randn(20000, 1, 1, generator=generator, dtype=torch.float64) * sigmas[0]
     x = start.clone()
-    for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, following in itertools.pairwise(sigmas):
         x = sampler_update(x, gaussian_denoiser(x, sigma, mean, std), sigma, following)
     # The ODE's solution keeps (x - mean) / sqrt(std^2 + sigma^2) constant.
     exact = mean + (start - mean) * std / math.sqrt(std**2 + sigmas[0] ** 2)

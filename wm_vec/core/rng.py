@@ -105,18 +105,21 @@ def spawn_seeds(root: int | None, num_seeds: int) -> list[int]:
     return [int(word >> np.uint64(1)) for word in words]
 
 
-def seed_list(seed: int | Sequence[int | None] | Tensor, num_envs: int) -> list[int | None]:
+def seed_list(seed: int | Sequence[int | None] | Tensor | np.ndarray, num_envs: int) -> list[int | None]:
     """One seed per env: an int s gives ``s + i``, a sequence one each, None keeping that env's own.
 
     Raises:
         ValueError: Wrong length, or a seed outside ``[0, 2^63)``.
         TypeError: A seed that is no whole number.
     """
-    if isinstance(seed, Tensor):
+    if isinstance(seed, (Tensor, np.ndarray)):
         seed = seed.tolist()
     if isinstance(seed, (int, np.integer)) and not isinstance(seed, bool):
         seeds: list[int | None] = [int(seed) + i for i in range(num_envs)]
     elif isinstance(seed, Sequence) and not isinstance(seed, str):
+        for s in seed:
+            if s is not None and (isinstance(s, bool) or not isinstance(s, (int, np.integer))):
+                raise TypeError(f"seed: each must be a whole number or None, got {s!r} ({type(s).__name__}).")
         seeds = [None if s is None else int(s) for s in seed]
     else:
         raise TypeError(f"seed must be an int or a sequence of {num_envs} ints, got {type(seed).__name__}.")
