@@ -267,7 +267,8 @@ class Engine:
             self.max_episode_steps,
             plan,
         )
-        pending = finished.finished if plan == "next_step" else rows.pending
+        # A copy, since `finished` is handed out.
+        pending = finished.finished.clone() if plan == "next_step" else rows.pending
         after = Rows(
             finished.state, finished.elapsed, finished.episode, rows.seed, finished.returns, pending
         )
@@ -319,6 +320,10 @@ class Engine:
         final_observation = self._see(predictions)
         observation = final_observation if plan == "disabled" else self._observe(finished.state)
         reward, terminated, returns = finished.reward, finished.terminated, finished.final_returns
+        length = finished.final_elapsed
+        if plan == "disabled":
+            # Nothing was reset, so these are the engine's own counters: hand out copies.
+            returns, length = returns.clone(), length.clone()
         if len(self.perspectives) == 1:
             reward, terminated, returns = reward.squeeze(1), terminated.squeeze(1), returns.squeeze(1)
         else:
@@ -335,7 +340,7 @@ class Engine:
             was_reset=finished.was_reset,
             diverged=finished.diverged,
             episode_return=returns,
-            episode_length=finished.final_elapsed,
+            episode_length=length,
             model_state=final_state,
             predictions=predictions,
             info=info,
