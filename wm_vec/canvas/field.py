@@ -43,7 +43,7 @@ class Field:
     def __post_init__(self) -> None:
         for name in ("h", "w", "period"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"Field: `{name}` must be a whole number of at least 1, got {value!r}.")
         if not (math.isfinite(self.loss_weight) and self.loss_weight >= 0):
             raise ValueError(f"Field: `loss_weight` must be finite and not negative, got {self.loss_weight!r}.")

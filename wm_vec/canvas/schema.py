@@ -86,7 +86,10 @@ class BoundSchema:
         return len(self._fields)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, BoundSchema) and self.to_dict() == other.to_dict()
+        if not isinstance(other, BoundSchema):
+            return NotImplemented
+        # The order counts too: the same fields at other positions are another canvas.
+        return self.field_names == other.field_names and self.to_dict() == other.to_dict()
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -161,7 +164,11 @@ def compile_schema(
         SchemaError: An object that is neither field nor group, two fields of one name, or nothing left.
         UnknownFieldError: An `include` or `exclude` that matches nothing.
     """
-    fields = dict(_walk(root, "")) if root is not None else {}
+    fields: dict[str, Field] = {}
+    for path, field in _walk(root, "") if root is not None else ():
+        if path in fields:
+            raise SchemaError(f"Two fields are called {path!r}. Rename one of them.")
+        fields[path] = field
     wanted = fields if include is None else _matching(fields, include, "include")
     for name, entity in (entities or {}).items():
         for path, field in _walk(entity, name):
@@ -190,6 +197,8 @@ def _walk(node: Any, path: str) -> Iterator[tuple[str, Field]]:
         except TypeError as error:
             raise SchemaError(f"{node.__name__} at {path or 'the root'!r} needs arguments: {error}.") from error
     if is_field(node):
+        if not path:
+            raise SchemaError("A field without a name: put it into a dataclass or a mapping, {'name': Field()}.")
         try:
             yield path, as_field(node)
         except (TypeError, ValueError) as error:

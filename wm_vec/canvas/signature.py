@@ -142,14 +142,15 @@ def space_from_dict(data: Mapping[str, Any]) -> gym.Space:
     if data["kind"] == "discrete":
         return Discrete(data["n"], start=data["start"])
     dtype = np.dtype(data["dtype"])
-    low, high = (np.array([float(x) for x in data[k]]).reshape(data["shape"]).astype(dtype) for k in ("low", "high"))
+    parse = int if np.issubdtype(dtype, np.integer) else float
+    low, high = (np.array([parse(x) for x in data[k]], dtype).reshape(data["shape"]) for k in ("low", "high"))
     return Box(low, high, shape=tuple(data["shape"]), dtype=dtype.type)
 
 
 def _finite_or_inf(bound: np.ndarray) -> np.ndarray:
     """Bounds near the end of float32's range mean that there is none."""
     wide = bound.astype(np.float64)
-    return np.where(np.abs(wide) > 1e30, np.sign(wide) * math.inf, wide)
+    return np.where(wide > 1e30, math.inf, np.where(wide < -1e30, -math.inf, wide))
 
 
 def _within_float32(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
