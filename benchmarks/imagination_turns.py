@@ -1,0 +1,154 @@
+"""Train a policy for the real CartPole-v1 in imagination alone, world and policy in turns.
+
+Random data end where a good policy begins, so a world learned from them alone misleads it. Each turn therefore collects
+real steps with the current policy, refines the world on everything collected, and goes on training the policy inside
+it. The policy never learns from a real step. Run: ``python benchmarks/imagination_turns.py --seeds 0 1 2 3 4``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tensordict import TensorDict
+
+from benchmarks.machine import machine
+from wm_vec import TrainConfig, WorldModel, collect_transitions
+from wm_vec.train import WorldData
+from wm_vec.train.policy import Policy, PPOConfig, episode_returns, train_policy
+
+ENV_ID = "CartPole-v1"
+
+
+@dataclass(frozen=True)
+class TurnsConfig:
+    """The pipeline's settings.
+
+    Attributes:
+        turns: Turns of collecting, refining and training.
+        real_steps_per_turn: Real transitions collected in each.
+        exploration: Share of random actions mixed into the policy's, so that the world sees what follows mistakes.
+        first_world_steps: Gradient steps of the first world.
+        world_steps: Gradient steps of each refinement.
+        policy_steps: Imagined env steps of each turn's policy training.
+        num_envs: Imagined envs.
+        horizon: Steps of an imagined episode. Short episodes from visited states keep imagination near the data.
+    """
+
+    turns: int = 5
+    real_steps_per_turn: int = 6000
+    exploration: float = 0.1
+    first_world_steps: int = 1500
+    world_steps: int = 700
+    policy_steps: int = 400_000
+    num_envs: int = 512
+    horizon: int = 200
+
+
+def run(seed: int, config: TurnsConfig, say: Any = print) -> dict[str, Any]:
+    """One seed of the whole pipeline; returns its figures."""
+    started = time.perf_counter()
+    world = WorldModel.from_env(ENV_ID, seed=seed)
+    data: WorldData | None = None
+    policy: Policy | None = None
+    turns = []
+    for turn in range(config.turns):
+        collected = collect_transitions(
+            ENV_ID,
+            config.real_steps_per_turn,
+            None if policy is None else explorer(policy, config.exploration, seed * 1000 + turn),
+            seed=seed * 1000 + turn,
+        )
+        fresh = world.as_data(collected)
+        data = fresh if data is None else data.join(fresh)
+        first = turn == 0
+        report = world.finetune(
+            data,
+            config=TrainConfig(
+                n_steps=config.first_world_steps if first else config.world_steps,
+                learning_rate=3e-3 if first else 1.5e-3,
+                seed=seed + turn,
+            ),
+        )
+        env = world.to_vector_env(config.num_envs, max_episode_steps=config.horizon, seed=seed * 1000 + turn)
+        env.engine.load_bank(start_states(world, data, seed + turn))
+        env.reset()
+        if policy is None:
+            torch.manual_seed(seed)
+            where = world.bound["observation"].indices()
+            codec = world.model.codec
+            policy = Policy(
+                env.single_observation_space, env.single_action_space, codec.mean[where], codec.std[where]
+            )
+        train_policy(policy, env, PPOConfig(total_steps=config.policy_steps, seed=seed + turn))
+        returns = episode_returns(ENV_ID, policy, 20, seed=10_000 + seed)
+        turns.append(
+            {
+                "real_steps": len(data),
+                "held_out_loss": report.held_out_loss,
+                "real_return": statistics.mean(returns),
+                "seconds": time.perf_counter() - started,
+            }
+        )
+        say(f"seed {seed} turn {turn}: {turns[-1]}")
+    return {"seed": seed, "turns": turns, "real_return": turns[-1]["real_return"], "returns": returns}
+
+
+def explorer(policy: Policy, share: float, seed: int) -> Any:
+    """The sampling policy with a share of uniformly random actions."""
+    rng = np.random.default_rng(seed)
+
+    def act(observation: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            action = policy.actor(
+                TensorDict({"observation": torch.as_tensor(observation)}, batch_size=[len(observation)])
+            )["action"].numpy()
+        random = rng.integers(0, 2, len(action))
+        return np.where(rng.random(len(action)) < share, random, action)
+
+    return act
+
+
+def start_states(world: WorldModel, data: WorldData, seed: int) -> TensorDict:
+    """Half true starts of episodes, half states visited on the way."""
+    generator = torch.Generator().manual_seed(seed)
+    visited = data.values[torch.randint(len(data), (2048,), generator=generator)]
+    starts = data.starts[torch.randint(len(data.starts), (2048,), generator=generator)]
+    return TensorDict({"values": torch.cat((starts, visited))}, batch_size=[4096])
+
+
+def main() -> None:
+    """Run the seeds and write benchmarks/results/imagination_turns.json."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--turns", type=int, default=TurnsConfig.turns)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/imagination_turns.json"))
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    config = replace(TurnsConfig(), turns=args.turns)
+    runs = [run(seed, config, lambda line: print(line, file=sys.stderr, flush=True)) for seed in args.seeds]
+    final = [r["real_return"] for r in runs]
+    result = {
+        "machine": machine(),
+        "config": asdict(config),
+        "real_steps": config.turns * config.real_steps_per_turn,
+        "median": statistics.median(final),
+        "worst": min(final),
+        "runs": runs,
+    }
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"median {result['median']:.0f}, worst {result['worst']:.0f} over {len(final)} seeds: {args.out}")
+
+
+if __name__ == "__main__":
+    main()
