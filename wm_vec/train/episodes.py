@@ -137,7 +137,7 @@ class Imagination:
         self.engine = engine
         self.perspective = engine.perspectives[0]
         engine.reset(seed=0)
-        self._blank: Any = engine.state()[:1]  # type: ignore[index] - a tensorclass is
+        self._blank: Any = engine.state()[:1]  # type: ignore[index]
         positions = engine.predictions().shape[1]
         index = self.perspective.obs_index
         self._index = torch.arange(positions, device=engine.device) if index is None else index

@@ -189,9 +189,10 @@ class _Check:
         open_loop, real_paths, imagined_paths = self._open_loop(episodes, held_out, noise_seed)
         self.say(f"{name}: whole imagined episodes")
         returns, imagined = self._returns(episodes, policy, cap, noise_seed)
+        shown = np.linspace(0, len(real_moves) - 1, min(SHOWN_STEPS, len(real_moves))).round().astype(int)
         samples = Samples(
-            real_moves[:SHOWN_STEPS],
-            imagined_moves[:SHOWN_STEPS],
+            real_moves[shown],
+            imagined_moves[shown],
             real_paths,
             imagined_paths,
             episodes.returns,
@@ -303,7 +304,7 @@ class _Check:
 def _require_same_spaces(world: EnvSignature | None, real: EnvSignature) -> None:
     if world is None:
         raise RealityError(
-            "This world comes from a schema, not from an environment: there is no real one to compare it with."
+            "It comes from a schema, not from an environment: there is no real one to compare it with."
         )
     for role in ("observation_space", "action_space"):
         mine, theirs = getattr(world, role), getattr(real, role)
