@@ -75,7 +75,7 @@ def philox_words_reference(seed: Tensor, episode: Tensor, step: Tensor, num_word
 
 
 def box_muller(words: Tensor) -> Tensor:
-    """Standard normals from pairs of words: ``(..., 2n)`` int64 -> ``(..., 2n)`` float32.
+    """Standard normals from pairs of words: ``(..., 2n)`` whole numbers of any dtype -> ``(..., 2n)`` float32.
 
     Word ``2i`` gives the radius through a uniform in (0, 1], word ``2i + 1`` the angle.
     """
