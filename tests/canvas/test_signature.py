@@ -94,7 +94,7 @@ def test_spaces_that_a_canvas_cannot_take(space):
 
 def test_images_are_refused_with_their_size():
     signature = EnvSignature(Box(0, 255, (96, 96, 3), np.uint8), Discrete(2), env_id="Pixels-v0")
-    with pytest.raises(UnsupportedSpaceError, match="Pixels-v0 needs 27651 positions.*4096"):
+    with pytest.raises(UnsupportedSpaceError, match=r"Pixels-v0 needs 27651 positions.*4096"):
         signature.schema(32)
 
 

@@ -99,6 +99,9 @@ class Engine:
             raise ValueError(f"num_envs must be a whole number of at least 1, got {num_envs!r}.")
         if max_episode_steps is not None and max_episode_steps < 1:
             raise ValueError(f"max_episode_steps must be at least 1 or None, got {max_episode_steps!r}.")
+        names = [p.name for p in perspectives]
+        if not names or len({*names}) < len(names):
+            raise ValueError(f"perspectives: give at least one, each with a name of its own, got {names}.")
         self.dynamics = dynamics
         self.num_envs = num_envs
         self.perspectives = tuple(perspectives)
@@ -136,10 +139,16 @@ class Engine:
     # -- resets ---------------------------------------------------------------------------------------------------
 
     def load_bank(self, bank: TensorDictBase) -> None:
-        """Take other initial states ``(M,)`` from the next reset on."""
+        """Take other initial states ``(M,)`` from the next reset on.
+
+        Raises:
+            ValueError: No states, or the states of another world.
+        """
         if bank.batch_dims != 1 or bank.shape[0] < 1:
             raise ValueError(f"bank must have batch size (M,) with M at least 1, got {tuple(bank.batch_size)}.")
         size = bank.shape[0]
+        if self._bank:
+            self._check_leaves(bank, "load_bank: the bank")
         starts = [s.to(self.device, self.dtype) for s in self._judge.initial_reward_state().values()]
         self._bank = [bank.get(key).to(self.device) for key in self._keys]
         self._bank += [start.expand(size, *start.shape) for start in starts]
@@ -158,11 +167,12 @@ class Engine:
         Raises:
             ValueError: A mask before the first full reset, or of another shape; seeds that do not fit.
         """
-        if self._rows is None:
+        rows = self._rows
+        if rows is None:
             if mask is not None:
                 raise ValueError("reset: the first reset must be of all envs; give no mask.")
             own = spawn_seeds(None, self.num_envs) if self._first_seed is None else self._first_seed
-            self._rows = self._blank_rows(seed_list(own, self.num_envs))
+            rows = self._blank_rows(seed_list(own, self.num_envs))
         if mask is not None:
             if tuple(mask.shape) != (self.num_envs,) or mask.dtype != torch.bool:
                 raise ValueError(
@@ -170,7 +180,7 @@ class Engine:
                 )
             mask = mask.to(self.device)
         with torch.no_grad():
-            self._rows = self._restart(self._rows, seed, mask)
+            self._rows = self._restart(rows, seed, mask)
         self._lookahead = None
         return self._observe(self._rows.leaves)
 
@@ -549,20 +559,32 @@ class Engine:
         )
 
     def _to_rows(self, state: EnvState) -> Rows:
-        keys = sorted(state.dynamics.keys(True, True), key=str)
-        if keys != self._keys:
-            raise ValueError(
-                f"the state belongs to another world: it has {keys}, this world's states have {self._keys}."
-            )
-        leaves = [state.dynamics.get(key) for key in keys]
-        leaves += [state.reward_state.get(name) for name in self._judge.stateful]
-        for key, leaf, start in zip([*keys, *self._judge.stateful], leaves, self._bank, strict=True):
-            if leaf.shape[1:] != start.shape[1:] or leaf.dtype != start.dtype or leaf.device != start.device:
-                raise ValueError(
-                    f"the state belongs to another world: {key!r} must be {tuple(start.shape[1:])} per env, "
-                    f"{start.dtype} on {start.device}; got {tuple(leaf.shape[1:])}, {leaf.dtype}, {leaf.device}."
-                )
+        leaves = self._check_leaves(state.dynamics, "the state", state.reward_state)
         return Rows(leaves, state.elapsed, state.episode, state.seed, state.returns, state.pending)
+
+    def _check_leaves(
+        self, states: TensorDictBase, what: str, reward_states: TensorDictBase | None = None
+    ) -> list[Tensor]:
+        """The leaves of `states`, if they are of this world."""
+        keys = sorted(states.keys(True, True), key=str)
+        carried = [] if reward_states is None else sorted(reward_states.keys())
+        if keys != self._keys or (reward_states is not None and carried != sorted(self._judge.stateful)):
+            raise ValueError(
+                f"{what} belongs to another world: it has {[*keys, *carried]}, this world's states have "
+                f"{[*self._keys, *self._judge.stateful]}."
+            )
+        leaves = [states.get(key) for key in keys]
+        if reward_states is not None:
+            leaves += [reward_states.get(name) for name in self._judge.stateful]
+        for key, leaf, start in zip([*keys, *self._judge.stateful], leaves, self._bank, strict=False):
+            if leaf.shape[1:] != start.shape[1:] or leaf.dtype != start.dtype:
+                raise ValueError(
+                    f"{what} belongs to another world: {key!r} must be {tuple(start.shape[1:])} per env, "
+                    f"{start.dtype}; got {tuple(leaf.shape[1:])}, {leaf.dtype}."
+                )
+            if reward_states is not None and leaf.device != start.device:
+                raise ValueError(f"{what} is on {leaf.device}, the environment on {start.device}. Move it with .to().")
+        return leaves
 
     def _probe_functions(self) -> None:
         """Try users' functions on a few initial states and the middle of the action bounds."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -45,17 +45,22 @@ class BatchedFunction:
         fn: The user's function.
         name: What to call it in messages, ``"reward_fn"``.
         dtype: Dtype of the result: floating for rewards, bool for terminations.
-        call: Calls `fn` with one env's (or, for the batched path, all envs') tensors: ``call(fn, *tensors)``; gives
-            the result, or a tuple of result and new state.
+        call: Calls `fn` with one env's (or, for the batched path, all envs') tensors: ``call(fn, *tensors)``.
+        stateful: `fn` takes its state as the last tensor and returns ``(result, new state)``.
 
     Attributes:
         path: How it runs; None before the probe.
     """
 
     def __init__(
-        self, fn: Callable[..., Any], name: str, dtype: torch.dtype, call: Callable[..., Any]
+        self,
+        fn: Callable[..., Any],
+        name: str,
+        dtype: torch.dtype,
+        call: Callable[..., Any],
+        stateful: bool = False,
     ) -> None:
-        self.fn, self.name, self.dtype, self._call = fn, name, dtype, call
+        self.fn, self.name, self.dtype, self._call, self._stateful = fn, name, dtype, call, stateful
         self.path: Path | None = "batched" if getattr(fn, _BATCHED_MARK, False) else None
 
     def probe(self, *tensors: Tensor) -> None:
@@ -70,25 +75,32 @@ class BatchedFunction:
             return
         generator_state = torch.get_rng_state()
         try:
-            mapped = self._vmap(*tensors)
-        except Exception as error:  # whatever vmap cannot take, the loop decides
-            reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
-        else:
-            looped = self._loop(*tensors)
-            if all(torch.allclose(a, b, rtol=1e-4, atol=1e-5, equal_nan=True) for a, b in zip(mapped, looped)):
-                self.path = "vmap"
-                return
-            reason = "its result under torch.func.vmap differs from the result env by env"
+            reason = self._why_not_vmap(*tensors)
         finally:
             torch.set_rng_state(generator_state)
-        self._loop(*tensors)
-        self.path = "loop"
-        warnings.warn(
-            f"{self.name} runs env by env in a Python loop, since torch.func.vmap cannot take it ({reason}). To make "
-            "it fast, write it in torch operations without float(), .item(), NumPy or `if` on values (torch.where "
-            "instead), or take all envs at once and mark it with @wm_vec.batched.",
-            stacklevel=2,
-        )
+        self.path = "vmap" if reason is None else "loop"
+        if reason is not None:
+            warnings.warn(
+                f"{self.name} runs env by env in a Python loop, since torch.func.vmap cannot take it ({reason}). To "
+                "make it fast, write it in torch operations without float(), .item(), NumPy or `if` on values "
+                "(torch.where instead), or take all envs at once and mark it with @wm_vec.batched.",
+                stacklevel=2,
+            )
+
+    def _why_not_vmap(self, *tensors: Tensor) -> str | None:
+        """None where vmap gives what the loop gives; raises what the function itself raises."""
+        try:
+            mapped = self._vmap(*tensors)
+        except Exception as error:  # whatever vmap cannot take, the loop decides
+            self._loop(*tensors)
+            return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+        looped = self._loop(*tensors)
+        if all(
+            torch.allclose(a, b, rtol=1e-4, atol=1e-5, equal_nan=True)
+            for a, b in zip(mapped, looped, strict=True)
+        ):
+            return None
+        return "its result under torch.func.vmap differs from the result env by env"
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Run on copies of the tensors ``(B, ...)``; returns ``(result (B,), *new state)``."""
@@ -99,11 +111,9 @@ class BatchedFunction:
         return self._loop(*tensors)
 
     def _batched(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        result, *state = _as_tuple(self._call(self.fn, *(t.clone() for t in tensors)))
+        result, *state = self._run([t.clone() for t in tensors])
         batch = tensors[0].shape[0]
-        value = torch.as_tensor(result, device=tensors[0].device)
-        if value.dim() == 0:
-            value = value.expand(batch)
+        value = result.expand(batch) if result.dim() == 0 else result
         if value.numel() != batch:
             raise ValueError(
                 f"{self.name} is marked batched: it must return one number per env, shape ({batch},), "
@@ -120,8 +130,7 @@ class BatchedFunction:
 
     def _one(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """One env's result as a tensor of shape ``()``."""
-        result, *state = _as_tuple(self._call(self.fn, *tensors))
-        value = result if isinstance(result, Tensor) else torch.as_tensor(result, device=tensors[0].device)
+        value, *state = self._run(tensors)
         if value.numel() != 1:
             raise ValueError(
                 f"{self.name} must return one number per env, got a tensor of shape {tuple(value.shape)}. "
@@ -129,6 +138,29 @@ class BatchedFunction:
             )
         return (value.reshape(()).to(self.dtype), *state)
 
+    def _run(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Call the function; its result, and its new state in the shape and dtype of the old one."""
+        returned = self._call(self.fn, *tensors)
+        device = tensors[0].device
+        if not self._stateful:
+            return (self._as_tensor(returned, device),)
+        if not isinstance(returned, tuple) or len(returned) != 2:
+            raise ValueError(
+                f"{self.name} carries a reward_state, so it must return (reward, reward_state), "
+                f"got {type(returned).__name__}."
+            )
+        state, old = self._as_tensor(returned[1], device), tensors[-1]
+        if state.numel() != old.numel():
+            raise ValueError(
+                f"{self.name} must return a reward_state of shape {tuple(old.shape)}, as it was declared, "
+                f"got {tuple(state.shape)}."
+            )
+        return self._as_tensor(returned[0], device), state.reshape(old.shape).to(old.dtype)
 
-def _as_tuple(result: Any) -> tuple[Any, ...]:
-    return result if isinstance(result, tuple) else (result,)
+    def _as_tensor(self, value: Any, device: torch.device) -> Tensor:
+        if isinstance(value, Tensor):
+            return value
+        try:
+            return torch.as_tensor(value, device=device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"{self.name} must return one number per env, got {type(value).__name__}.") from error

@@ -107,7 +107,8 @@ def _reward_function(perspective: Perspective, dtype: torch.dtype) -> BatchedFun
         obs, info = _named(perspective, seen, whole, elapsed)
         return fn(obs, action, info, *state)
 
-    return BatchedFunction(perspective.reward_fn, "reward_fn", dtype, call)
+    stateful = perspective.reward_state is not None
+    return BatchedFunction(perspective.reward_fn, "reward_fn", dtype, call, stateful)
 
 
 def _terminated_function(perspective: Perspective) -> BatchedFunction | None:
