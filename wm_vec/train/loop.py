@@ -111,7 +111,7 @@ def train_model(
         run.train_step()
         figures = {"loss": run.mean_loss, "held_out_loss": run.best_loss}
         if run.step % config.eval_every == 0 or run.step == config.n_steps:
-            figures["held_out_loss"] = run.evaluate()
+            figures = {"held_out_loss": run.evaluate(), "loss": run.mean_loss}
             if log_path is not None:
                 line = {"step": run.step, "learning_rate": run.learning_rate(), **figures}
                 with Path(log_path).open("a") as log:

@@ -1,0 +1,7 @@
+"""``python -m wm_vec.cli``."""
+
+import sys
+
+from wm_vec.cli import main
+
+sys.exit(main())

@@ -1,0 +1,121 @@
+"""Compare a world with the real environment that it was learned from.
+
+Single steps, by R2 of the change s'-s and by skill over standing still and over the best linear fit that does
+not see the action; open loop from the same starts under the same actions; where the real state can be set,
+the effects of actions from the same states; and the returns of whole episodes. Always under random actions,
+and under any policies besides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from wm_vec.cli.arguments import add_common, add_env_kwargs, add_examples, positive
+from wm_vec.cli.errors import CommandError
+
+EXAMPLES = """
+wm-vec check cartpole.safetensors
+wm-vec check CartPole-v1 --out-png cartpole.png              (a bundled world, by its name)
+wm-vec check cartpole.safetensors --policy my_policies:balance --out-json figures.json
+wm-vec check pendulum.safetensors --denoise-steps 1 --json
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``wm-vec check``."""
+    parser.add_argument(
+        "world", metavar="FILE", help="a file that 'wm-vec train' wrote, or a bundled world's name"
+    )
+    parser.add_argument(
+        "--env", metavar="ID", help="the real environment (default: the one it was learned from)"
+    )
+    parser.add_argument(
+        "--policy",
+        action="append",
+        default=[],
+        metavar="MODULE:FUNCTION",
+        help="also under this policy: batch of observations -> batch of actions; can be given several times",
+    )
+    parser.add_argument("--out-json", type=Path, metavar="FILE", help="write the figures there as JSON")
+    parser.add_argument(
+        "--out-png", type=Path, metavar="FILE", help="write a picture there (needs matplotlib)"
+    )
+    parser.add_argument(
+        "--transitions",
+        type=positive,
+        default=10_000,
+        metavar="N",
+        help="held-out real steps (default: 10000)",
+    )
+    parser.add_argument(
+        "--starts", type=positive, default=200, metavar="N", help="whole episodes (default: 200)"
+    )
+    parser.add_argument(
+        "--horizon", type=positive, default=50, metavar="T", help="open-loop steps (default: 50)"
+    )
+    parser.add_argument(
+        "--denoise-steps", type=positive, metavar="K", help="denoiser evaluations (default: the world's)"
+    )
+    add_env_kwargs(parser)
+    add_common(parser)
+    add_examples(parser, EXAMPLES)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check and report."""
+    from wm_vec.cli.loading import load_device, load_policy, load_signature, load_world
+    from wm_vec.cli.output import finite, reporting
+    from wm_vec.train.reality import check_reality
+
+    for option in ("out_json", "out_png"):
+        _check_path(getattr(args, option), option)
+    for option, least in (("transitions", 2), ("starts", 2)):
+        if getattr(args, option) < least:
+            raise CommandError(f"--{option} must be at least {least}, got {getattr(args, option)}.")
+    with reporting(args.json) as reporter:
+        world = load_world(args.world, load_device(args.device))
+        env_id = args.env or (world.signature.env_id if world.signature else None)
+        if env_id is None:
+            raise CommandError(
+                f"{args.world} does not say which environment it was learned from: give --env ID."
+            )
+        load_signature(env_id, args.env_kwargs)
+        report = check_reality(
+            world,
+            env_id,
+            policies={name: load_policy(name) for name in args.policy},
+            n_transitions=args.transitions,
+            n_starts=args.starts,
+            horizon=args.horizon,
+            n_denoise_steps=args.denoise_steps,
+            env_kwargs=args.env_kwargs,
+            seed=args.seed,
+            progress=reporter.note,
+        )
+        payload = {"world": args.world, **report.to_dict()}
+        if args.out_json is not None:
+            args.out_json.write_text(json.dumps(finite(payload), indent=2, allow_nan=False) + "\n")
+            reporter.note(f"wrote {args.out_json}")
+        if args.out_png is not None:
+            from wm_vec.render.reality_plot import plot_reality
+
+            plot_reality(report, args.out_png)
+            reporter.note(f"wrote {args.out_png}")
+        reporter.result(payload, report.table())
+    return 0
+
+
+def _check_path(path: Path | None, option: str) -> None:
+    """Refuse before the work what could not be written after it."""
+    if path is None:
+        return
+    flag = "--" + option.replace("_", "-")
+    if path.is_dir() or not path.parent.is_dir():
+        raise CommandError(f"{flag} {path}: expected a file in a folder that exists.")
+    if option == "out_png":
+        try:
+            import matplotlib  # noqa: F401 - only to see that it is there
+        except ImportError as error:
+            raise CommandError(f"{flag} needs matplotlib: pip install 'wm_vec[plot]'.") from error

@@ -1,0 +1,84 @@
+"""What commands are given by name: worlds, policies, devices, environments."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wm_vec.canvas import EnvSignature, SchemaError
+from wm_vec.cli.errors import CommandError
+from wm_vec.envs.registration import BUNDLED
+from wm_vec.train.collect import Policy
+from wm_vec.world_model import WorldModel
+
+
+def load_world(name: str, device: torch.device) -> WorldModel:
+    """A world from a file, or a bundled one by its name."""
+    if Path(name).is_file():
+        return WorldModel.load(name, device=device)
+    bundled = name.removeprefix("wm_vec/")
+    if bundled in BUNDLED:
+        return WorldModel.bundled(bundled, device=device)
+    what = "is a folder" if Path(name).is_dir() else "there is no such file"
+    raise CommandError(
+        f"{name}: {what}; expected a file that 'wm-vec train' wrote, or a bundled world "
+        f"({', '.join(BUNDLED)})."
+    )
+
+
+def load_policy(name: str) -> Policy:
+    """A policy as ``module:function``, also from the current folder.
+
+    It takes a batch of observations and gives a batch of actions; a torch module gets float32 tensors, any
+    other callable NumPy arrays.
+    """
+    module_name, colon, attribute = name.partition(":")
+    if not (module_name and colon and attribute):
+        raise CommandError(f"--policy {name}: expected module:function, for example my_policies:balance.")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        found: Any = import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name != module_name.split(".")[0] and error.name != module_name:
+            raise
+        raise CommandError(
+            f"--policy {name}: there is no module {module_name!r} here or among the installed ones."
+        ) from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise CommandError(f"--policy {name}: {module_name} has no {attribute!r}.")
+        found = getattr(found, part)
+    if not callable(found):
+        raise CommandError(f"--policy {name}: expected something callable, got {type(found).__name__}.")
+    return found
+
+
+def load_device(name: str) -> torch.device:
+    """A device that this machine has."""
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise CommandError(f"--device {name}: this machine cannot use it ({reason}).") from error
+    return device
+
+
+def load_signature(env_id: str, env_kwargs: Mapping[str, Any]) -> EnvSignature:
+    """The spaces of a real environment, which is made once to see that it can be."""
+    try:
+        return EnvSignature.of_env(env_id, env_kwargs)
+    except SchemaError:
+        raise
+    except Exception as error:  # whatever a constructor that is not ours may raise
+        reason = f"{type(error).__name__}: {error}".rstrip(".")
+        raise CommandError(
+            f"--env {env_id}: cannot make it ({reason}). Give a registered Gymnasium "
+            "id such as CartPole-v1, or package:Name-v0 for one that its package registers."
+        ) from error

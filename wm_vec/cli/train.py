@@ -1,0 +1,187 @@
+"""Learn a world from a real environment: collect transitions, train on them, compare the two.
+
+Any registered Gymnasium environment with Box or Discrete spaces will do. Beside FILE stand FILE.jsonl, a
+line per evaluation, and, while training goes on, FILE.resume: after a crash or a kill the same command goes on
+from there and ends in the same world, bit for bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wm_vec.cli.arguments import add_common, add_env_kwargs, add_examples, positive
+from wm_vec.cli.errors import CommandError
+
+if TYPE_CHECKING:
+    from wm_vec.cli.output import Reporter
+    from wm_vec.train import TrainReport
+    from wm_vec.world_model import WorldModel
+
+EXAMPLES = """
+wm-vec train --env CartPole-v1 --out cartpole.safetensors
+wm-vec train --env Pendulum-v1 --out pendulum.safetensors --transitions 50000 --steps 8000 --device cuda
+wm-vec train --env Pendulum-v1 --env-kwargs '{"g": 9.81}' --out p.safetensors --json > figures.json
+"""
+CHECK_TRANSITIONS, CHECK_STARTS = 4000, 50
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``wm-vec train``."""
+    parser.add_argument("--env", required=True, metavar="ID", help="Gymnasium id of the real environment")
+    parser.add_argument("--out", required=True, metavar="FILE", type=Path, help="where the world goes")
+    parser.add_argument(
+        "--transitions",
+        type=positive,
+        default=30_000,
+        metavar="N",
+        help="real steps under random actions (default: 30000)",
+    )
+    parser.add_argument(
+        "--steps",
+        type=positive,
+        metavar="N",
+        help="gradient steps at most (default: that of wm_vec.TrainConfig)",
+    )
+    parser.add_argument(
+        "--batch-size", type=positive, metavar="N", help="rows per gradient step (default: likewise)"
+    )
+    parser.add_argument(
+        "--d-model",
+        type=positive,
+        default=32,
+        metavar="D",
+        help="width of the network, a multiple of 32 (default: 32)",
+    )
+    parser.add_argument(
+        "--checkpoint-every",
+        type=positive,
+        metavar="N",
+        help="steps between writing FILE.resume (default: likewise)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
+    parser.add_argument("--no-check", action="store_true", help="leave out the comparison at the end")
+    add_env_kwargs(parser)
+    add_common(parser)
+    add_examples(parser, EXAMPLES)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train and report."""
+    from wm_vec.cli.output import reporting
+
+    _check_paths(args.out, args.overwrite)
+    with reporting(args.json) as reporter:
+        started = time.perf_counter()
+        world, report = _train(args, reporter)
+        world.save(args.out)
+        payload: dict[str, Any] = {
+            "world": str(args.out),
+            "log": str(_beside(args.out, ".jsonl")),
+            "env": args.env,
+            "transitions": args.transitions,
+            "seed": args.seed,
+            "seconds": time.perf_counter() - started,
+            "training": asdict(report),
+            "reality": None,
+        }
+        early = ", stopped early" if report.stopped_early else ""
+        reporter.note(
+            f"{args.out}: {report.steps} steps{early}, best held-out loss {report.held_out_loss:.4g} "
+            f"at step {report.best_step}"
+        )
+        tables = []
+        if not args.no_check:
+            from wm_vec.train.reality import check_reality
+
+            reality = check_reality(
+                world,
+                args.env,
+                n_transitions=CHECK_TRANSITIONS,
+                n_starts=CHECK_STARTS,
+                env_kwargs=args.env_kwargs,
+                seed=args.seed,
+                progress=lambda doing: reporter.note(f"checking {doing}"),
+            )
+            payload["reality"] = reality.to_dict()
+            tables.append(reality.table())
+        reporter.result(payload, *tables)
+    return 0
+
+
+def _train(args: argparse.Namespace, reporter: Reporter) -> tuple[WorldModel, TrainReport]:
+    """Collect and learn, with progress."""
+    from wm_vec.cli.loading import load_device, load_signature
+    from wm_vec.train import TrainConfig, collect_transitions
+    from wm_vec.world_model import WorldModel
+
+    given = {"n_steps": args.steps, "batch_size": args.batch_size, "checkpoint_every": args.checkpoint_every}
+    config = TrainConfig(
+        seed=args.seed, **{name: value for name, value in given.items() if value is not None}
+    )
+    device = load_device(args.device)
+    signature = load_signature(args.env, args.env_kwargs)
+    if args.d_model % 32:
+        raise CommandError(f"--d-model must be a multiple of 32, got {args.d_model}.")
+    world = WorldModel.from_signature(signature, d_model=args.d_model, device=device, seed=args.seed)
+    log, resume = _beside(args.out, ".jsonl"), _beside(args.out, ".resume")
+    _continue_log(log, resume, reporter)
+    with reporter.progress() as progress:
+        collecting = progress.add_task("real steps", total=args.transitions, note="")
+        transitions = collect_transitions(
+            args.env,
+            args.transitions,
+            seed=args.seed,
+            env_kwargs=args.env_kwargs,
+            progress=lambda n: progress.update(collecting, completed=n),
+        )
+        training = progress.add_task("gradient steps", total=config.n_steps, note="")
+
+        def show(step: int, figures: dict[str, float]) -> None:
+            progress.update(training, completed=step, note=f"held-out loss {figures['held_out_loss']:.4g}")
+
+        report = world.finetune(transitions, config=config, log_path=log, resume_path=resume, progress=show)
+    return world, report
+
+
+def _check_paths(out: Path, overwrite: bool) -> None:
+    """Refuse before the work what could not be written after it."""
+    if out.is_dir():
+        raise CommandError(f"--out {out}: this is a folder; give a file.")
+    if not out.parent.is_dir():
+        raise CommandError(f"--out {out}: there is no folder {out.parent}. Make it first.")
+    if not os.access(out.parent, os.W_OK):
+        raise CommandError(f"--out {out}: the folder {out.parent} cannot be written to.")
+    if out.exists() and not overwrite:
+        raise CommandError(f"--out {out}: the file exists. Give another name, or --overwrite to replace it.")
+
+
+def _continue_log(log: Path, resume: Path, reporter: Reporter) -> None:
+    """Cut the log back to the state that the run goes on from, so that no step stands in it twice."""
+    from wm_vec.train import read_checkpoint
+
+    if not resume.exists():
+        log.unlink(missing_ok=True)
+        return
+    step = int(read_checkpoint(resume)[1].get("numbers", {}).get("step", 0))
+    reporter.note(f"going on from step {step} ({resume})")
+    if log.exists():
+        lines = [line for line in log.read_text().splitlines() if _step_of(line) <= step]
+        log.write_text("".join(f"{line}\n" for line in lines))
+
+
+def _step_of(line: str) -> float:
+    """The step of a log line; of one that a kill cut short, infinity."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+def _beside(out: Path, suffix: str) -> Path:
+    return out.with_name(out.name + suffix)
