@@ -1,0 +1,104 @@
+"""Train the worlds that come with the package, from real steps of a random and of two trained policies.
+
+The policies are trained in imagination, in turns with the world; the world that is kept is trained afresh on all the
+steps. Run: ``python -m benchmarks.train_worlds CartPole-v1 Pendulum-v1`` (about a quarter of an hour each on one core).
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from wm_vec import TrainConfig, WorldModel, collect_transitions
+from wm_vec.train.policy import Policy, PPOConfig, episode_returns, train_policy
+
+WORLDS = Path(__file__).resolve().parents[1] / "wm_vec" / "worlds"
+
+
+@dataclass(frozen=True)
+class WorldRecipe:
+    """How one bundled world is made.
+
+    Attributes:
+        random_steps: Real steps with random actions.
+        policy_steps: Real steps with each of the two trained policies.
+        world_steps: Gradient steps of the world that is kept.
+        ppo: How the policies are trained.
+    """
+
+    random_steps: int
+    policy_steps: int
+    world_steps: int
+    ppo: PPOConfig
+
+
+RECIPES = {
+    "CartPole-v1": WorldRecipe(30_000, 20_000, 8000, PPOConfig(total_steps=400_000)),
+    "Pendulum-v1": WorldRecipe(
+        40_000, 20_000, 9000, PPOConfig(total_steps=800_000, gamma=0.95, entropy_coeff=0.0, num_epochs=6)
+    ),
+}
+
+
+def make_world(env_id: str, recipe: WorldRecipe, seed: int = 0) -> WorldModel:
+    """Collect, train policies in a first world, collect with them, train the world that is kept."""
+    started = time.perf_counter()
+
+    def say(text: str) -> None:
+        print(f"{env_id} {time.perf_counter() - started:6.0f} s  {text}", flush=True)
+
+    scout = WorldModel.from_env(env_id, seed=seed)
+    data = scout.as_data(collect_transitions(env_id, recipe.random_steps, seed=seed))
+    env = scout.to_vector_env(1)
+    policy: Policy | None = None
+    for turn in range(2):
+        report = scout.finetune(data, config=TrainConfig(n_steps=2000, seed=seed + turn))
+        say(f"scout world {turn}: held-out loss {report.held_out_loss:.5f}")
+        if policy is None:
+            codec, where = scout.model.codec, scout.bound["observation"].indices()
+            torch.manual_seed(seed)
+            policy = Policy(
+                env.single_observation_space, env.single_action_space, codec.mean[where], codec.std[where]
+            )
+        imagined = scout.to_vector_env(512, seed=seed)
+        imagined.reset()
+        train_policy(policy, imagined, recipe.ppo)
+        returns = episode_returns(env_id, policy, 20, seed=seed + 900)
+        say(f"policy {turn}: mean real return {statistics.mean(returns):.1f}")
+        policy.greedy = turn == 1
+        steps = collect_transitions(env_id, recipe.policy_steps, policy, seed=seed + 1 + turn)
+        policy.greedy = True
+        data = data.join(scout.as_data(steps))
+    world = WorldModel.from_env(env_id, seed=seed)
+    last = {"step": 0}
+
+    def progress(step: int, figures: dict[str, float]) -> None:
+        if step - last["step"] >= 1000:
+            last["step"] = step
+            say(f"step {step}: {figures}")
+
+    report = world.finetune(
+        data, config=TrainConfig(n_steps=recipe.world_steps, patience=None, seed=seed), progress=progress
+    )
+    say(f"held-out loss {report.held_out_loss:.5f} at step {report.best_step}")
+    return world
+
+
+def main() -> None:
+    """Train and save the named worlds."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("envs", nargs="*", default=list(RECIPES))
+    parser.add_argument("--out", type=Path, default=WORLDS)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    for env_id in args.envs:
+        make_world(env_id, RECIPES[env_id]).save(args.out / f"{env_id}.safetensors")
+
+
+if __name__ == "__main__":
+    main()
