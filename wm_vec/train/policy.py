@@ -18,8 +18,6 @@ from torchrl.modules import ProbabilisticActor, TanhNormal, ValueOperator
 from torchrl.objectives import ClipPPOLoss
 from torchrl.objectives.value import GAE
 
-Imagine = Callable[[Any, int], TensorDict]
-
 
 @dataclass(frozen=True)
 class PPOConfig:
@@ -151,7 +149,7 @@ class Policy(nn.Module):
 
 
 def train_policy(
-    policy: Policy, env: Any, config: PPOConfig, progress: Callable[[int, float], None] | None = None
+    policy: Policy, env: Any, config: PPOConfig, progress: Callable[[int, float, float], None] | None = None
 ) -> None:
     """Train `policy` in place on rollouts of `env`.
 
@@ -160,7 +158,8 @@ def train_policy(
         env: Anything with ``imagine(policy, horizon) -> (B, T) TensorDict`` and ``num_envs``; it must have been
             reset.
         config: How.
-        progress: Called after every update with the steps so far and the mean reward per step of the rollout.
+        progress: Called after every update with the steps so far, the rollout's mean reward per step, and the length
+            of its episodes (its steps over its ends).
     """
     generator = torch.Generator().manual_seed(config.seed)
     advantage = GAE(
@@ -196,7 +195,10 @@ def train_policy(
                     nn.utils.clip_grad_norm_(parameters, config.grad_clip)
                     optimizer.step()
             if progress is not None:
-                progress((update + 1) * per_update, float(rollout["next", "reward"].mean()))
+                ends = int(rollout["next", "done"].sum())
+                progress(
+                    (update + 1) * per_update, float(rollout["next", "reward"].mean()), per_update / max(1, ends)
+                )
 
 
 def episode_returns(
