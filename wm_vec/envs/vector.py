@@ -53,7 +53,6 @@ class WorldModelVectorEnv(VectorEnv):
         self.metadata = {"autoreset_mode": engine.autoreset_mode, "render_modes": ["rgb_array"], "render_fps": 30}
         self._perspective = engine.perspectives[0]
         self._draws = 0
-        self._last_observation: Tensor | None = None
 
     @property
     def device(self) -> torch.device:
@@ -92,7 +91,6 @@ class WorldModelVectorEnv(VectorEnv):
         super().reset(seed=seed if isinstance(seed, int) else None)
         observation = self.engine.reset(seed, self._reset_mask(options))
         self._draws = 0
-        self._last_observation = observation
         perspective = self._perspective
         return observation, LazyInfo({}, {"obs_dict": lambda: perspective.named(observation.clone())})
 
@@ -108,7 +106,6 @@ class WorldModelVectorEnv(VectorEnv):
         """
         result = self.engine.step(actions)
         self._draws = 0
-        self._last_observation = result.observation
         return result.observation, result.reward, result.terminated, result.truncated, self._info(result)
 
     def sample_actions(self) -> Tensor:
@@ -125,8 +122,7 @@ class WorldModelVectorEnv(VectorEnv):
 
     def set_state(self, state: EnvState) -> Tensor:
         """Go on from `state`; returns the observations. See `Engine.set_state`."""
-        self._last_observation = self.engine.set_state(state)
-        return self._last_observation
+        return self.engine.set_state(state)
 
     def fork(self, indices: Tensor | Sequence[int], rng: str = "fresh") -> WorldModelVectorEnv:
         """A new environment whose env j continues env ``indices[j]``; see `Engine.fork`."""
@@ -145,9 +141,8 @@ class WorldModelVectorEnv(VectorEnv):
         if self.render_mode is None:
             gym.logger.warn("render() does nothing without render_mode='rgb_array'.")
             return None
-        if self._last_observation is None:
-            raise RuntimeError("render: call reset() first; there is nothing to show yet.")
-        named = {k: v.cpu().numpy() for k, v in self._perspective.named(self._last_observation).items()}
+        observation = self._perspective.observe(self.engine.predictions())
+        named = {k: v.cpu().numpy() for k, v in self._perspective.named(observation).items()}
         return tuple(value_frame({k: v[i] for k, v in named.items()}) for i in range(self.num_envs))
 
     def _info(self, result: StepResult) -> dict[str, Any]:

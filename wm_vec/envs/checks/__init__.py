@@ -1,0 +1,1 @@
+"""The parts of `wm_vec.envs.checker`: what is rolled out, and what is checked on it."""
