@@ -225,7 +225,7 @@ def test_actions_that_do_not_fit_a_box(action, error, message):
 def test_actions_that_do_not_fit_a_discrete_space(action):
     engine = walk_engine(2, [Perspective(CLASSES)])
     engine.reset(seed=0)
-    with pytest.raises((TypeError, ValueError), match="must be integers|must have shape"):
+    with pytest.raises((TypeError, ValueError), match=r"must be integers|must have shape"):
         engine.step(action)
 
 

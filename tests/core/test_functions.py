@@ -234,9 +234,9 @@ def test_exceptions_after_the_probe_come_through():
         return float(x[0])
 
     function = probed(fn)
+    many = ROWS.repeat(5, 1)
     with pytest.raises(OSError, match="later"):
-        for _ in range(5):
-            function(ROWS)
+        function(many)
 
 
 # -- reward functions of the documents ----------------------------------------------------------------------

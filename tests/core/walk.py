@@ -11,7 +11,7 @@ BOX = ActionSpec("box", (1,), (-1.0,), (1.0,))
 
 
 class Walk:
-    """Two numbers that move by the action and a little noise; the reward is the first, above 2 the episode ends."""
+    """Two numbers moved by the action and some noise; the reward is the first, above 2 the episode ends."""
 
     rng = "counter"
     device = torch.device("cpu")

@@ -560,6 +560,11 @@ class Engine:
 
     def _to_rows(self, state: EnvState) -> Rows:
         leaves = self._check_leaves(state.dynamics, "the state", state.reward_state)
+        if state.returns.shape[1] != len(self.perspectives):
+            raise ValueError(
+                f"the state belongs to another engine: it has {state.returns.shape[1]} perspectives, this one "
+                f"{[p.name for p in self.perspectives]}."
+            )
         return Rows(leaves, state.elapsed, state.episode, state.seed, state.returns, state.pending)
 
     def _check_leaves(

@@ -125,8 +125,9 @@ class BatchedFunction:
         return torch.func.vmap(self._one)(*(t.clone() for t in tensors))
 
     def _loop(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        rows = [self._one(*(t.clone() for t in row)) for row in zip(*(t.cpu().unbind(0) for t in tensors))]
-        return tuple(torch.stack(column).to(tensors[0].device) for column in zip(*rows))
+        columns = [t.cpu().unbind(0) for t in tensors]
+        rows = [self._one(*(t.clone() for t in row)) for row in zip(*columns, strict=True)]
+        return tuple(torch.stack(column).to(tensors[0].device) for column in zip(*rows, strict=True))
 
     def _one(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """One env's result as a tensor of shape ``()``."""

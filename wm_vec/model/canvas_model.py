@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from wm_kernels import DenoiserWeights, decode_fields, encode_fields, predict
 from wm_vec.canvas import BoundSchema
@@ -142,6 +144,8 @@ class CanvasModel(nn.Module):
         )
         self._sources: list[Tensor] | None = None
         self._prepared: dict[tuple[int, bool], tuple[list[int], Prepared]] = {}
+        self.register_load_state_dict_post_hook(CanvasModel._forget)
+        _MODELS.add(self)
 
     def sigmas(self, n_denoise_steps: int) -> tuple[float, ...]:
         """The sampler's noise levels for K evaluations, falling, with a closing 0."""
@@ -184,7 +188,11 @@ class CanvasModel(nn.Module):
         return masked_mean(per_position, weight * codec.loss_weight * codec.is_output)
 
     def prepare(self, n_denoise_steps: int, heun: bool = False) -> Prepared:
-        """What a step needs, made once and again only when parameters or normalisers have changed."""
+        """What a step needs, made once and again only when parameters or normalisers have changed.
+
+        Writes through ``parameter.data`` are the one change that torch does not count: write under
+        ``torch.no_grad()`` instead.
+        """
         key = (n_denoise_steps, heun)
         versions = self._versions()
         cached = self._prepared.get(key)
@@ -214,27 +222,33 @@ class CanvasModel(nn.Module):
         return prepared(torch.where(known, values, 0.0), noise, known)
 
     def _versions(self) -> list[int]:
-        """Changes whenever something that `Prepared` was computed from is written in place; its views need no watch."""
+        """Changes whenever what `Prepared` was computed from is written in place, or its views' storage replaced."""
         if self._sources is None:
+            self._storages = list(self.parameters())
             self._sources = [
                 tensor
                 for name, tensor in (*self.named_parameters(), *self.named_buffers())
                 if not (name.startswith("denoiser.blocks") and name.split(".")[3] != "modulation")
                 and name not in ("codec.weight", "denoiser.head_weight", "denoiser.head_bias")
             ]
-        return [tensor._version for tensor in self._sources]
+        versions = [tensor._version for tensor in self._sources]
+        return versions + [tensor.data_ptr() for tensor in self._storages]
 
     def _apply(self, fn: Any, recurse: bool = True) -> CanvasModel:
         """Moves and casts make new tensors: forget what was made from the old ones."""
+        self._forget()
+        return super()._apply(fn, recurse)
+
+    def _forget(self, *_: Any) -> None:
         self._sources = None
         self._prepared = {}
-        return super()._apply(fn, recurse)
 
     def __deepcopy__(self, memo: dict[int, object]) -> CanvasModel:
         copied = CanvasModel(self.bound, self.config).to(self.codec.mean.device, self.codec.mean.dtype)
         copied.load_state_dict(self.state_dict())
         return copied
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def _prepare(self, n_denoise_steps: int, heun: bool, known: Tensor, relative: Tensor, flag: int) -> Prepared:
         codec = self.codec
@@ -261,3 +275,17 @@ class CanvasModel(nn.Module):
             sigmas=sigmas,
             heun=heun,
         )
+
+
+_MODELS: WeakSet[CanvasModel] = WeakSet()
+
+
+def _forget_stepped(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Fused optimizers write into parameters without counting it as a change, so it is noted here."""
+    stepped = {id(p) for group in optimizer.param_groups if group.get("fused") for p in group["params"]}
+    for model in list(_MODELS) if stepped else ():
+        if any(id(parameter) in stepped for parameter in model.parameters()):
+            model._forget()
+
+
+register_optimizer_step_post_hook(_forget_stepped)

@@ -1,0 +1,189 @@
+"""Policy and world in one call: the layout, the values, and the gradients."""
+
+import pytest
+import torch
+from tensordict.nn import TensorDictModule
+from torch import nn
+
+from tests.core.walk import BOX, Walk, walk_engine
+from wm_vec import WorldModel
+from wm_vec.canvas import Field
+from wm_vec.core import Perspective
+
+
+def policy(observation):
+    return torch.tanh(observation[:, :1] * 3)
+
+
+@pytest.mark.parametrize("mode", ["same_step", "next_step", "disabled"])
+def test_imagining_is_stepping_by_hand(mode):
+    imagined, stepped = (walk_engine(5, autoreset_mode=mode, max_episode_steps=4, seed=0) for _ in range(2))
+    imagined.reset(), stepped.reset()
+    rollout = imagined.imagine(policy, 9)
+    observation = stepped.predictions().clone()
+    assert rollout.batch_size == (5, 9)
+    for t in range(9):
+        assert torch.equal(rollout["observation"][:, t], observation)
+        action = policy(observation)
+        assert torch.equal(rollout["action"][:, t], action)
+        result = stepped.step(action)
+        following = rollout["next"][:, t]
+        assert torch.equal(following["observation"], result.final_observation)
+        assert torch.equal(following["reward"][:, 0], result.reward)
+        assert torch.equal(following["terminated"][:, 0], result.terminated)
+        assert torch.equal(following["truncated"][:, 0], result.truncated)
+        assert torch.equal(following["done"][:, 0], result.terminated | result.truncated)
+        observation = result.observation
+    assert bool((imagined.state() == stepped.state()).all()), "the engine goes on where imagination ended"
+
+
+def test_layout():
+    engine = walk_engine(3)
+    engine.reset(seed=0)
+    rollout = engine.imagine(policy, 4)
+    shapes = {str(key): (tuple(rollout[key].shape), rollout[key].dtype) for key in rollout.keys(True, True)}
+    flag = ((3, 4, 1), torch.bool)
+    assert shapes == {
+        "observation": ((3, 4, 2), torch.float32),
+        "action": ((3, 4, 1), torch.float32),
+        "('next', 'observation')": ((3, 4, 2), torch.float32),
+        "('next', 'reward')": ((3, 4, 1), torch.float32),
+        "('next', 'terminated')": flag,
+        "('next', 'truncated')": flag,
+        "('next', 'done')": flag,
+    }
+
+
+def test_tensordict_policies_keep_what_they_add():
+    engine = walk_engine(3)
+    engine.reset(seed=0)
+    actor = TensorDictModule(nn.Linear(2, 1), in_keys=["observation"], out_keys=["action"])
+    scored = nn.Sequential(nn.Linear(2, 1))
+    both = TensorDictModule(scored, in_keys=["observation"], out_keys=["value"])
+    from tensordict.nn import TensorDictSequential
+
+    rollout = engine.imagine(TensorDictSequential(actor, both), 4)
+    torch.testing.assert_close(rollout["value"], scored(rollout["observation"]).detach())
+
+
+def test_without_grad_nothing_is_kept_and_anybody_can_train_on_it():
+    engine = walk_engine(3)
+    engine.reset(seed=0)
+    actor = nn.Linear(2, 1)
+    rollout = engine.imagine(actor, 4)
+    assert not any(tensor.requires_grad or tensor.is_inference() for tensor in rollout.values(True, True))
+    nn.functional.mse_loss(actor(rollout["observation"]), rollout["action"] + 1).backward()
+    assert actor.weight.grad is not None
+
+
+def test_after_grad_the_engine_holds_no_graph():
+    engine = walk_engine(3)
+    engine.reset(seed=0)
+    actor = nn.Linear(2, 1)
+    rollout = engine.imagine(actor, 3, grad=True)
+    assert rollout["next", "reward"].requires_grad
+    state = engine.state()
+    assert not any(t.requires_grad for t in state.to_tensordict().values(True, True))
+    assert not engine.step(torch.zeros(3, 1)).observation.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((policy, 0), ValueError, "horizon must be at least 1, got 0"),
+        ((lambda o: o, 1), ValueError, r"must have shape \(3, 1\), got \(3, 2\)"),
+        ((lambda o: None, 1), TypeError, "torch tensor"),
+    ],
+)
+def test_bad_imagination(arguments, error, message):
+    engine = walk_engine(3)
+    engine.reset(seed=0)
+    before = engine.state()
+    with pytest.raises(error, match=message):
+        engine.imagine(*arguments)
+    assert bool((engine.state() == before).all())
+
+
+# -- gradients ----------------------------------------------------------------------------------------------
+
+
+def restless_world():
+    """A small float64 canvas world with random weights, loud enough to respond to actions."""
+    world = WorldModel(
+        {"x": Field(w=2), "push": Field(is_output=False), "reward": Field(is_input=False)},
+        dtype=torch.float64,
+    )
+    world.trained = True
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in world.model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.05)
+        world.model.codec.residual_std.fill_(0.3)
+    return world
+
+
+def view(reward_fn=None, **more):
+    return Perspective(
+        BOX, obs_index=torch.tensor([0, 1]), obs_fields={"x": slice(0, 2)}, reward_fn=reward_fn, **more
+    )
+
+
+def total_reward(engine, start, weights, horizon=4):
+    """The sum of imagined rewards as a function of the policy's parameters (3,)."""
+    engine.set_state(start)
+    rollout = engine.imagine(lambda o: torch.tanh(o @ weights[:2] + weights[2])[:, None], horizon, grad=True)
+    return rollout["next", "reward"].sum()
+
+
+REWARDS = {
+    "vmap": lambda obs, act, info: -(obs["x"] ** 2).sum() - 0.1 * (act**2).sum() + info["step"] * obs["x"][0],
+    "of predictions": lambda obs, act, info: info["predictions"]["reward"].mean(),
+}
+
+
+@pytest.mark.parametrize("reward", REWARDS)
+@pytest.mark.parametrize("exact_rows", [False, True])
+def test_gradients_agree_with_finite_differences(reward, exact_rows):
+    world = restless_world()
+    fields = {path: slice(i, i + n) for path, i, n in (("x", 0, 2), ("push", 2, 1), ("reward", 3, 1))}
+    engine = world.to_engine(
+        3, [view(REWARDS[reward], all_fields=fields)], act_fields=["push"], exact_rows=exact_rows
+    )
+    engine.reset(seed=0)
+    start = engine.state()
+    weights = torch.tensor([0.4, -0.3, 0.1], dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(total_reward(engine, start, weights), weights)
+    assert float(gradient.abs().min()) > 1e-4, "the world must respond for this to say anything"
+    for i in range(3):
+        step = torch.zeros(3, dtype=torch.float64)
+        step[i] = 1e-6
+        with torch.no_grad():
+            up, down = (total_reward(engine, start, weights.detach() + s * step) for s in (1, -1))
+        assert float((up - down) / 2e-6) == pytest.approx(float(gradient[i]), rel=1e-5, abs=1e-7)
+
+
+def test_gradients_flow_through_carried_reward_states_and_across_resets():
+    def change(obs, act, info, last):
+        return obs["observation"][0] - last, obs["observation"][0]
+
+    engine = walk_engine(
+        2,
+        [Perspective(BOX, reward_fn=change, reward_state=torch.tensor(0.0))],
+        Walk(dtype=torch.float64),
+        max_episode_steps=3,
+    )
+    engine.reset(seed=0)
+    start = engine.state()
+    weights = torch.tensor([0.4, -0.3, 0.1], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda w: total_reward(engine, start, w, 5), (weights,))
+
+
+def test_gradients_of_the_walk_by_hand():
+    # x' = 0.9 x + a with reward x': d(r1 + r2) / d a1 = 1 + 0.9, / d a2 = 1.
+    engine = walk_engine(1, dynamics=Walk(noise=0.0))
+    engine.reset(seed=0)
+    actions = torch.tensor([0.1, 0.2], requires_grad=True)
+    steps = iter(actions)
+    rollout = engine.imagine(lambda o: next(steps).view(1, 1), 2, grad=True)
+    rollout["next", "reward"].sum().backward()
+    torch.testing.assert_close(actions.grad, torch.tensor([1.9, 1.0]))

@@ -1,0 +1,248 @@
+"""State in and out: restore, fork, the pure transition."""
+
+import pytest
+import torch
+from tensordict import TensorDict
+
+from tests.core.walk import BOX, Walk, constant, walk_engine
+from wm_vec.core import EnvState, Perspective
+
+MODES = ["same_step", "next_step", "disabled"]
+
+
+def run(engine, steps=5):
+    """All that a few steps give, as one table (steps, ...)."""
+    results = [engine.step(constant(engine, 0.7)) for _ in range(steps)]
+    names = (
+        "observation",
+        "final_observation",
+        "reward",
+        "terminated",
+        "truncated",
+        "episode_return",
+        "episode_length",
+    )
+    return {name: torch.stack([getattr(r, name) for r in results]) for name in names}
+
+
+def assert_same(one, two):
+    for name in one:
+        assert torch.equal(one[name], two[name]), name
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("exact_rows", [False, True])
+def test_restoring_continues_bit_for_bit(mode, exact_rows):
+    def carried(obs, act, info, last):
+        return obs["observation"][0] - last, obs["observation"][0]
+
+    view = Perspective(BOX, reward_fn=carried, reward_state=torch.tensor(0.0))
+    engine = walk_engine(5, [view], autoreset_mode=mode, max_episode_steps=7, exact_rows=exact_rows)
+    engine.reset(seed=3)
+    run(engine, 4)
+    saved = engine.state()
+    expected = run(engine, 6)
+    run(engine, 3)
+    engine.set_state(saved)
+    assert_same(run(engine, 6), expected)
+    # In another engine of the same world too, one that has never been reset.
+    other = walk_engine(5, [view], autoreset_mode=mode, max_episode_steps=7, exact_rows=exact_rows)
+    seen = other.set_state(saved)
+    assert torch.equal(seen, saved.dynamics["x"])
+    assert_same(run(other, 6), expected)
+
+
+def test_a_state_is_a_copy():
+    engine = walk_engine(2)
+    engine.reset(seed=0)
+    saved, kept = engine.state(), engine.state()
+    saved.dynamics["x"].zero_()
+    saved.elapsed.fill_(99)
+    assert bool((engine.state() == kept).all())
+    engine.set_state(saved)
+    saved.dynamics["x"].fill_(7.0)
+    assert engine.state().dynamics["x"].tolist() == [[0.0, 0.0]] * 2
+
+
+def test_rows_of_a_state_can_be_mixed():
+    engine = walk_engine(3)
+    engine.reset(seed=0)
+    run(engine, 2)
+    early = engine.state()
+    expected = run(engine, 3)
+    engine.set_state(early[torch.tensor([2, 2, 0])])
+    got = run(engine, 3)
+    assert torch.equal(got["observation"], expected["observation"][:, [2, 2, 0]])
+
+
+def foreign(**changes):
+    engine = walk_engine(2)
+    engine.reset(seed=0)
+    state = engine.state()
+    for name, value in changes.items():
+        setattr(state, name, value)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (lambda: foreign()[:1], r"2 envs, the state \(1,\)"),
+        (
+            lambda: foreign(dynamics=TensorDict({"y": torch.zeros(2, 2)}, [2])),
+            r"another world: it has \['y'\]",
+        ),
+        (
+            lambda: foreign(dynamics=TensorDict({"x": torch.zeros(2, 3)}, [2])),
+            r"'x' must be \(2,\).*got \(3,\)",
+        ),
+        (lambda: foreign(dynamics=TensorDict({"x": torch.zeros(2, 2).double()}, [2])), "got .*float64"),
+        (lambda: foreign(dynamics=TensorDict({"x": torch.zeros(2, 2, device="meta")}, [2])), "on meta"),
+        (lambda: foreign(reward_state=TensorDict({"agent": torch.zeros(2)}, [2])), "agent"),
+        (lambda: foreign(returns=torch.zeros(2, 3)), "it has 3 perspectives"),
+    ],
+)
+def test_states_of_other_worlds_are_refused(state, message):
+    engine = walk_engine(2)
+    engine.reset(seed=0)
+    before = engine.state()
+    with pytest.raises(ValueError, match=message):
+        engine.set_state(state())
+    assert bool((engine.state() == before).all())
+
+
+# -- forks --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_fork_with_the_same_numbers_is_the_future(mode):
+    engine = walk_engine(4, autoreset_mode=mode, max_episode_steps=6)
+    engine.reset(seed=0)
+    run(engine, 3)
+    fork = engine.fork([2, 0, 2], rng="same")
+    assert fork.num_envs == 3
+    imagined, real = run(fork, 6), run(engine, 6)
+    for name in real:
+        assert torch.equal(imagined[name], real[name][:, [2, 0, 2]]), name
+
+
+def test_a_fresh_fork_starts_there_and_has_noise_of_its_own():
+    engine = walk_engine(4)
+    engine.reset(seed=0)
+    run(engine, 2)
+    forks = [engine.fork([1, 1, 1]), engine.fork([1, 1, 1])]
+    futures = [run(f, 1)["final_observation"][0] for f in forks]
+    real = run(engine, 1)["final_observation"][0, 1]
+    everything = torch.cat([*futures, real[None]])[:, 0]
+    assert len(everything.unique()) == 7, "no two share noise, and none sees the future's own"
+    assert float((everything - real[0]).abs().max()) < 1.0, "all from the same state"
+
+
+def test_forking_leaves_the_parent_as_it_would_have_been():
+    engine, alone = walk_engine(2), walk_engine(2)
+    for e in (engine, alone):
+        e.reset(seed=0)
+    fork = engine.fork([0, 1], rng="fresh")
+    run(fork, 3)
+    fork.reset(seed=9)
+    assert_same(run(engine), run(alone))
+
+
+def test_fresh_forks_repeat_with_their_parent():
+    futures = []
+    for _ in range(2):
+        engine = walk_engine(2)
+        engine.reset(seed=0)
+        futures.append(run(engine.fork([0, 1])))
+    assert_same(*futures)
+
+
+def test_a_tensor_of_indices_is_taken_too():
+    engine = walk_engine(3)
+    engine.reset(seed=0)
+    assert torch.equal(engine.fork(torch.tensor([2])).state().dynamics["x"], engine.state().dynamics["x"][2:])
+
+
+@pytest.mark.parametrize(
+    ("indices", "rng", "message"),
+    [
+        ([3], "fresh", r"must lie in \[0, 3\), got \[3\]"),
+        ([-1], "fresh", r"must lie in \[0, 3\)"),
+        ([], "fresh", "non-empty"),
+        (1, "fresh", "non-empty list"),
+        ([[0, 1]], "fresh", "non-empty list"),
+        (torch.tensor([True, False, True]), "fresh", "env numbers, got torch.bool"),
+        ([0.0], "fresh", "env numbers, got torch.float32"),
+        ([0], "new", "'fresh' or 'same', got 'new'"),
+    ],
+)
+def test_forks_that_cannot_be(indices, rng, message):
+    engine = walk_engine(3)
+    engine.reset(seed=0)
+    with pytest.raises(ValueError, match=message):
+        engine.fork(indices, rng=rng)
+
+
+# -- the pure transition ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_transition_is_the_step_and_touches_nothing(mode):
+    engine = walk_engine(3, autoreset_mode=mode, max_episode_steps=2)
+    engine.reset(seed=0)
+    state = engine.state()
+    for _ in range(5):
+        kept = state.clone()
+        after, result = engine.transition(state, constant(engine, 0.7))
+        again, _ = engine.transition(state, constant(engine, 0.7))
+        assert bool((state == kept).all())
+        assert bool((after == again).all())
+        assert bool((engine.state() == state).all()), "the engine's own state has not moved"
+        stepped = engine.step(constant(engine, 0.7))
+        assert torch.equal(stepped.observation, result.observation)
+        assert torch.equal(stepped.reward, result.reward)
+        state = after
+    assert isinstance(state, EnvState)
+
+
+def test_the_transition_takes_any_number_of_rows():
+    engine = walk_engine(3)
+    engine.reset(seed=0)
+    state = engine.state()[torch.tensor([0, 0, 1, 2, 1])]
+    after, _ = engine.transition(state, torch.zeros(5, 1))
+    assert torch.equal(after.dynamics["x"][0], after.dynamics["x"][1])
+    assert after.batch_size == (5,)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_a_step_gave_stays_and_may_be_written_to(mode):
+    engine, clean = (walk_engine(3, autoreset_mode=mode, max_episode_steps=2) for _ in range(2))
+    seen = [engine.reset(seed=0)]
+    clean.reset(seed=0)
+    for _ in range(5):
+        result, expected = engine.step(constant(engine, 0.7)), clean.step(constant(clean, 0.7))
+        assert torch.equal(result.observation, expected.observation)
+        copies = [t.clone() for t in seen]
+        engine_state = engine.state()
+        for kept, copy in zip(seen, copies, strict=True):
+            assert torch.equal(kept, copy)
+        for name in (
+            "observation",
+            "final_observation",
+            "reward",
+            "terminated",
+            "truncated",
+            "episode_length",
+        ):
+            getattr(result, name).zero_()
+        result.episode_return.fill_(1e9)
+        result.finished.fill_(True)
+        assert bool((engine.state() == engine_state).all()), "writing into a result must not move the engine"
+
+
+def test_the_dynamics_is_called_once_a_step():
+    dynamics = Walk()
+    engine = walk_engine(3, dynamics=dynamics)
+    engine.reset(seed=0)
+    run(engine, 4)
+    assert dynamics.calls == 4
