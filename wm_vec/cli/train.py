@@ -1,7 +1,7 @@
 """Learn a world from a real environment: collect transitions, train on them, compare the two.
 
-Any registered Gymnasium environment with Box or Discrete spaces will do. Beside FILE stand FILE.jsonl, a
-line per evaluation, and, while training goes on, FILE.resume: after a crash or a kill the same command goes on
+Any registered Gymnasium environment with Box or Discrete spaces will do. Beside FILE stand FILE.jsonl, a line
+per evaluation, and, while training goes on, FILE.resume: after a crash or a kill the same command goes on
 from there and ends in the same world, bit for bit.
 """
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wm_vec.train.rollout_figures import SAME_RETURN
+
 if TYPE_CHECKING:
     from wm_vec.train.reality_report import PolicyReport, RealityReport
 
@@ -133,8 +135,8 @@ def _returns(axes: Any, policy: PolicyReport) -> None:
     figures, samples = policy.returns, policy.samples
     both = np.concatenate([samples.real_returns, samples.imagined_returns])
     low, high = float(both.min()), float(both.max())
-    if high - low < 1e-6 * max(1.0, abs(high)):
-        low, high = low - 0.5, high + 0.5
+    if high - low < 2 * SAME_RETURN * max(abs(low), abs(high)) or high == low:
+        low, high = low - 0.02 * abs(low) - 0.5, high + 0.02 * abs(high) + 0.5
     bins = np.linspace(low, high, 31)
     for label, values, colour, mean in (
         ("real", samples.real_returns, REAL, figures.real.mean),

@@ -30,8 +30,8 @@ from wm_vec.train.rollout_figures import (
     distribution,
     effect_figures,
     ks_critical,
-    ks_statistic,
     open_loop_figures,
+    returns_statistic,
 )
 from wm_vec.train.settable import SETTABLE, real_next
 
@@ -265,14 +265,15 @@ class _Check:
         figures = Returns(
             distribution(episodes.returns, episodes.lengths, episodes.ended),
             distribution(imagined, lengths, ended),
-            ks_statistic(episodes.returns, imagined),
+            returns_statistic(episodes.returns, imagined),
             ks_critical(len(episodes.returns), len(imagined)),
         )
         return figures, imagined
 
     def _effects(self, held_out: TensorDict, seed: int) -> list[EffectFigures]:
         """From the same states and with the same noise, how the next state differs between two actions."""
-        states = held_out["observation"][:EFFECT_STATES].numpy()
+        spread = np.linspace(0, self.n_transitions - 1, min(EFFECT_STATES, self.n_transitions)).astype(int)
+        states = held_out["observation"].numpy()[spread]
         moved = self._flat((held_out["next", "observation"] - held_out["observation"]).numpy())
         space = self.real.action_space
         if isinstance(space, Discrete):

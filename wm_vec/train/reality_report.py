@@ -42,7 +42,7 @@ class Returns:
     Attributes:
         real: In the real environment.
         imagined: In the world.
-        ks: Two-sample Kolmogorov-Smirnov statistic, from 0 (alike) to 1.
+        ks: Two-sample Kolmogorov-Smirnov statistic, from 0 (alike) to 1; see `returns_statistic`.
         ks_critical: What `ks` would exceed in about 5 % of cases, were the two alike.
     """
 

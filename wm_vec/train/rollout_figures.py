@@ -10,6 +10,8 @@ import numpy as np
 EFFECT_FLOOR = 0.05
 """Signs are compared where the real effect is at least this part of its own root mean square."""
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+SAME_RETURN = 1e-3
+"""Returns that differ by less than this part of the largest real one are taken as equal."""
 NO_EFFECT = 1e-4
 """Effects below this part of the residual's standard deviation are rounding."""
 
@@ -142,6 +144,20 @@ def distribution(returns: np.ndarray, lengths: np.ndarray, ended: np.ndarray) ->
         {f"{q:g}": float(x) for q, x in zip(QUANTILES, levels, strict=True)},
         float(lengths.mean()),
     )
+
+
+def returns_statistic(real: np.ndarray, imagined: np.ndarray) -> float:
+    """`ks_statistic` of returns, where differences below `SAME_RETURN` of the largest count as none.
+
+    Learned rewards are right to a few digits. Where many real returns are equal, as CartPole's whole numbers
+    are, an imagined 499.998 for a real 500 would otherwise count as much as a 10.
+    """
+    tolerance = SAME_RETURN * float(np.abs(real).max())
+    points = np.unique(real)
+    above = np.searchsorted(points, imagined).clip(max=len(points) - 1)
+    low, high = points[(above - 1).clip(0)], points[above]
+    nearest = np.where(imagined - low < high - imagined, low, high)
+    return ks_statistic(real, np.where(np.abs(nearest - imagined) <= tolerance, nearest, imagined))
 
 
 def ks_statistic(a: np.ndarray, b: np.ndarray) -> float:

@@ -1,0 +1,241 @@
+"""The commands as a shell runs them, at small size."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from wm_vec import WorldModel
+from wm_vec.cli import main
+from wm_vec.train import read_checkpoint
+
+ROOT = Path(__file__).parents[2]
+TRAIN = "train --env CartPole-v1 --transitions 600 --steps 150 --batch-size 64 --checkpoint-every 20 --seed 3"
+POLICY = """
+def balance(observation):
+    return (observation[:, 2] + 0.3 * observation[:, 3] > 0).astype("int64")
+
+NUMBER = 3
+"""
+
+
+def shell_environment():
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "kernels"), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+
+
+def command(arguments, folder):
+    """The command as a process of its own, in `folder`."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "wm_vec", *arguments.split()],
+        cwd=folder,
+        env=shell_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(arguments, folder):
+    process = command(arguments, folder)
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    return stdout, stderr
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a trained world, and what the command said."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "my_policies.py").write_text(POLICY)
+    stdout, stderr = run(f"{TRAIN} --out world.safetensors --json", folder)
+    return folder, json.loads(stdout), stderr
+
+
+def test_train_writes_a_world_and_a_log_and_says_how_good_it_is(trained):
+    folder, said, stderr = trained
+    world = WorldModel.load(folder / "world.safetensors")
+    assert world.trained
+    assert world.signature.env_id == "CartPole-v1"
+    log = [json.loads(line) for line in (folder / "world.safetensors.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in log] == [150]
+    assert log[0]["held_out_loss"] == pytest.approx(said["training"]["held_out_loss"])
+    assert log[0]["loss"] > 0
+    assert not (folder / "world.safetensors.resume").exists()
+    assert said["training"]["steps"] == 150
+    names = [d["name"] for d in said["reality"]["policies"]["random"]["one_step"]["dimensions"]]
+    assert names == ["cart position", "cart velocity", "pole angle", "pole velocity"]
+    assert "gradient steps" in stderr
+
+
+def test_check_writes_figures_and_a_picture(trained):
+    folder, _, _ = trained
+    stdout, stderr = run(
+        "check world.safetensors --env CartPole-v1 --policy my_policies:balance --transitions 500 "
+        "--starts 10 --horizon 10 --out-json figures.json --out-png figures.png --json",
+        folder,
+    )
+    said = json.loads(stdout)
+    assert said == json.loads((folder / "figures.json").read_text())
+    assert list(said["policies"]) == ["random", "my_policies:balance"]
+    assert said["policies"]["random"]["one_step"]["n_transitions"] == 500
+    assert said["policies"]["random"]["open_loop"]["counts"][0] == 10
+    assert (folder / "figures.png").read_bytes().startswith(b"\x89PNG")
+    assert "whole episodes" in stderr
+
+
+def test_rollout_of_a_bundled_world_for_people(trained):
+    stdout, _ = run("rollout CartPole-v1 --num-envs 32 --steps 60", trained[0])
+    assert "imagined env steps/s" in stdout
+    assert "32 envs x 60 steps of CartPole-v1" in stdout
+
+
+def test_a_killed_run_goes_on_to_the_same_world(trained, tmp_path):
+    process = command(f"{TRAIN} --out world.safetensors --no-check", tmp_path)
+    resume = tmp_path / "world.safetensors.resume"
+    deadline = time.monotonic() + 60
+    while not resume.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert resume.exists()
+    assert not (tmp_path / "world.safetensors").exists()
+    _, stderr = run(f"{TRAIN} --out world.safetensors --no-check", tmp_path)
+    assert "going on from step" in stderr
+    whole, whole_config = read_checkpoint(trained[0] / "world.safetensors")
+    resumed, resumed_config = read_checkpoint(tmp_path / "world.safetensors")
+    assert whole_config == resumed_config
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    log = (tmp_path / "world.safetensors.jsonl").read_text()
+    assert log == (trained[0] / "world.safetensors.jsonl").read_text()
+    assert not resume.exists()
+
+
+def test_rollout_figures(capsys):
+    arguments = "rollout wm_vec/CartPole-v1 --num-envs 48 --steps 40 --max-episode-steps 10 --json"
+    assert main(arguments.split()) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["env_steps"] == 48 * 40
+    assert said["env_steps_per_second"] == pytest.approx(48 * 40 / said["seconds"])
+    # A horizon of 10 that random actions hardly ever fall short of: four episodes each, reward 1 a step.
+    assert said["episodes"] >= 4 * 48
+    assert said["return"]["max"] == pytest.approx(10, abs=0.1)
+    assert said["return"]["mean"] == pytest.approx(said["length"]["mean"], abs=0.1)
+    assert main(["rollout", "Pendulum-v1", "--num-envs", "4", "--steps", "3", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["episodes"], said["return"], said["length"]) == (0, None, None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("check nowhere.safetensors", ["nowhere.safetensors", "no such file", "CartPole-v1, Pendulum-v1"]),
+        ("check .", ["is a folder"]),
+        ("check broken.safetensors", ["broken.safetensors", "cut short"]),
+        ("check pickle.pt", ["pickle", "safetensors"]),
+        ("check CartPole-v1 --env NoSuch-v7", ["--env NoSuch-v7", "doesn't exist"]),
+        ("check CartPole-v1 --env no_such_package:Env-v0", ["no_such_package", "cannot make it"]),
+        ("check CartPole-v1 --env Pendulum-v1", ["observation space", "Pendulum-v1"]),
+        ("check CartPole-v1 --policy balance", ["--policy balance", "module:function"]),
+        ("check CartPole-v1 --policy no_such_module:f", ["no module 'no_such_module'"]),
+        ("check CartPole-v1 --policy json:balance", ["json has no 'balance'"]),
+        ("check CartPole-v1 --policy json:__doc__", ["something callable"]),
+        ("check CartPole-v1 --device tpu9", ["--device tpu9"]),
+        ("check CartPole-v1 --out-png no/folder/x.png", ["--out-png no/folder/x.png"]),
+        ("check CartPole-v1 --starts 1", ["--starts must be at least 2, got 1"]),
+        ("train --env Blackjack-v1 --out w", ["observation space", "Tuple", "Box and Discrete"]),
+        ("train --env CartPole-v1 --out no/folder/w", ["no folder no/folder"]),
+        ("train --env CartPole-v1 --out kept.safetensors", ["exists", "--overwrite"]),
+        ("train --env CartPole-v1 --out w --d-model 40", ["--d-model", "multiple of 32", "40"]),
+        ("train --env CartPole-v1 --out w --transitions 1", ["1 steps", "at least 2"]),
+        ('train --env CartPole-v1 --out w --env-kwargs {"gravity":1}', ["gravity"]),
+        ("rollout kept.safetensors", ["cut short"]),
+    ],
+)
+def test_what_users_get_wrong_is_one_line_and_exit_code_2(arguments, expected, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("broken.safetensors").write_bytes(b"\x10\x00\x00\x00")
+    Path("kept.safetensors").write_bytes(b"keep me")
+    torch.save({"a": torch.zeros(1)}, "pickle.pt")
+    assert main(arguments.split(" ")) == 2
+    captured = capsys.readouterr()
+    errors = [line for line in captured.err.splitlines() if line.startswith("wm-vec")]
+    assert len(errors) == 1
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+    for words in expected:
+        assert words in errors[0]
+    assert Path("kept.safetensors").read_bytes() == b"keep me"
+    assert not Path("w").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("train --out w", "--env"),
+        (
+            "train --env CartPole-v1 --out w --steps 0",
+            "--steps: must be a whole number of at least 1, got '0'",
+        ),
+        ("train --env CartPole-v1 --out w --env-kwargs [1]", "JSON object"),
+        ("rollout CartPole-v1 --num-envs many", "--num-envs: must be a whole number"),
+        ("dance", "invalid choice"),
+    ],
+)
+def test_wrong_arguments_are_one_line_and_exit_code_2(arguments, expected, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments.split())
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert error.count("\n") == 1
+
+
+def test_a_resume_file_of_other_settings_is_refused(trained, tmp_path, capsys):
+    folder, _, _ = trained
+    from wm_vec.train import write_checkpoint
+
+    tensors, config = read_checkpoint(folder / "world.safetensors")
+    del config["format_version"]
+    write_checkpoint(tmp_path / "w.resume", tensors, {**config, "run": {}, "numbers": {"step": 5}})
+    assert main([*TRAIN.split(), "--out", str(tmp_path / "w")]) == 2
+    assert "another training run" in capsys.readouterr().err
+    assert (tmp_path / "w.resume").exists()
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_bug_keeps_its_traceback(trained, tmp_path, monkeypatch):
+    """A user's own policy that fails, as an example of what is no wrong input to us."""
+    monkeypatch.chdir(tmp_path)
+    Path("faulty_policy.py").write_text("def f(observation):\n    raise ZeroDivisionError('mine')\n")
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        main(["rollout", "CartPole-v1", "--num-envs", "2", "--policy", "faulty_policy:f"])
+
+
+@pytest.mark.parametrize("name", ["train", "check", "rollout"])
+def test_help_shows_examples_that_parse(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([name, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    examples = [line.strip() for line in text.splitlines() if line.startswith(f"  wm-vec {name} ")]
+    assert len(examples) >= 3
+    import argparse
+    import shlex
+    from importlib import import_module
+
+    parser = argparse.ArgumentParser()
+    import_module(f"wm_vec.cli.{name}").add_arguments(parser)
+    for example in examples:
+        words = shlex.split(example.split("   (")[0].split(" > ")[0])
+        parser.parse_args(words[2:])

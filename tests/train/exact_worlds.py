@@ -1,0 +1,105 @@
+"""Worlds that are right by construction: the real rules as a dynamics, and the same with a planted fault."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import gymnasium as gym
+import torch
+from tensordict import TensorDict
+
+from wm_vec.canvas import EnvSignature
+from wm_vec.core import Engine, Transition
+from wm_vec.perspectives import signature_perspective
+
+CPU = torch.device("cpu")
+
+
+class CartPoleRules:
+    """CartPole's equations of motion (Barto, Sutton and Anderson, 1983), integrated as by Gymnasium."""
+
+    env_id, env_kwargs = "CartPole-v1", {}
+
+    def starts(self, size):
+        generator = torch.Generator().manual_seed(0)
+        return torch.rand(size, 4, generator=generator, dtype=torch.float64) * 0.1 - 0.05
+
+    def step(self, obs, action):
+        x, v, angle, spin = obs.unbind(1)
+        force = torch.where(action[:, 0] > 0.5, 10.0, -10.0)
+        sin, cos = angle.sin(), angle.cos()
+        push = (force + 0.05 * spin**2 * sin) / 1.1
+        turn = (9.8 * sin - cos * push) / (0.5 * (4 / 3 - 0.1 * cos**2 / 1.1))
+        accelerate = push - 0.05 * turn * cos / 1.1
+        after = torch.stack((x + 0.02 * v, v + 0.02 * accelerate, angle + 0.02 * spin, spin + 0.02 * turn), 1)
+        fallen = (after[:, 0].abs() > 2.4) | (after[:, 2].abs() > 12 * 2 * torch.pi / 360)
+        return after, torch.ones_like(x), fallen
+
+
+class LakeRules:
+    """FrozenLake without slipping, read off the real environment's own table."""
+
+    env_id, env_kwargs = "FrozenLake-v1", {"is_slippery": False}
+
+    def __init__(self):
+        env = gym.make(self.env_id, **self.env_kwargs)
+        table = env.unwrapped.P
+        rows = [[table[s][a][0][1:] for a in range(4)] for s in range(16)]
+        self.table = torch.tensor([[[float(x) for x in cell] for cell in row] for row in rows]).double()
+
+    def starts(self, size):
+        return torch.zeros(size, 1, dtype=torch.float64)
+
+    def step(self, obs, action):
+        entry = self.table[obs[:, 0].long(), action[:, 0].long()]
+        return entry[:, :1], entry[:, 1], entry[:, 2] > 0.5
+
+
+@dataclass
+class RulesWorld:
+    """A world that steps by `rules`; `fault` may change ``(obs, action, after, reward, terminated)``."""
+
+    rules: object
+    fault: object = None
+
+    def __post_init__(self):
+        self.signature = EnvSignature.of_env(self.rules.env_id, self.rules.env_kwargs)
+        self.bound = self.signature.schema(32)
+
+    def to_engine(
+        self, num_envs, *, max_episode_steps=None, n_denoise_steps=None, autoreset_mode="same_step"
+    ):
+        perspective = signature_perspective(self.bound, self.signature, CPU)
+        return Engine(
+            RulesDynamics(self),
+            num_envs,
+            [perspective],
+            max_episode_steps=max_episode_steps,
+            autoreset_mode=autoreset_mode,
+        )
+
+
+class RulesDynamics:
+    rng, device, dtype = "counter", CPU, torch.float64
+
+    def __init__(self, world):
+        self.world = world
+        self.columns = torch.tensor(world.bound["observation"].indices())
+
+    def _state(self, obs):
+        values = torch.zeros(len(obs), self.world.bound.layout.num_positions, dtype=self.dtype)
+        return TensorDict({"values": values.index_copy(1, self.columns, obs)}, batch_size=[len(obs)])
+
+    def initial_state(self, rng, num_envs):
+        return self._state(self.world.rules.starts(num_envs))
+
+    def observe(self, state):
+        return state["values"]
+
+    def step(self, state, action, rng):
+        obs = state["values"][:, self.columns]
+        after, reward, terminated = self.world.rules.step(obs, action)
+        if self.world.fault is not None:
+            after, reward, terminated = self.world.fault(obs, action, after, reward, terminated)
+        state = self._state(after)
+        return Transition(state, state["values"], reward, terminated)
