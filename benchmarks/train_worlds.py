@@ -29,18 +29,31 @@ class WorldRecipe:
         policy_steps: Real steps with each of the two trained policies.
         world_steps: Gradient steps of the world that is kept.
         ppo: How the policies are trained.
+        num_envs: Imagined envs that they are trained in.
     """
 
     random_steps: int
     policy_steps: int
     world_steps: int
     ppo: PPOConfig
+    num_envs: int = 512
 
 
 RECIPES = {
     "CartPole-v1": WorldRecipe(30_000, 20_000, 8000, PPOConfig(total_steps=400_000)),
     "Pendulum-v1": WorldRecipe(
-        40_000, 20_000, 9000, PPOConfig(total_steps=800_000, gamma=0.95, entropy_coeff=0.0, num_epochs=6)
+        40_000,
+        20_000,
+        9000,
+        PPOConfig(
+            total_steps=400_000,
+            gamma=0.95,
+            entropy_coeff=0.0,
+            reward_scale=0.1,
+            num_epochs=10,
+            minibatch_size=1024,
+        ),
+        num_envs=256,
     ),
 }
 
@@ -54,18 +67,18 @@ def make_world(env_id: str, recipe: WorldRecipe, seed: int = 0) -> WorldModel:
 
     scout = WorldModel.from_env(env_id, seed=seed)
     data = scout.as_data(collect_transitions(env_id, recipe.random_steps, seed=seed))
-    env = scout.to_vector_env(1)
     policy: Policy | None = None
     for turn in range(2):
         report = scout.finetune(data, config=TrainConfig(n_steps=2000, seed=seed + turn))
         say(f"scout world {turn}: held-out loss {report.held_out_loss:.5f}")
         if policy is None:
+            env = scout.to_vector_env(1)
             codec, where = scout.model.codec, scout.bound["observation"].indices()
             torch.manual_seed(seed)
             policy = Policy(
                 env.single_observation_space, env.single_action_space, codec.mean[where], codec.std[where]
             )
-        imagined = scout.to_vector_env(512, seed=seed)
+        imagined = scout.to_vector_env(recipe.num_envs, seed=seed)
         imagined.reset()
         train_policy(policy, imagined, recipe.ppo)
         returns = episode_returns(env_id, policy, 20, seed=seed + 900)

@@ -10,11 +10,11 @@ import gymnasium as gym
 import torch
 from gymnasium.spaces import Box, Discrete
 from tensordict import TensorDict
-from tensordict.nn import TensorDictModule
-from tensordict.nn.distributions import NormalParamExtractor
+from tensordict.nn import InteractionType, TensorDictModule
+from tensordict.nn.distributions import AddStateIndependentNormalScale
 from torch import Tensor, nn
 from torch.distributions import Categorical
-from torchrl.modules import ProbabilisticActor, TanhNormal, ValueOperator
+from torchrl.modules import IndependentNormal, ProbabilisticActor, ValueOperator
 from torchrl.objectives import ClipPPOLoss
 from torchrl.objectives.value import GAE
 
@@ -34,6 +34,7 @@ class PPOConfig:
         clip_epsilon: Clip range of the probability ratio.
         entropy_coeff: Weight of the entropy bonus.
         grad_clip: Largest gradient norm.
+        reward_scale: Factor on rewards; returns should come out at about 1 to 10, or the critic drowns the actor.
         hidden: Width of the two hidden layers.
         seed: Seeds weights, actions and minibatches.
     """
@@ -48,6 +49,7 @@ class PPOConfig:
     clip_epsilon: float = 0.2
     entropy_coeff: float = 0.005
     grad_clip: float = 0.5
+    reward_scale: float = 1.0
     hidden: int = 64
     seed: int = 0
 
@@ -115,24 +117,27 @@ class Policy(nn.Module):
             raise ValueError(f"Policy: observations must be Discrete or a Box of one axis, got {observation_space}.")
         if not discrete and not (isinstance(action_space, Box) and len(action_space.shape) == 1):
             raise ValueError(f"Policy: actions must be Discrete or a Box of one axis, got {action_space}.")
-        outputs = int(action_space.n) if discrete else 2 * action_space.shape[0]  # type: ignore[attr-defined,index]
+        outputs = int(action_space.n) if discrete else action_space.shape[0]  # type: ignore[attr-defined,index]
         actor = [prepare, *_trunk(width, hidden), _linear(hidden, outputs, 0.01)]
         if discrete:
             module = TensorDictModule(nn.Sequential(*actor), ["observation"], ["logits"])
             self.actor = ProbabilisticActor(
-                module, in_keys=["logits"], distribution_class=Categorical, return_log_prob=True
+                module,
+                in_keys=["logits"],
+                distribution_class=Categorical,
+                return_log_prob=True,
+                default_interaction_type=InteractionType.RANDOM,
             )
         else:
-            module = TensorDictModule(
-                nn.Sequential(*actor, NormalParamExtractor()), ["observation"], ["loc", "scale"]
-            )
-            low, high = torch.as_tensor(action_space.low), torch.as_tensor(action_space.high)  # type: ignore[attr-defined]
+            # A plain normal, whose excess the environment clips: squashed ones saturate and stop learning.
+            scale = AddStateIndependentNormalScale(outputs, scale_mapping="softplus")
+            module = TensorDictModule(nn.Sequential(*actor, scale), ["observation"], ["loc", "scale"])
             self.actor = ProbabilisticActor(
                 module,
                 in_keys=["loc", "scale"],
-                distribution_class=TanhNormal,
-                distribution_kwargs={"low": low, "high": high},
+                distribution_class=IndependentNormal,
                 return_log_prob=True,
+                default_interaction_type=InteractionType.RANDOM,
             )
         critic = nn.Sequential(prepare, *_trunk(width, hidden), _linear(hidden, 1, 1.0))
         self.critic = ValueOperator(critic, in_keys=["observation"])
@@ -182,6 +187,8 @@ def train_policy(
         for update in range(num_updates):
             optimizer.param_groups[0]["lr"] = config.learning_rate * (1 - 0.9 * update / num_updates)
             rollout = env.imagine(policy.actor, config.rollout_steps)
+            reward_per_step = float(rollout["next", "reward"].mean())
+            rollout["next", "reward"] *= config.reward_scale
             with torch.no_grad():
                 advantage(rollout)
             rows = rollout.reshape(-1)
@@ -196,9 +203,7 @@ def train_policy(
                     optimizer.step()
             if progress is not None:
                 ends = int(rollout["next", "done"].sum())
-                progress(
-                    (update + 1) * per_update, float(rollout["next", "reward"].mean()), per_update / max(1, ends)
-                )
+                progress((update + 1) * per_update, reward_per_step, per_update / max(1, ends))
 
 
 def episode_returns(
