@@ -1,6 +1,6 @@
 """Train agents inside a learned world: thousands of imagined rollouts at a time, as tensors.
 
-Names are imported on first use, so that ``import gymnasium`` can register the bundled worlds for free.
+Importing it registers the bundled worlds with Gymnasium, and nothing more: names are imported on first use.
 """
 
 from __future__ import annotations

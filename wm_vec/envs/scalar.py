@@ -52,6 +52,7 @@ class WorldModelEnv(gym.Env):
         self._perspective = engine.perspectives[0]
         self._class_actions = _tensor_per_class(action_space, engine.device)
         self._observes_class = isinstance(observation_space, Discrete)
+        self._observation_dtype = torch.from_numpy(np.zeros(0, observation_space.dtype)).dtype
         self._action_shape = action_space.shape or ()
         self._named: dict[str, np.ndarray] = {}
 
@@ -114,7 +115,9 @@ class WorldModelEnv(gym.Env):
         return batch.to(self.engine.device)
 
     def _hand_out(self, observation: torch.Tensor) -> Any:
-        return np.int64(observation.item()) if self._observes_class else _only_row(observation)
+        if self._observes_class:
+            return np.int64(observation.item())
+        return _only_row(observation.to(self._observation_dtype))
 
     def _info(self, step: int, observation: Any, whole: torch.Tensor) -> LazyInfo:
         perspective = self._perspective
@@ -127,7 +130,8 @@ class WorldModelEnv(gym.Env):
 
 def _only_row(batch: torch.Tensor) -> np.ndarray:
     """Row 0 of a ``(1, ...)`` tensor on the host; shares memory with it where it is there already."""
-    return batch.cpu().numpy()[0]
+    host = batch.cpu()
+    return (host.float() if host.dtype is torch.bfloat16 else host).numpy()[0]
 
 
 def _tensor_per_class(space: gym.Space, device: torch.device) -> dict[int, torch.Tensor] | None:
