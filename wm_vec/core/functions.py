@@ -164,4 +164,6 @@ class BatchedFunction:
         try:
             return torch.as_tensor(value, device=device)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise TypeError(f"{self.name} must return one number per env, got {type(value).__name__}.") from error
+            raise TypeError(
+                f"{self.name} must return one number per env, got {type(value).__name__}."
+            ) from error

@@ -32,7 +32,9 @@ class Judge:
         """One env's start values by perspective."""
         return {p.name: p.reward_state for p in self.perspectives if p.reward_state is not None}
 
-    def probe(self, observation: Tensor, actions: Sequence[Tensor], elapsed: Tensor, states: dict[str, Tensor]) -> None:
+    def probe(
+        self, observation: Tensor, actions: Sequence[Tensor], elapsed: Tensor, states: dict[str, Tensor]
+    ) -> None:
         """Let every function decide how it runs, on a few rows of plausible values."""
         for i, perspective in enumerate(self.perspectives):
             inputs = (perspective.observe(observation), actions[i], observation, elapsed)
@@ -74,7 +76,9 @@ class Judge:
                 inputs = (perspective.observe(observation), actions[i], observation, elapsed)
             if reward_fn is None:
                 rewards.append(
-                    observation.new_zeros(batch, dtype=self.dtype) if reward is None else reward.to(self.dtype)
+                    observation.new_zeros(batch, dtype=self.dtype)
+                    if reward is None
+                    else reward.to(self.dtype)
                 )
             elif perspective.name in states:
                 value, new_states[perspective.name] = reward_fn(*inputs, states[perspective.name])
@@ -92,7 +96,9 @@ class Judge:
         return torch.stack(rewards, 1), torch.stack(terminations, 1), new_states
 
 
-def _named(perspective: Perspective, seen: Tensor, whole: Tensor, elapsed: Tensor) -> tuple[dict, dict[str, Any]]:
+def _named(
+    perspective: Perspective, seen: Tensor, whole: Tensor, elapsed: Tensor
+) -> tuple[dict, dict[str, Any]]:
     """The observation by field name, and the info dict, as users' functions read them."""
     obs = perspective.named(seen)
     info = {"step": elapsed, "obs_dict": obs, "predictions": Fields(whole, perspective.all_fields)}

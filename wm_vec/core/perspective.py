@@ -126,4 +126,6 @@ class Perspective:
         """What `observe` gave, ``(..., *obs_shape)``, by field name, ``(..., n)`` each."""
         axes = 1 if self.obs_shape is None else len(self.obs_shape)
         flat = observation.unsqueeze(-1) if axes == 0 else observation.flatten(-axes)
-        return {path: flat[..., where] for path, where in self.obs_fields.items()} or {"observation": observation}
+        return {path: flat[..., where] for path, where in self.obs_fields.items()} or {
+            "observation": observation
+        }

@@ -1,0 +1,103 @@
+"""The actions of all perspectives: checked, joined, sampled."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wm_vec.core.perspective import PerMany, Perspective
+from wm_vec.core.rng import STREAM_ACTION, CounterRNG
+
+
+class JointAction:
+    """What the dynamics takes: the perspectives' actions, flattened, side by side.
+
+    Args:
+        perspectives: In the order of the columns.
+        dtype: Floating dtype of the joint action.
+        device: Where actions must be.
+        validate: Check values too, which reads them on the host.
+
+    Attributes:
+        may_diverge: Whether an action can be non-finite at all.
+    """
+
+    def __init__(
+        self, perspectives: Sequence[Perspective], dtype: torch.dtype, device: torch.device, validate: bool
+    ) -> None:
+        self.perspectives = tuple(perspectives)
+        self.dtype, self.device, self.validate = dtype, device, validate
+        self.may_diverge = any(p.action.kind == "box" for p in self.perspectives)
+        low = [x for p in self.perspectives for x in p.action.low]
+        high = [x for p in self.perspectives for x in p.action.high]
+        self._low = torch.tensor(low, dtype=dtype, device=device)
+        self._high = torch.tensor(high, dtype=dtype, device=device)
+        # Bounds common to all elements are clamped to as Python numbers, which is faster.
+        common = len({*low}) == len({*high}) == 1
+        self._bounds: tuple[Any, Any] = (low[0], high[0]) if common else (self._low, self._high)
+
+    def check(self, action: PerMany, num_envs: int) -> list[Tensor]:
+        """One checked ``(B, *shape)`` tensor per perspective.
+
+        Raises:
+            TypeError, ValueError: Not one action for each perspective, or one that its `ActionSpec` refuses.
+        """
+        if len(self.perspectives) == 1 and (isinstance(action, Tensor) or not isinstance(action, Mapping)):
+            actions = [action]
+        else:
+            names = [p.name for p in self.perspectives]
+            if not isinstance(action, Mapping) or set(action) != set(names):
+                got = sorted(action) if isinstance(action, Mapping) else type(action).__name__
+                raise ValueError(f"step: give one action for each of {names}, got {got}.")
+            actions = [action[name] for name in names]
+        for perspective, one in zip(self.perspectives, actions, strict=True):
+            perspective.action.check(one, num_envs, self.device, "step")
+            if self.validate:
+                perspective.action.check_values(one, "step")
+        return actions
+
+    def join(self, actions: Sequence[Tensor]) -> Tensor:
+        """``(B, A)`` in the joint dtype; class indices count from 0."""
+        flat = [
+            (a - p.action.offset if p.action.offset else a).to(self.dtype).reshape(a.shape[0], p.action.size)
+            for a, p in zip(actions, self.perspectives, strict=True)
+        ]
+        return flat[0] if len(flat) == 1 else torch.cat(flat, 1)
+
+    def clip(self, joint: Tensor) -> Tensor:
+        """`joint` ``(B, A)`` within the bounds; NaN stays."""
+        return torch.clamp(joint, *self._bounds)
+
+    def sample(self, rng: CounterRNG, draw: int) -> Tensor:
+        """Random actions ``(B, *shape)`` of the first perspective.
+
+        Uniform between finite bounds, standard normal clipped to the bounds otherwise.
+
+        Args:
+            rng: The envs' counters.
+            draw: Another number gives other actions.
+        """
+        spec, stream = self.perspectives[0].action, STREAM_ACTION + (draw << 8)
+        if spec.kind == "discrete":
+            return rng.integers(1, int(spec.high[0]) + 1, stream)[:, 0] + spec.offset
+        low, high = self._low[: spec.size], self._high[: spec.size]
+        if all(math.isfinite(bound) for bound in (*spec.low, *spec.high)):
+            sample = low + (high - low) * rng.uniform(spec.size, stream, self.dtype)
+        else:
+            sample = torch.clamp(rng.normal(spec.size, stream, self.dtype), low, high)
+        return sample.view(-1, *spec.shape)
+
+    def middle(self, num_envs: int) -> list[Tensor]:
+        """An action ``(B, *shape)`` per perspective from the middle of its bounds, 0 where there are none."""
+        actions = []
+        for spec in (p.action for p in self.perspectives):
+            pairs = zip(spec.low, spec.high, strict=True)
+            values = torch.tensor([(lo + hi) / 2 if hi - lo < 1e6 else 0.0 for lo, hi in pairs])
+            dtype = torch.int64 if spec.kind == "discrete" else self.dtype
+            one = values.to(self.device, dtype) + spec.offset
+            actions.append(one.expand(num_envs, -1).reshape(num_envs, *spec.shape))
+        return actions

@@ -1,0 +1,194 @@
+"""One step of all rows as a pure function: dynamics, judgement, bookkeeping.
+
+It makes new tensors and writes into none, which is why what a step returned stays valid after the next, and why states
+can be forked, restored and differentiated through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from wm_kernels import finish_step
+from wm_kernels.finish_step.reference import AutoresetPlan, FinishedStep
+from wm_vec.core.actions import JointAction
+from wm_vec.core.dynamics import Dynamics
+from wm_vec.core.judge import Judge
+from wm_vec.core.perspective import PerMany
+from wm_vec.core.rng import STREAM_RESET, CounterRNG
+from wm_vec.core.rows import RowLayout, Rows
+from wm_vec.core.state import AutoresetMode, StepResult
+
+EXACT_ROWS_CHUNK = 32
+"""Rows that go through the network together under ``exact_rows``."""
+_PLANS: dict[AutoresetMode, AutoresetPlan] = {
+    AutoresetMode.SAME_STEP: "same_step",
+    AutoresetMode.NEXT_STEP: "next_step",
+    AutoresetMode.DISABLED: "disabled",
+}
+
+
+class Proposal(NamedTuple):
+    """What dynamics and perspectives make of a step, before it is finished."""
+
+    leaves: list[Tensor]
+    reward: Tensor
+    terminated: Tensor
+    truncated: Tensor | None
+    info: dict[str, Tensor]
+
+
+class StepFunction:
+    """What an engine does in a step, without the state that it owns.
+
+    Args:
+        dynamics: The batched transition.
+        judge: Rewards and terminations of the perspectives.
+        layout: The rows' leaves.
+        joint: The perspectives' actions.
+        horizon: Steps after which an episode is truncated; None for no limit.
+        mode: When finished rows reset.
+        exact_rows: Run rows in chunks of a fixed size.
+
+    Attributes:
+        bank: The leaves of the initial states, ``(M, ...)`` each, that resets draw from.
+    """
+
+    def __init__(
+        self,
+        dynamics: Dynamics,
+        judge: Judge,
+        layout: RowLayout,
+        joint: JointAction,
+        *,
+        horizon: int | None,
+        mode: AutoresetMode,
+        exact_rows: bool,
+    ) -> None:
+        self.dynamics, self.judge, self.layout, self.joint = dynamics, judge, layout, joint
+        self.perspectives = joint.perspectives
+        self.horizon, self.plan, self.exact_rows = horizon, _PLANS[mode], exact_rows
+        self.bank: list[Tensor] = []
+
+    def __call__(self, rows: Rows, actions: list[Tensor], rng: CounterRNG) -> tuple[Rows, StepResult]:
+        """Step `rows`; `actions` are checked, `rng` stands at the rows' counters."""
+        joint, plan = self.joint.join(actions), self.plan
+        clipped = self.joint.clip(joint)
+        if self.exact_rows:
+            proposal = self.propose_in_chunks(rows, clipped, actions)
+        else:
+            proposal = self.propose(rows, clipped, actions, rng)
+        finished = finish_step(
+            rows.leaves,
+            proposal.leaves,
+            self.bank,
+            None if plan == "disabled" else self.draw_start(rows.seed, rows.episode + 1),
+            joint if self.joint.may_diverge else None,
+            proposal.reward,
+            proposal.terminated,
+            proposal.truncated,
+            rows.elapsed,
+            rows.episode,
+            rows.returns,
+            rows.pending if plan == "next_step" else None,
+            self.horizon,
+            plan,
+        )
+        # A copy, since `finished` is handed out.
+        pending = finished.finished.clone() if plan == "next_step" else rows.pending
+        after = Rows(finished.state, finished.elapsed, finished.episode, rows.seed, finished.returns, pending)
+        return after, self.result(finished, proposal.info, plan)
+
+    def draw_start(self, seed: Tensor, episode: Tensor) -> Tensor:
+        """``(B,)`` int64: which initial state each row takes at the given seed and episode."""
+        rng = CounterRNG(seed, episode, torch.zeros_like(episode))
+        return rng.integers(1, self.bank[0].shape[0], STREAM_RESET)[:, 0]
+
+    def observe(self, leaves: Sequence[Tensor]) -> PerMany:
+        """What the perspectives see of a state's leaves."""
+        return self.see(self.dynamics.observe(self.layout.to_tensordict(leaves)))
+
+    def see(self, whole: Tensor) -> PerMany:
+        """Every perspective's own copy of the dynamics' observation."""
+        if len(self.perspectives) == 1:
+            return self.perspectives[0].observe(whole)
+        return {p.name: p.observe(whole) for p in self.perspectives}
+
+    def propose(self, rows: Rows, joint: Tensor, actions: list[Tensor], rng: CounterRNG) -> Proposal:
+        """Run the dynamics, then let every perspective judge."""
+        layout = self.layout
+        before = layout.to_tensordict(rows.leaves)
+        transition = self.dynamics.step(before, joint, rng)
+        leaves = [transition.state.get(key) for key in layout.keys]
+        observation = transition.observation
+        if self.judge.has_functions:
+            # Users' functions never see a diverged row: they get its last finite observation.
+            finite = torch.isfinite(observation).reshape(observation.shape[0], -1).all(-1)
+            shape = (-1, *(1,) * (observation.dim() - 1))
+            last = self.dynamics.observe(before)
+            observation = torch.where(finite.view(shape), observation, last)
+        carried = layout.reward_states(rows.leaves)
+        reward, terminated, carried = self.judge(
+            observation, actions, rows.elapsed + 1, carried, transition.reward, transition.terminated
+        )
+        leaves += [carried[name] for name in layout.stateful]
+        return Proposal(leaves, reward, terminated, transition.truncated, dict(transition.info))
+
+    def propose_in_chunks(self, rows: Rows, joint: Tensor, actions: list[Tensor]) -> Proposal:
+        """The same in chunks of one size, the last one padded with copies of the last row."""
+        batch = joint.shape[0]
+        parts = []
+        for start in range(0, batch, EXACT_ROWS_CHUNK):
+            index = torch.arange(start, start + EXACT_ROWS_CHUNK, device=joint.device).clamp_(max=batch - 1)
+            chunk = rows.pick(index)
+            rng = CounterRNG(chunk.seed, chunk.episode, chunk.elapsed)
+            parts.append(self.propose(chunk, joint[index], [a[index] for a in actions], rng))
+
+        def join(tensors: Sequence[Tensor]) -> Tensor:
+            return torch.cat(list(tensors))[:batch]
+
+        return Proposal(
+            [join(leaves) for leaves in zip(*(p.leaves for p in parts), strict=True)],
+            join([p.reward for p in parts]),
+            join([p.terminated for p in parts]),
+            None
+            if parts[0].truncated is None
+            else join([p.truncated for p in parts if p.truncated is not None]),
+            {name: join([p.info[name] for p in parts]) for name in parts[0].info},
+        )
+
+    def result(self, finished: FinishedStep, info: dict[str, Tensor], plan: AutoresetPlan) -> StepResult:
+        """What the caller is told of a finished step."""
+        final_state = self.layout.to_tensordict(finished.final)
+        predictions = self.dynamics.observe(final_state)
+        final_observation = self.see(predictions)
+        observation = final_observation if plan == "disabled" else self.observe(finished.state)
+        reward, terminated, returns = finished.reward, finished.terminated, finished.final_returns
+        length = finished.final_elapsed
+        if plan == "disabled":
+            # Nothing was reset, so these are the engine's own counters: hand out copies.
+            returns, length = returns.clone(), length.clone()
+        if len(self.perspectives) == 1:
+            reward, terminated, returns = reward.squeeze(1), terminated.squeeze(1), returns.squeeze(1)
+        else:
+            names = [p.name for p in self.perspectives]
+            reward = dict(zip(names, reward.unbind(1), strict=True))
+            terminated = dict(zip(names, terminated.unbind(1), strict=True))
+        return StepResult(
+            observation=observation,
+            reward=reward,
+            terminated=terminated,
+            truncated=finished.truncated,
+            final_observation=final_observation,
+            finished=finished.finished,
+            was_reset=finished.was_reset,
+            diverged=finished.diverged,
+            episode_return=returns,
+            episode_length=length,
+            model_state=final_state,
+            predictions=predictions,
+            info=info,
+        )
