@@ -200,7 +200,11 @@ class WorldModel:
             CheckpointError: The checkpoint is of another schema or network.
         """
         tensors, config = read_checkpoint(path)
-        if config.get("schema") != self.bound.to_dict() or config.get("model") != asdict(self.model.config):
+        try:
+            same = BoundSchema.from_dict(config["schema"]) == self.bound
+        except (KeyError, TypeError, ValueError):
+            same = False
+        if not same or config.get("model") != asdict(self.model.config):
             raise CheckpointError(
                 f"{path} holds a world of another schema or network; this one has the fields "
                 f"{', '.join(self.bound.field_names[:6])}. Load it with WorldModel.load() instead."
@@ -378,9 +382,18 @@ class WorldModel:
             validate: Check the values of actions; reads them on the host.
         """
         self._warn_if_untrained()
-        if perspectives is None or act_fields is None:
-            perspectives = [signature_perspective(self.bound, self._require_signature("its own perspective"), self.device)]
+        if perspectives is None:
+            signature = self._require_signature("its own perspective")
+            perspectives = [signature_perspective(self.bound, signature, self.device)]
+        if act_fields is None:
+            self._require_signature("its own action")
             act_fields = [ACTION]
+        columns, positions = sum(p.action.size for p in perspectives), len(self.bound.indices(act_fields))
+        if columns != positions:
+            raise SchemaError(
+                f"to_engine: the perspectives' actions have {columns} numbers, the act_fields {list(act_fields)} "
+                f"{positions} positions; each number needs its position."
+            )
         own = self.signature is not None
         bank = self.bank if initial_obs_fn is None else self._bank_from_function(initial_obs_fn)
         dynamics = CanvasDynamics(

@@ -1,5 +1,7 @@
 """What a canvas world makes of time and of actions: periods, and acting on fields that are predicted."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -36,9 +38,7 @@ def test_a_field_holds_its_value_for_its_period(exact_rows):
     env = env_of(loud(SLOW), SEEN, ["push"], exact_rows=exact_rows, autoreset_mode="disabled")
     rows = [env.reset(seed=0)[0]]
     rows += [env.step(torch.rand(5, 1))[0] for _ in range(12)]
-    changed = torch.stack(
-        [(after != before).any(0) for before, after in zip(rows[:-1], rows[1:], strict=True)]
-    )
+    changed = torch.stack([(after != before).any(0) for before, after in itertools.pairwise(rows)])
     steps = torch.arange(1, 13)
     assert changed[:, 0].tolist() == changed[:, 1].tolist() == (steps % 3 == 0).tolist()
     assert changed[:, 2].tolist() == [True] * 12

@@ -83,6 +83,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], di
     if version != FORMAT_VERSION:
         raise CheckpointError(
             f"{path} has format version {version}; this wm_vec reads version {FORMAT_VERSION}. "
-            f"{'Update wm_vec.' if version > FORMAT_VERSION else 'Train it again, or load it with an older wm_vec.'}"
+            f"{'Update wm_vec' if isinstance(version, int) and version > FORMAT_VERSION else 'Train it again'}, or "
+            "load it with the wm_vec that wrote it."
         )
     return tensors, config

@@ -95,7 +95,8 @@ def data_from_transitions(
 
     Args:
         transitions: ``observation``, ``action``, and under ``next`` ``observation``, ``reward``, ``terminated``;
-            optionally ``is_init`` and ``episode``. Any batch shape; it is flattened.
+            optionally ``is_init`` and ``episode``, which are otherwise read off the ends of episodes. Any batch
+            shape whose last axis is time; it is flattened.
         bound: The world's schema.
         signature: How the environment's spaces lie on it.
 
@@ -109,9 +110,9 @@ def data_from_transitions(
     ]
     if missing:
         raise DataError(f"The transitions lack {missing}; they have {sorted(map(str, transitions.keys(True)))}.")
-    flat = transitions.reshape(-1)
-    if flat.shape[0] == 0:
+    if transitions.batch_size.numel() == 0:
         raise DataError("The transitions are empty.")
+    flat = transitions.reshape(-1).detach().cpu()
     steps = flat.shape[0]
     values = torch.zeros(steps, bound.layout.num_positions)
     next_values = torch.zeros_like(values)
@@ -129,10 +130,7 @@ def data_from_transitions(
         if not bool(torch.isfinite(table).all()):
             row = int((~torch.isfinite(table)).any(1).nonzero()[0])
             raise DataError(f"The transitions' {name} values are not finite at step {row}: {table[row].tolist()}.")
-    is_init = flat["is_init"].reshape(steps) if "is_init" in flat.keys() else torch.zeros(steps, dtype=torch.bool)
-    if not bool(is_init.any()):
-        is_init = torch.zeros(steps, dtype=torch.bool)
-        is_init[0] = True
+    is_init, episode = _episodes(flat, transitions.shape[-1] if transitions.batch_dims else 1)
     input_known = torch.zeros(bound.layout.num_positions, dtype=torch.bool)
     input_known[columns[OBSERVATION] + columns[ACTION]] = True
     start_known = torch.zeros_like(input_known)
@@ -144,10 +142,29 @@ def data_from_transitions(
         known=input_known.expand(steps, -1).clone(),
         next_known=torch.ones_like(values, dtype=torch.bool),
         tick=torch.zeros(steps, dtype=torch.int64),
-        episode=flat["episode"].reshape(steps) if "episode" in flat.keys() else torch.arange(steps),
+        episode=episode,
         starts=starts,
         starts_known=start_known.expand(len(starts), -1).clone(),
     )
+
+
+def _episodes(flat: TensorDictBase, length: int) -> tuple[Tensor, Tensor]:
+    """``(M,)`` bool, which steps start an episode, and ``(M,)`` int64, which episode each belongs to.
+
+    Args:
+        flat: Steps ``(M,)``, rows of `length` consecutive ones.
+        length: Steps of a row.
+    """
+    steps = flat.shape[0]
+    begins = torch.arange(steps) % length == 0
+    for name in ("terminated", "truncated", "done"):
+        if ("next", name) in flat.keys(True):
+            begins[1:] |= flat["next", name].reshape(steps)[:-1].bool()
+    is_init = flat["is_init"].reshape(steps).bool() if "is_init" in flat.keys() else begins
+    if not bool(is_init.any()):
+        is_init = begins
+    episode = flat["episode"].reshape(steps) if "episode" in flat.keys() else (begins | is_init).cumsum(0)
+    return is_init, episode
 
 
 def data_from_mapping(series: Mapping[str, Any], bound: BoundSchema) -> WorldData:
@@ -164,7 +181,7 @@ def data_from_mapping(series: Mapping[str, Any], bound: BoundSchema) -> WorldDat
     """
     if not series:
         raise DataError("The mapping is empty: give at least one field path with its array over time.")
-    arrays = {path: np.asarray(array, dtype=np.float32) for path, array in series.items()}
+    arrays = {path: _as_array(path, array) for path, array in series.items()}
     lengths = {path: len(array) if array.ndim else 0 for path, array in arrays.items()}
     length = next(iter(lengths.values()))
     if len(set(lengths.values())) != 1 or length < 3:
@@ -200,10 +217,24 @@ def data_from_mapping(series: Mapping[str, Any], bound: BoundSchema) -> WorldDat
     )
 
 
+def _as_array(path: str, array: Any) -> np.ndarray:
+    try:
+        with np.errstate(over="ignore"):  # what overflows is infinite, and refused as such
+            return np.asarray(array, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{path!r} must be an array of numbers over time: {error}.") from error
+
+
 def data_from_minari(dataset: Any, bound: BoundSchema, signature: EnvSignature) -> WorldData:
     """The episodes of a Minari dataset (or of anything that iterates over such episodes), as canvas states."""
     parts: dict[str, list[np.ndarray]] = {k: [] for k in ("obs", "act", "next", "rew", "term", "init", "episode")}
     for number, episode in enumerate(dataset):
+        for what in ("observations", "actions"):
+            if isinstance(getattr(episode, what), (dict, tuple)):
+                raise DataError(
+                    f"Episode {number} has {what} of several parts (a {type(getattr(episode, what)).__name__}); "
+                    "a canvas takes one array of them. Flatten them first."
+                )
         length = len(episode.actions)
         observations = np.asarray(episode.observations)
         if len(observations) != length + 1:
@@ -242,7 +273,11 @@ def _flatten(batch: Tensor, space: Box | Discrete | Any, name: str) -> Tensor:
         if batch.numel() == steps * int(space.n) and int(space.n) > 1 and batch.dim() == 2:
             batch = batch.to(torch.int64).argmax(-1)  # one-hot, as TorchRL writes classes
             return batch.reshape(steps, 1).float()
-        batch = batch - int(space.start)
+        index = batch.double() - int(space.start)
+        bad = (index < 0) | (index >= int(space.n)) | (index != index.floor())
+        if bool(bad.any()):
+            raise DataError(f"Each {name} must be a class index of {space}, got {batch[bad][0].item()}.")
+        batch = index
     if batch.numel() != steps * size:
         raise DataError(f"Each {name} must have {size} numbers ({space}), got shape {tuple(batch.shape[1:])}.")
     return batch.reshape(steps, size).float()

@@ -102,6 +102,7 @@ def train_model(
 
     Raises:
         CheckpointError: `resume_path` holds the state of another run.
+        FloatingPointError: The loss turned non-finite; the model keeps the best weights until then.
     """
     run = _Run(model, data, config)
     if resume_path is not None and Path(resume_path).exists():
@@ -112,6 +113,12 @@ def train_model(
         figures = {"loss": run.mean_loss, "held_out_loss": run.best_loss}
         if run.step % config.eval_every == 0 or run.step == config.n_steps:
             figures = {"held_out_loss": run.evaluate(), "loss": run.mean_loss}
+            if not math.isfinite(figures["held_out_loss"]):
+                model.load_state_dict(run.best)
+                raise FloatingPointError(
+                    f"Training diverged by step {run.step}: its held-out loss is {figures['held_out_loss']}. The model "
+                    f"is back at its best weights, of step {run.best_step}. Lower `learning_rate`."
+                )
             if log_path is not None:
                 line = {"step": run.step, "learning_rate": run.learning_rate(), **figures}
                 with Path(log_path).open("a") as log:
@@ -243,6 +250,7 @@ class _Run:
             "train": asdict(self.config),
             "model": asdict(self.model.config),
             "schema": self.model.bound.to_dict(),
+            "fields": self.model.bound.field_names,
             "data": self.fingerprint,
         }
 
@@ -252,9 +260,12 @@ class _Run:
                 parameter.copy_(weights[name])
 
     def _loss(self, data: WorldData, rows: Tensor, generator: torch.Generator, dropout: float) -> Tensor:
-        batch = context_batch(data, rows, self.model.codec, dropout, generator)
         codec, device = self.model.codec, data.values.device
+        dtype = codec.mean.dtype
+        values, next_values, known, same_tick, weight = context_batch(data, rows, codec, dropout, generator)
         shape = (len(rows), data.values.shape[1], codec.num_channels)
-        noise_level = torch.randn(len(rows), generator=generator).to(device)
-        noise = torch.randn(shape, generator=generator).to(device)
-        return self.model.loss(*batch, noise_level, noise)
+        noise_level = torch.randn(len(rows), generator=generator).to(device, dtype)
+        noise = torch.randn(shape, generator=generator).to(device, dtype)
+        return self.model.loss(
+            values.to(dtype), next_values.to(dtype), known, same_tick, weight.to(dtype), noise_level, noise
+        )

@@ -10,6 +10,8 @@ from wm_vec.train.data import WorldData
 
 CONSTANT_STD = 1e-3
 """Standard deviation given to what never changes, relative to its size: its prediction stays at its value."""
+RESOLUTION = 2.0**-23
+"""Of float32: what varies less, relative to the field's values, is rounding."""
 REFIT_RATIO = 5.0
 """A known position is fitted again when new data spread this many times wider than what it was fitted to."""
 
@@ -21,25 +23,28 @@ def fit_normalisers(codec: FieldCodec, data: WorldData, keep_fitted: bool) -> No
     Args:
         codec: Whose buffers are set; ``(N,)`` each.
         data: Steps to measure.
-        keep_fitted: Leave positions as they are unless the data spread far wider: what a trained network has
-            learned is in these units.
+        keep_fitted: Leave positions that have been fitted before as they are, unless the data spread far wider:
+            what a trained network has learned is in these units.
     """
     is_number = ~codec.is_class
     due = (data.tick[:, None] + 1) % codec.period.cpu() == 0
     everything = torch.cat((data.values, data.next_values)), torch.cat((data.known, data.next_known))
     change = data.next_values - data.values, data.known & data.next_known & due
+    value_mean, spread, _ = _moments(*everything)
+    size = torch.sqrt(value_mean.square() + spread.square())
     for mean, std, (table, mask) in (
         (codec.mean, codec.std, everything),
         (codec.residual_mean, codec.residual_std, change),
     ):
         new_mean, new_std, count = _moments(table, mask)
-        floor = CONSTANT_STD * new_mean.abs().clamp(min=1.0)
-        constant = new_std < 1e-6 * new_mean.abs().clamp(min=1.0)
-        new_std = torch.where(constant, floor, new_std)
+        around = torch.where(new_mean.abs() > RESOLUTION * size, new_mean.abs(), torch.where(spread > 0, spread, size))
+        floor = CONSTANT_STD * torch.where(around > 0, around, 1.0)
+        new_std = torch.where(new_std <= RESOLUTION * size, floor, new_std)
         take = is_number & (count > 1).to(is_number.device)
         new_mean, new_std = new_mean.to(mean), new_std.to(std)
         if keep_fitted:
-            take &= (new_std > REFIT_RATIO * std) | ((new_mean - mean).abs() > REFIT_RATIO * std)
+            unfitted = (mean == 0) & (std == 1)
+            take &= unfitted | (new_std > REFIT_RATIO * std) | ((new_mean - mean).abs() > REFIT_RATIO * std)
         mean.copy_(torch.where(take, new_mean, mean))
         std.copy_(torch.where(take, new_std, std))
 
