@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import gymnasium as gym
+import numpy as np
 import pytest
+import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
+from tensordict import TensorDict
 
 from tests.envs import faulty
+from wm_vec.core import ActionSpec, Engine, Perspective, Transition
 from wm_vec.envs import CheckError, WorldModelVectorEnv, check_vector_env
 from wm_vec.envs.checker import CHECKS
 
@@ -43,9 +47,7 @@ def found(env, **kwargs) -> set[str]:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_our_cartpole_passes_every_check(cartpole, mode):
-    report = check_vector_env(
-        make(cartpole, mode=mode), num_steps=STEPS, make_env=lambda n: make(cartpole, n, mode)
-    )
+    report = check_vector_env(make(cartpole, mode=mode), num_steps=STEPS, make_env=lambda n: make(cartpole, n, mode))
     skipped = [] if mode is SAME else ["final_obs"]
     assert sorted(report.skipped) == skipped
     assert sorted(report.passed) == sorted(set(CHECKS) - set(skipped))
@@ -86,6 +88,40 @@ def test_a_rollout_without_ends_says_that_modes_were_not_seen():
     report = check_vector_env(sync("Pendulum-v1", mode=SAME), num_steps=16)
     assert {"mode", "final_obs", "masks", "statistics"} <= set(report.skipped)
     assert "16 steps" in report.skipped["mode"]
+
+
+class TorchsOwnNoise:
+    """A foreign model: a random walk with torch's own generator."""
+
+    rng = "global"
+    device = torch.device("cpu")
+    dtype = torch.float32
+
+    def initial_state(self, rng, num_envs):
+        return TensorDict({"x": torch.randn(num_envs, 2)}, batch_size=[num_envs])
+
+    def observe(self, state):
+        return state["x"]
+
+    def step(self, state, action, rng):
+        x = state["x"] + action + torch.randn_like(state["x"])
+        return Transition(TensorDict({"x": x}, batch_size=state.batch_size), x, reward=x.sum(1))
+
+
+def test_a_model_on_torchs_generator_is_checked_as_a_whole_batch():
+    engine = Engine(
+        TorchsOwnNoise(),
+        4,
+        [Perspective(ActionSpec("box", (2,), (-1.0, -1.0), (1.0, 1.0)))],
+        max_episode_steps=HORIZON,
+    )
+    space = gym.spaces.Box(-np.inf, np.inf, (2,))
+    env = WorldModelVectorEnv(engine, space, gym.spaces.Box(-1, 1, (2,)))
+    report = check_vector_env(env, num_steps=STEPS, make_env=lambda n: env)
+    skipped = {"row_independence", "partial_reset", "batch_size", "seeding, env by env"}
+    assert set(report.skipped) == skipped
+    assert all("torch's own generator" in why for why in report.skipped.values())
+    assert "seeding" in report.passed
 
 
 # -- what is wrong ------------------------------------------------------------------------------
@@ -148,9 +184,7 @@ def test_a_mode_must_be_declared(cartpole):
     assert found(env) == {"declaration"}
 
 
-@pytest.mark.parametrize(
-    ("kind", "check"), [(faulty.ResetsAll, "partial_reset"), (faulty.ResetsNone, "partial_reset")]
-)
+@pytest.mark.parametrize(("kind", "check"), [(faulty.ResetsAll, "partial_reset"), (faulty.ResetsNone, "partial_reset")])
 def test_masked_resets_are_checked_under_disabled(cartpole, kind, check):
     assert check in found(make(cartpole, mode=DISABLED, kind=kind))
 

@@ -79,9 +79,7 @@ def test_modes_go_by_name_too(mode):
 
 
 def test_options_of_the_scalar_view_pass_through():
-    env = gym.make(
-        "wm_vec/Pendulum-v1", n_denoise_steps=2, exact_rows=True, device="cpu", dtype=torch.float64, seed=5
-    )
+    env = gym.make("wm_vec/Pendulum-v1", n_denoise_steps=2, exact_rows=True, device="cpu", dtype=torch.float64, seed=5)
     engine = env.unwrapped.engine
     assert engine.exact_rows
     assert engine.dtype == torch.float64

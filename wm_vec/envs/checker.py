@@ -157,9 +157,7 @@ def _base_rollout(driver: Driver, actions: list, seed: int, report: CheckReport)
     return base
 
 
-def _check_step_before_reset(
-    driver: Driver, make_env: Callable[[int], VectorEnv] | None, report: CheckReport
-) -> None:
+def _check_step_before_reset(driver: Driver, make_env: Callable[[int], VectorEnv] | None, report: CheckReport) -> None:
     """Step an environment that was never reset."""
     fresh = driver if make_env is None else Driver(make_env(driver.num_envs))
     if isinstance(fresh.env.unwrapped, AsyncVectorEnv):

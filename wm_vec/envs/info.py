@@ -32,7 +32,7 @@ class LazyInfo(dict):
 
     def get(self, key: str, default: Any = None) -> Any:
         """As `dict.get`, lazy entries included."""
-        return self[key] if key in self else default
+        return self[key] if key in self else default  # noqa: SIM401 - this is get itself
 
     def __reduce__(self) -> tuple[Any, ...]:
         return dict, (dict(self),)

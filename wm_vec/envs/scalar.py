@@ -73,7 +73,7 @@ class WorldModelEnv(gym.Env):
         """
         result = self.engine.step(self._take_in(action))
         observation = self._hand_out(result.observation)
-        info = self._info(result.episode_length.item(), observation, result.predictions)
+        info = self._info(int(result.episode_length.item()), observation, result.predictions)
         info.add_lazy("model_state", lambda: result.model_state[0].clone())
         if result.diverged.item():
             info["diverged"] = True
@@ -81,7 +81,8 @@ class WorldModelEnv(gym.Env):
             info[key] = _only_row(value)
         if self.render_mode == "human":
             self.render()
-        return observation, result.reward.item(), result.terminated.item(), result.truncated.item(), info
+        terminated, truncated = bool(result.terminated.item()), bool(result.truncated.item())
+        return observation, result.reward.item(), terminated, truncated, info
 
     def render(self) -> Any:
         """The observed values: a frame ``(H, W, 3)`` uint8, or a table on standard output."""

@@ -69,7 +69,7 @@ class WorldModelVectorEnv(VectorEnv):
         """Steps after which an episode is truncated."""
         return self.engine.max_episode_steps
 
-    def reset(  # type: ignore[override]
+    def reset(
         self,
         *,
         seed: int | Sequence[int | None] | None = None,
@@ -94,7 +94,7 @@ class WorldModelVectorEnv(VectorEnv):
         perspective = self._perspective
         return observation, LazyInfo({}, {"obs_dict": lambda: perspective.named(observation.clone())})
 
-    def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:  # type: ignore[override]
+    def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
         """Step all envs; no host sync.
 
         Args:
@@ -136,7 +136,7 @@ class WorldModelVectorEnv(VectorEnv):
         """Run policy and world together; see `Engine.imagine`."""
         return self.engine.imagine(policy, horizon, grad)
 
-    def render(self) -> tuple[np.ndarray, ...] | None:  # type: ignore[override]
+    def render(self) -> tuple[np.ndarray, ...] | None:
         """One frame per env, ``(H, W, 3)`` uint8; reads the host."""
         if self.render_mode is None:
             gym.logger.warn("render() does nothing without render_mode='rgb_array'.")

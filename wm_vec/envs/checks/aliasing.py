@@ -40,9 +40,7 @@ class HoldWatch:
         for t, step in enumerate(base.steps):
             if not step.action_kept:
                 advice = "Work on a copy of the action."
-                report.fail(
-                    ALIASING, "the action handed in", "left as it was", f"changed in step {t}", advice
-                )
+                report.fail(ALIASING, "the action handed in", "left as it was", f"changed in step {t}", advice)
                 return
 
 

@@ -86,9 +86,7 @@ class Driver:
         """Reset all envs, or those of a mask."""
         if self.global_rng and isinstance(seed, int):
             torch.manual_seed(seed)
-        observation, info = self.env.reset(
-            seed=seed, options=None if mask is None else {"reset_mask": mask.copy()}
-        )
+        observation, info = self.env.reset(seed=seed, options=None if mask is None else {"reset_mask": mask.copy()})
         first = next((leaf for _, leaf in leaves(observation, "")), None)
         self.device = first.device if isinstance(first, Tensor) else None
         return observation, info

@@ -39,9 +39,7 @@ def check_mode(driver: Driver, base: Record, actions: list[Tree], seed: int, rep
             advice,
         )
     next_starts = _second_starts(driver, seed)
-    if _start_episodes(
-        [(i, row(base.steps[t].observation, i)) for t, i in _first_ends(base)], base, next_starts
-    ):
+    if _start_episodes([(i, row(base.steps[t].observation, i)) for t, i in _first_ends(base)], base, next_starts):
         early = "the next episode's first observation"
         advice = "Return the last observation of the episode, or declare SAME_STEP and give final_obs."
         _fail(report, driver, "an end returns the episode's own last observation", early, advice)
@@ -69,9 +67,7 @@ def _check_same_step(driver: Driver, base: Record, seed: int, report: CheckRepor
         _fail(report, driver, expected, "they are reset one step later", "Declare NEXT_STEP.")
 
 
-def _check_next_step(
-    driver: Driver, base: Record, actions: list[Tree], seed: int, report: CheckReport
-) -> None:
+def _check_next_step(driver: Driver, base: Record, actions: list[Tree], seed: int, report: CheckReport) -> None:
     followed = [(t, i) for t, i in base.ends() if t + 1 < len(base.steps)]
     for t, i in followed:
         step = base.steps[t + 1]
@@ -86,8 +82,7 @@ def _check_next_step(
             )
             return
     if followed and all(
-        trees_equal(row(base.steps[t + 1].observation, i), row(base.steps[t].observation, i))
-        for t, i in followed
+        trees_equal(row(base.steps[t + 1].observation, i), row(base.steps[t].observation, i)) for t, i in followed
     ):
         seen = f"after all {len(followed)} ends the observation stayed as it was"
         _fail(report, driver, "a fresh episode in the step after an end", seen, "Reset the env in that step.")
@@ -159,9 +154,7 @@ def check_final_observations(driver: Driver, base: Record, report: CheckReport) 
     finals = [base.steps[t].final[i] for t, i in ends]
     if not base.moves():
         report.skipped[f"{FINAL_OBS}, values"] = "the observation never changes"
-    elif all(
-        trees_equal(f, row(base.steps[t].observation, i)) for f, (t, i) in zip(finals, ends, strict=True)
-    ):
+    elif all(trees_equal(f, row(base.steps[t].observation, i)) for f, (t, i) in zip(finals, ends, strict=True)):
         seen = f"the same as the observation returned beside it, at all {len(ends)} ends"
         fail("final_obs against the reset observation", "the last observation before the reset", seen)
     elif all(trees_equal(f, row(base.before(t), i)) for f, (t, i) in zip(finals, ends, strict=True)):
@@ -203,9 +196,7 @@ def check_statistics(base: Record, report: CheckReport) -> None:
         step = base.steps[t]
         own_return, own_length = float(step.own_return[i]), int(step.own_length[i])
         if step.statistics is None:
-            _fail_statistics(
-                report, f"r {own_return:.6g}, l {own_length}", f"step {t}, env {i}: none at this end"
-            )
+            _fail_statistics(report, f"r {own_return:.6g}, l {own_length}", f"step {t}, env {i}: none at this end")
             return
         given_return, given_length = float(step.statistics.returns[i]), int(step.statistics.lengths[i])
         largest = max(1.0, *(abs(float(s.own_return[i])) for s in base.steps[: t + 1]))

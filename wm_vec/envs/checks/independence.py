@@ -19,9 +19,7 @@ BATCH_ROUNDING = 1e-4
 """Other batch sizes agree this well over `BATCH_STEPS` steps, in spite of rounding."""
 
 
-def check_row_independence(
-    driver: Driver, base: Record, actions: list[Tree], seed: int, report: CheckReport
-) -> None:
+def check_row_independence(driver: Driver, base: Record, actions: list[Tree], seed: int, report: CheckReport) -> None:
     """Change the actions of every other env, and look at the rest."""
     if not _has_neighbours(driver, report, ROW_INDEPENDENCE):
         return
@@ -40,9 +38,7 @@ def check_row_independence(
             )
 
 
-def check_partial_reset(
-    driver: Driver, base: Record, actions: list[Tree], seed: int, report: CheckReport
-) -> None:
+def check_partial_reset(driver: Driver, base: Record, actions: list[Tree], seed: int, report: CheckReport) -> None:
     """Reset every other env by ``options={"reset_mask": ...}`` in mid-episode, and look at all of them."""
     _check_restarts(driver, base, report)
     if not _has_neighbours(driver, report, PARTIAL_RESET):
@@ -53,9 +49,7 @@ def check_partial_reset(
         record = driver.rollout(seed, actions, partial=dict.fromkeys(times, chosen))
     except Exception as error:
         if driver.mode is not AutoresetMode.DISABLED:
-            report.skipped[PARTIAL_RESET] = (
-                f"reset(options={{'reset_mask': ...}}) raised {type(error).__name__}"
-            )
+            report.skipped[PARTIAL_RESET] = f"reset(options={{'reset_mask': ...}}) raised {type(error).__name__}"
             return
         raise
     difference = first_difference(base, record, rows_a=~chosen, rows_b=~chosen)
@@ -78,9 +72,7 @@ def check_partial_reset(
     statistics = CheckReport(report.environment)
     check_statistics(record, statistics)
     for failure in statistics.failures:
-        report.fail(
-            STATISTICS, f"{failure.what}, with masked resets", failure.expected, failure.seen, failure.advice
-        )
+        report.fail(STATISTICS, f"{failure.what}, with masked resets", failure.expected, failure.seen, failure.advice)
 
 
 def _check_restarts(driver: Driver, base: Record, report: CheckReport) -> None:

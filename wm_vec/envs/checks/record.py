@@ -175,16 +175,12 @@ def first_difference(
                 return found
         for i, j in zip(names, others, strict=True):
             if int(i) in x.final and int(j) in y.final:
-                one, other = (
-                    map_leaves(lambda leaf: leaf[None], f) for f in (x.final[int(i)], y.final[int(j)])
-                )
+                one, other = (map_leaves(lambda leaf: leaf[None], f) for f in (x.final[int(i)], y.final[int(j)]))
                 if rows_differ(one, other, tolerance).any():
                     return f"step {t}, final_obs, env {i}: {_short(one)} against {_short(other)}"
     return None
 
 
 def _short(tree: Tree) -> str:
-    text = " ".join(
-        np.array2string(np.asarray(leaf), precision=6, threshold=8) for _, leaf in leaves(tree, "")
-    )
+    text = " ".join(np.array2string(np.asarray(leaf), precision=6, threshold=8) for _, leaf in leaves(tree, ""))
     return (text or str(tree)).replace("\n", " ")

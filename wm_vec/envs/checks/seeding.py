@@ -16,9 +16,7 @@ ROUNDING = 1e-3
 """Tolerance where the same row is computed at another place or in another batch."""
 
 
-def check_reproducible(
-    driver: Driver, base: Record, actions: list[Tree], seed: int, report: CheckReport
-) -> None:
+def check_reproducible(driver: Driver, base: Record, actions: list[Tree], seed: int, report: CheckReport) -> None:
     """The same seed and actions, once more."""
     difference = first_difference(base, driver.rollout(seed, actions))
     if difference:
@@ -35,17 +33,13 @@ def check_seeding(driver: Driver, base: Record, actions: list[Tree], seed: int, 
     """Which seeds give the same episodes and which give others."""
     short = actions[:SHORT]
     if driver.global_rng:
-        report.skipped[f"{SEEDING}, env by env"] = (
-            "the model draws from torch's own generator, for the whole batch"
-        )
+        report.skipped[f"{SEEDING}, env by env"] = "the model draws from torch's own generator, for the whole batch"
     else:
         _check_seeds_of_envs(driver, base, short, seed, report)
     _check_other_episodes(driver, base, short, seed, report)
 
 
-def _check_seeds_of_envs(
-    driver: Driver, base: Record, short: list[Tree], seed: int, report: CheckReport
-) -> None:
+def _check_seeds_of_envs(driver: Driver, base: Record, short: list[Tree], seed: int, report: CheckReport) -> None:
     backwards = slice(None, None, -1)
     listed = [seed + i for i in range(driver.num_envs)][::-1]
     record = driver.rollout(listed, [rows(action, backwards) for action in short])
@@ -63,9 +57,7 @@ def _check_seeds_of_envs(
         return
     record = driver.rollout(seed + 1, [rows(action, np.r_[1 : driver.num_envs, 0]) for action in short])
     upper, lower = slice(1, None), slice(0, -1)
-    difference = first_difference(
-        base, record, rows_a=upper, rows_b=lower, num_steps=SHORT, tolerance=ROUNDING
-    )
+    difference = first_difference(base, record, rows_a=upper, rows_b=lower, num_steps=SHORT, tolerance=ROUNDING)
     if difference:
         report.fail(
             SEEDING,
@@ -76,13 +68,9 @@ def _check_seeds_of_envs(
         )
 
 
-def _check_other_episodes(
-    driver: Driver, base: Record, short: list[Tree], seed: int, report: CheckReport
-) -> None:
+def _check_other_episodes(driver: Driver, base: Record, short: list[Tree], seed: int, report: CheckReport) -> None:
     start = rows(base.start, slice(0, 1))
-    constant = not any(
-        rows_differ(rows(base.start, slice(i, i + 1)), start, 0.0).any() for i in range(driver.num_envs)
-    )
+    constant = not any(rows_differ(rows(base.start, slice(i, i + 1)), start, 0.0).any() for i in range(driver.num_envs))
     other = driver.rollout(seed + 1000 + driver.num_envs, short)
     same_start = not rows_differ(base.start, other.start, 0.0).any()
     if first_difference(base, other, num_steps=SHORT, tolerance=0.0) is None:

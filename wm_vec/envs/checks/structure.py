@@ -22,9 +22,7 @@ def check_declaration(env: VectorEnv, report: CheckReport) -> None:
     """What can be said without a step: number of envs, autoreset mode, spaces."""
     num_envs = getattr(env, "num_envs", None)
     if not isinstance(num_envs, int) or num_envs < 1:
-        report.fail(
-            DECLARATION, "num_envs", "a whole number of at least 1", repr(num_envs), "Set env.num_envs."
-        )
+        report.fail(DECLARATION, "num_envs", "a whole number of at least 1", repr(num_envs), "Set env.num_envs.")
         return
     mode = env.metadata.get("autoreset_mode")
     if not isinstance(mode, AutoresetMode):
@@ -48,9 +46,7 @@ def check_declaration(env: VectorEnv, report: CheckReport) -> None:
         single, batched = getattr(env, f"single_{name}", None), getattr(env, name, None)
         if not isinstance(single, gym.Space) or not isinstance(batched, gym.Space):
             seen = f"{type(single).__name__} and {type(batched).__name__}"
-            report.fail(
-                DECLARATION, name, f"spaces single_{name} and {name}", seen, "Set both in the constructor."
-            )
+            report.fail(DECLARATION, name, f"spaces single_{name} and {name}", seen, "Set both in the constructor.")
         elif space_leaves(batched) != space_leaves(batch_space(single, num_envs)):
             report.fail(
                 DECLARATION,
@@ -113,9 +109,7 @@ class StructureWatch:
                 continue
             expected = f"shape {shape}, {np.dtype(dtype).name}"
             if leaf is None:
-                self._fail(
-                    where, f"observation{path}", expected, "nothing", "Return what the space declares."
-                )
+                self._fail(where, f"observation{path}", expected, "nothing", "Return what the space declares.")
             elif tuple(leaf.shape) != shape or _dtype_name(leaf) != np.dtype(dtype).name:
                 seen = f"shape {tuple(leaf.shape)}, {_dtype_name(leaf)}"
                 self._fail(where, f"observation{path}", expected, seen, "Let space and observation agree.")
@@ -147,19 +141,13 @@ class StructureWatch:
             self._fail(where, name, expected, seen, "Masks and sums go wrong with anything else.")
             return
         if name == "reward" and not np.isfinite(as_numpy(value)).all():
-            self._fail(
-                where, "finite rewards", "finite numbers", str(as_numpy(value)), "End rows that diverge."
-            )
+            self._fail(where, "finite rewards", "finite numbers", str(as_numpy(value)), "End rows that diverge.")
         if isinstance(like, Tensor) != isinstance(value, Tensor):
             seen = f"{type(value).__name__} beside observations in {type(like).__name__}"
-            self._fail(
-                where, f"kind of {name}", "one kind of array", seen, "Return tensors throughout, or NumPy."
-            )
+            self._fail(where, f"kind of {name}", "one kind of array", seen, "Return tensors throughout, or NumPy.")
         elif isinstance(like, Tensor) and like.device != value.device:
             seen = f"{value.device} beside observations on {like.device}"
-            self._fail(
-                where, f"device of {name}", "one device", seen, "Keep everything on the environment's device."
-            )
+            self._fail(where, f"device of {name}", "one device", seen, "Keep everything on the environment's device.")
 
     def _check_mask(self, where: str, name: str, mask: Any) -> None:
         if tuple(mask.shape) != (self.env.num_envs,) or mask.dtype not in (torch.bool, np.bool_):

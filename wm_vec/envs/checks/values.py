@@ -79,9 +79,7 @@ def rows(tree: Tree, index: Any) -> Tree:
 
 def mix_rows(mask: np.ndarray, where_true: Tree, where_false: Tree) -> Tree:
     """Choose row by row between two batched NumPy trees by a ``(B,)`` bool mask."""
-    return map_leaves(
-        lambda a, b: np.where(mask.reshape(-1, *(1,) * (a.ndim - 1)), a, b), where_true, where_false
-    )
+    return map_leaves(lambda a, b: np.where(mask.reshape(-1, *(1,) * (a.ndim - 1)), a, b), where_true, where_false)
 
 
 def rows_differ(a: Tree, b: Tree, tolerance: float) -> np.ndarray:
@@ -108,9 +106,7 @@ def rows_differ(a: Tree, b: Tree, tolerance: float) -> np.ndarray:
 def trees_equal(a: Tree, b: Tree) -> bool:
     """Whether two NumPy trees hold the same bits (NaN equals NaN)."""
     pairs = zip(leaves(a, ""), leaves(b, ""), strict=True)
-    return all(
-        x.shape == y.shape and bool(((x == y) | ((x != x) & (y != y))).all()) for (_, x), (_, y) in pairs
-    )
+    return all(x.shape == y.shape and bool(((x == y) | ((x != x) & (y != y))).all()) for (_, x), (_, y) in pairs)
 
 
 def overwrite(tree: Tree) -> None:
