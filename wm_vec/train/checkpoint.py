@@ -58,18 +58,19 @@ def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], di
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no checkpoint here.")
-    with path.open("rb") as file:
-        head = file.read(4)
-    if head[:2] == b"PK" or head[:1] == b"\x80":
-        raise CheckpointError(
-            f"{path} looks like a pickle (torch.save); wm_vec does not load those, since loading one can run code. "
-            "Expected a safetensors file written by WorldModel.save()."
-        )
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except SafetensorError as error:
+        # Asked only now: a safetensors file begins with its header's length, any bytes at all.
+        with path.open("rb") as opened:
+            head = opened.read(2)
+        if head == b"PK" or head[:1] == b"\x80":
+            raise CheckpointError(
+                f"{path} looks like a pickle (torch.save); wm_vec does not load those, since loading one can run "
+                "code. Expected a safetensors file written by WorldModel.save()."
+            ) from error
         raise CheckpointError(
             f"{path} is no whole safetensors file ({error}). It may be cut short; copy or train it again."
         ) from error
