@@ -55,6 +55,13 @@ class TrainConfig:
         for name in ("n_steps", "batch_size", "eval_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"TrainConfig: `{name}` must be at least 1, got {getattr(self, name)}.")
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"TrainConfig: `patience` must be at least 1 or None, got {self.patience}.")
+        for name in ("learning_rate", "grad_clip"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"TrainConfig: `{name}` must be above 0 and finite, got {getattr(self, name)}.")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"TrainConfig: `weight_decay` must be finite and not negative, got {self.weight_decay}.")
         if not 0 <= self.context_dropout < 1:
             raise ValueError(f"TrainConfig: `context_dropout` must lie in [0, 1), got {self.context_dropout}.")
 

@@ -1,0 +1,293 @@
+"""Training: it learns, stops, logs, and goes on after a kill as if nothing had been."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from wm_vec import ModelConfig, TrainConfig, WorldModel, compile_schema
+from wm_vec.canvas import Field
+from wm_vec.train import CheckpointError, data_from_mapping, train_model
+from wm_vec.train.loop import EMA_DECAY
+from wm_vec.train.normalise import fit_normalisers
+
+SCHEMA = {"x": Field(), "y": Field(w=2), "mood": Field(num_classes=3)}
+SMALL = TrainConfig(n_steps=24, batch_size=32, eval_every=5, checkpoint_every=8, patience=None, context_dropout=0.3)
+
+
+def recording(length=200, seed=0):
+    """A rotation in y that x follows, and a class that counts."""
+    t = np.arange(length)
+    noise = np.random.default_rng(seed).normal(0, 0.01, length)
+    y = np.stack((np.cos(0.3 * t), np.sin(0.3 * t)), 1)
+    return {"x": np.roll(y[:, 0], 1) + noise, "y": y, "mood": t % 3}
+
+
+def world(schema=SCHEMA, **options):
+    return WorldModel(compile_schema(schema, d_model=32), config=ModelConfig(num_blocks=1), **options)
+
+
+def trained(config=SMALL, data=None, **options):
+    """A world and its report after training."""
+    made = world()
+    return made, made.finetune(recording() if data is None else data, config=config, **options)
+
+
+def weights(made):
+    return {name: tensor.clone() for name, tensor in made.model.state_dict().items()}
+
+
+def assert_same_weights(one, two):
+    assert one.keys() == two.keys()
+    for name in one:
+        assert torch.equal(one[name], two[name]), name
+
+
+# -- learning -----------------------------------------------------------------------------------------------
+
+
+def test_the_loss_falls_and_the_world_learns_to_step():
+    made = world()
+    reported = []
+    config = TrainConfig(n_steps=300, batch_size=128, eval_every=50, context_dropout=0.1)
+    report = made.finetune(recording(), config=config, progress=lambda step, figures: reported.append(figures))
+    held_out = [f["held_out_loss"] for f in reported if math.isfinite(f["held_out_loss"])]
+    assert report.held_out_loss == min(held_out)
+    assert report.held_out_loss < 0.4 * held_out[0]
+    assert report.steps == 300
+    # One step of the rotation, from a phase that no recorded step has: better than standing still, by far.
+    for path, value in (("x", np.cos(0.7)), ("y", [np.cos(1.0), np.sin(1.0)]), ("mood", 1)):
+        made.observe(path, value)
+    env = made.to_vector_env(
+        64,
+        ["y"],
+        ["mood"],
+        lambda obs, act, info: 0.0,
+        initial_obs_fn=lambda: {"x": np.cos(0.7), "y": [np.cos(1.0), np.sin(1.0)], "mood": 1},
+    )
+    start = env.reset(seed=0)[0]
+    following = env.step(torch.ones(64, dtype=torch.int64))[0]
+    expected = torch.tensor([math.cos(1.3), math.sin(1.3)])
+    assert float((following - expected).abs().mean()) < 0.25 * float((start - expected).abs().mean())
+
+
+def test_two_runs_of_one_seed_are_equal_and_of_two_are_not():
+    one, two = trained()[0], trained()[0]
+    assert_same_weights(weights(one), weights(two))
+    other = trained(TrainConfig(**{**SMALL.__dict__, "seed": 1}))[0]
+    assert not torch.equal(weights(one)["denoiser.head_weight"], weights(other)["denoiser.head_weight"])
+
+
+def test_training_leaves_torchs_generator_alone():
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    trained()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_kept_weights_are_an_average_of_those_trained():
+    """EMA by hand over the live weights that the progress callback sees."""
+    made = world()
+    seen = [made.model.denoiser.head_weight.detach().clone()]
+    config = TrainConfig(**{**SMALL.__dict__, "n_steps": 10, "eval_every": 10})
+    made.finetune(
+        recording(),
+        config=config,
+        progress=lambda step, _: seen.append(made.model.denoiser.head_weight.detach().clone()),
+    )
+    average = seen[0].double()
+    for step, live in enumerate(seen[1:], 1):
+        decay = min(EMA_DECAY, step / (step + 9))
+        average = decay * average + (1 - decay) * live.double()
+    torch.testing.assert_close(made.model.denoiser.head_weight.detach().double(), average, rtol=1e-5, atol=1e-7)
+    assert not torch.equal(seen[1], seen[-1]), "the callback sees the live weights"
+
+
+def test_early_stopping_keeps_the_best_weights():
+    # Noise cannot be learned: the held-out loss is best early, and patience runs out.
+    noise = {"x": np.random.default_rng(0).normal(size=60)}
+    made = world({"x": Field()})
+    losses = {}
+    config = TrainConfig(n_steps=3000, batch_size=32, eval_every=10, patience=3, learning_rate=3e-2)
+    report = made.finetune(noise, config=config, progress=lambda s, f: losses.setdefault(s, f["held_out_loss"]))
+    assert report.stopped_early
+    assert report.steps < 3000
+    assert report.steps == report.best_step + 30
+    evaluated = {step: loss for step, loss in losses.items() if step % 10 == 0}
+    assert report.held_out_loss == min(evaluated.values()) == evaluated[report.best_step]
+
+
+def test_fields_without_weight_are_not_learned():
+    schema = {"x": Field(), "y": Field(w=2, loss_weight=0.0), "mood": Field(num_classes=3)}
+    made = world(schema)
+    before = made.model.denoiser.head_weight[1:3].detach().clone()
+    made.finetune(recording(), config=TrainConfig(**{**SMALL.__dict__, "weight_decay": 0.0}))
+    assert torch.equal(made.model.denoiser.head_weight[1:3].detach(), before)
+    assert bool((made.model.denoiser.head_weight[0] != 0).any())
+
+
+def test_a_diverged_run_says_so_and_keeps_the_best_weights():
+    made = world()
+    made.finetune(recording(), config=SMALL)
+    kept = weights(made)
+    with pytest.raises(FloatingPointError, match=r"diverged by step \d+.*Lower `learning_rate`"):
+        made.finetune(recording(), config=TrainConfig(**{**SMALL.__dict__, "learning_rate": 1e38, "grad_clip": 1e38}))
+    assert all(bool(torch.isfinite(t.float()).all()) or "low" in n or "high" in n for n, t in weights(made).items())
+    assert weights(made).keys() == kept.keys()
+
+
+# -- the log ------------------------------------------------------------------------------------------------
+
+
+def test_the_log_is_json_a_line_per_evaluation(tmp_path):
+    _, report = trained(log_path=tmp_path / "log.jsonl")
+
+    def refuse(name):
+        pytest.fail(f"{name} is no JSON")
+
+    lines = [json.loads(line, parse_constant=refuse) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [5, 10, 15, 20, 24]
+    assert all(set(line) == {"step", "learning_rate", "loss", "held_out_loss"} for line in lines)
+    assert min(line["held_out_loss"] for line in lines) == report.held_out_loss
+    assert lines[-1]["loss"] == report.train_loss
+
+
+# -- a killed run -------------------------------------------------------------------------------------------
+
+
+class Killed(Exception):
+    pass
+
+
+def killed_at(step, made, path, config=SMALL, data=None):
+    def stop(now, figures):
+        if now == step:
+            raise Killed
+
+    with pytest.raises(Killed):
+        made.finetune(recording() if data is None else data, config=config, resume_path=path, progress=stop)
+
+
+@pytest.mark.parametrize("step", [9, 17, 23])
+def test_a_resumed_run_ends_in_the_same_weights_bit_for_bit(step, tmp_path):
+    expected, whole = trained()
+    path = tmp_path / "run.resume"
+    killed_at(step, world(), path)
+    assert path.exists()
+    made = world()  # another process would start from the same untrained world
+    report = made.finetune(recording(), config=SMALL, resume_path=path)
+    assert report.resumed_from == step // 8 * 8
+    assert_same_weights(weights(made), weights(expected))
+    assert report.held_out_loss == whole.held_out_loss
+    assert report.train_loss == whole.train_loss
+    assert not path.exists(), "a finished run leaves nothing to resume"
+
+
+def test_a_run_killed_twice_resumes_twice(tmp_path):
+    expected = trained()[0]
+    path = tmp_path / "run.resume"
+    killed_at(10, world(), path)
+    killed_at(20, world(), path)
+    made = world()
+    made.finetune(recording(), config=SMALL, resume_path=path)
+    assert_same_weights(weights(made), weights(expected))
+
+
+def test_a_run_killed_before_its_first_state_starts_afresh(tmp_path):
+    path = tmp_path / "run.resume"
+    killed_at(5, world(), path)
+    assert not path.exists()
+    made = world()
+    report = made.finetune(recording(), config=SMALL, resume_path=path)
+    assert report.resumed_from == 0
+    assert_same_weights(weights(made), weights(trained()[0]))
+
+
+def test_saving_states_changes_nothing(tmp_path):
+    assert_same_weights(weights(trained(resume_path=tmp_path / "r")[0]), weights(trained()[0]))
+
+
+@pytest.mark.parametrize("other", ["data", "settings", "schema", "field order"])
+def test_the_state_of_another_run_is_refused(other, tmp_path):
+    path = tmp_path / "run.resume"
+    killed_at(9, world(), path)
+    state = path.read_bytes()
+    data, config, made = recording(), SMALL, world()
+    if other == "data":
+        data = recording(seed=1)
+    elif other == "settings":
+        config = TrainConfig(**{**SMALL.__dict__, "learning_rate": 1e-3})
+    elif other == "schema":
+        made = world({**SCHEMA, "more": Field()})
+    else:
+        made = world(dict(reversed(SCHEMA.items())))
+    with pytest.raises(CheckpointError, match=r"state of another training run.*delete the file"):
+        made.finetune(data, config=config, resume_path=path)
+    assert path.read_bytes() == state, "nothing is lost"
+    assert not made.trained
+
+
+def test_a_resume_file_is_no_world(tmp_path):
+    path = tmp_path / "run.resume"
+    killed_at(9, world(), path)
+    with pytest.raises(CheckpointError, match="unfinished training run"):
+        WorldModel.load(path)
+
+
+def test_a_resume_file_that_is_cut_short_is_refused(tmp_path):
+    path = tmp_path / "run.resume"
+    killed_at(9, world(), path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="cut short"):
+        trained(resume_path=path)
+
+
+# -- settings -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("n_steps", 0),
+        ("batch_size", 0),
+        ("eval_every", 0),
+        ("checkpoint_every", -1),
+        ("context_dropout", 1.0),
+        ("context_dropout", -0.1),
+        ("learning_rate", 0.0),
+        ("learning_rate", math.nan),
+        ("weight_decay", -1.0),
+        ("grad_clip", 0.0),
+        ("patience", 0),
+    ],
+)
+def test_settings_that_cannot_be(setting, value):
+    with pytest.raises(ValueError, match=f"TrainConfig: `{setting}` must .* got {value}"):
+        TrainConfig(**{setting: value})
+
+
+def test_n_steps_of_finetune_overrides_the_settings():
+    assert world().finetune(recording(), 3, config=SMALL).steps == 3
+    with pytest.raises(ValueError, match="`n_steps` must be at least 1, got 0"):
+        world().finetune(recording(), 0)
+
+
+def test_a_float64_world_trains_in_float64():
+    made = world(dtype=torch.float64)
+    made.finetune(recording(), config=SMALL)
+    assert made.model.denoiser.head_weight.dtype == torch.float64
+    single = trained()[0]
+    for name, tensor in weights(made).items():
+        if tensor.is_floating_point():
+            torch.testing.assert_close(tensor.float(), weights(single)[name], rtol=2e-2, atol=2e-3)
+
+
+def test_train_model_alone_needs_no_world(tmp_path):
+    made = world()
+    data = data_from_mapping(recording(), made.bound)
+    fit_normalisers(made.model.codec, data, keep_fitted=False)
+    report = train_model(made.model, data, SMALL)
+    assert report.steps == 24
+    assert_same_weights(weights(made), weights(trained()[0]))
