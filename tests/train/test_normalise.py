@@ -1,0 +1,105 @@
+"""Normalisers learned from data, by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from wm_vec.canvas import Field, compile_schema
+from wm_vec.model.codec import FieldCodec
+from wm_vec.train import data_from_mapping
+from wm_vec.train.normalise import CONSTANT_STD, fit_normalisers
+
+
+def fitted(series, codec=None, keep_fitted=False, **fields):
+    bound = compile_schema({name: fields.get(name, Field()) for name in series})
+    codec = codec or FieldCodec(bound)
+    fit_normalisers(codec, data_from_mapping(series, bound), keep_fitted)
+    return codec
+
+
+def test_moments_by_hand():
+    codec = fitted({"x": [0.0, 2.0, 0.0, 2.0]})
+    # Values as they are stepped from and to: 0 2 0 | 2 0 2; changes: 2 -2 2.
+    assert float(codec.mean) == pytest.approx(1.0)
+    assert float(codec.std) == pytest.approx(1.0)
+    assert float(codec.residual_mean) == pytest.approx(2 / 3)
+    assert float(codec.residual_std) == pytest.approx((32 / 9) ** 0.5)
+
+
+def test_gaps_do_not_count():
+    nan = np.nan
+    codec = fitted({"x": [1.0, nan, 5.0, 7.0, nan, 100.0, 102.0]})
+    # Changes are known from 5 to 7 and from 100 to 102 alone.
+    assert float(codec.residual_mean) == pytest.approx(2.0)
+    assert float(codec.mean) == pytest.approx(np.mean([1, 5, 7, 100, 5, 7, 100, 102]))
+
+
+def test_slow_fields_are_measured_where_they_change():
+    codec = fitted({"x": [0, 0, 0, 3, 3, 3, 7, 7, 7, 9.0]}, x=Field(period=3))
+    # The changes of ticks 3, 6 and 9: 3, 4 and 2.
+    assert float(codec.residual_mean) == pytest.approx(3.0)
+    assert float(codec.residual_std) == pytest.approx((2 / 3) ** 0.5)
+
+
+def test_classes_are_left_alone():
+    codec = fitted({"x": [0, 1, 2, 2]}, x=Field(num_classes=3))
+    assert (float(codec.mean), float(codec.std), float(codec.residual_std)) == (0.0, 1.0, 1.0)
+
+
+def test_fields_without_data_are_left_alone():
+    bound = compile_schema({"x": Field(), "unseen": Field()})
+    codec = FieldCodec(bound)
+    fit_normalisers(codec, data_from_mapping({"x": [1.0, 2.0, 4.0]}, bound), False)
+    assert (float(codec.mean[1]), float(codec.std[1])) == (0.0, 1.0)
+    assert float(codec.mean[0]) != 0.0
+
+
+@pytest.mark.parametrize("value", [5.0, -0.01, 0.0, 1e7])
+def test_a_constant_stays_at_its_value(value):
+    codec = fitted({"x": [value] * 5})
+    assert float(codec.mean) == pytest.approx(value)
+    assert float(codec.residual_mean) == 0.0
+    assert 0 < float(codec.std) <= CONSTANT_STD * max(abs(value), 1.0) * 1.01
+    assert 0 < float(codec.residual_std) <= CONSTANT_STD * max(abs(value), 1.0) * 1.01
+
+
+def test_a_clock_is_predicted_to_its_increment():
+    codec = fitted({"x": 1000.0 + 0.5 * np.arange(200)})
+    assert float(codec.residual_mean) == pytest.approx(0.5)
+    assert float(codec.residual_std) <= 0.5 * CONSTANT_STD * 1.01
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1e-4, 1.0, 1e6])
+def test_units_do_not_matter(unit):
+    series = np.random.default_rng(0).normal(2.0, 1.0, 300)
+    codec, plain = fitted({"x": unit * series}), fitted({"x": series})
+    for name in ("mean", "std", "residual_mean", "residual_std"):
+        got, expected = float(getattr(codec, name)), unit * float(getattr(plain, name))
+        assert got == pytest.approx(expected, rel=1e-4, abs=1e-6 * unit), name
+
+
+def test_a_small_spread_far_from_zero_is_measured():
+    codec = fitted({"x": 1000.0 + 0.05 * np.sin(np.arange(500))})
+    assert float(codec.std) == pytest.approx(0.05 / 2**0.5, rel=0.05)
+
+
+def test_what_is_fitted_is_kept_unless_data_spread_far_wider():
+    first = np.random.default_rng(0).normal(0, 1, 400)
+    codec = fitted({"x": first})
+    before = float(codec.std)
+    fitted({"x": first * 3 + 1}, codec, keep_fitted=True)
+    assert float(codec.std) == before
+    fitted({"x": first * 30}, codec, keep_fitted=True)
+    assert float(codec.std) == pytest.approx(30 * before, rel=0.05)
+    fitted({"x": first + 1000}, codec, keep_fitted=True)
+    assert float(codec.mean) == pytest.approx(1000, rel=0.01)
+
+
+def test_a_field_first_seen_later_is_fitted_then():
+    bound = compile_schema({"x": Field(), "y": Field()})
+    codec = FieldCodec(bound)
+    noise = np.random.default_rng(0).normal(0, 0.01, 300)
+    fit_normalisers(codec, data_from_mapping({"x": noise}, bound), False)
+    fit_normalisers(codec, data_from_mapping({"y": noise}, bound), True)
+    torch.testing.assert_close(codec.std[0], codec.std[1])
+    torch.testing.assert_close(codec.residual_std[0], codec.residual_std[1])
