@@ -147,9 +147,7 @@ def test_a_class_that_needs_arguments_says_where_it_stands():
 
 def test_unknown_paths_name_the_closest():
     bound = compile_schema(World())
-    with pytest.raises(
-        UnknownFieldError, match=r"'firm\.financials\.revenu'\. Closest: firm\.financials\.revenue"
-    ):
+    with pytest.raises(UnknownFieldError, match=r"'firm\.financials\.revenu'\. Closest: firm\.financials\.revenue"):
         bound["firm.financials.revenu"]
     with pytest.raises(KeyError, match=r"is a group; name one of its fields: firm\.financials\.revenue"):
         bound["firm.financials"]

@@ -61,15 +61,11 @@ def test_float64_bounds_stay_inside_after_float32(a, b):
 
 
 def test_a_constant_number_needs_no_bounds():
-    field = space_field(
-        Box(np.array([0.0, 1.0], np.float32), np.array([0.0, 2.0], np.float32)), "observation"
-    )
+    field = space_field(Box(np.array([0.0, 1.0], np.float32), np.array([0.0, 2.0], np.float32)), "observation")
     assert field.bounds("low") == (-INF, 1.0)
 
 
-@pytest.mark.parametrize(
-    ("space", "classes"), [(Discrete(4), 4), (Discrete(3, start=-1), 3), (Discrete(1), 2)]
-)
+@pytest.mark.parametrize(("space", "classes"), [(Discrete(4), 4), (Discrete(3, start=-1), 3), (Discrete(1), 2)])
 def test_a_discrete_space_is_one_categorical_position(space, classes):
     field = space_field(space, "action", is_output=False)
     assert (field.num_positions, field.num_classes, field.is_output) == (1, classes, False)

@@ -149,9 +149,7 @@ def test_a_masked_reset_leaves_the_others_alone():
     assert torch.equal(after.observation[[0, 2]], expected.observation[[0, 2]])
 
 
-@pytest.mark.parametrize(
-    "mask", [torch.ones(3), torch.ones(2, dtype=torch.bool), torch.ones(3, 1, dtype=torch.bool)]
-)
+@pytest.mark.parametrize("mask", [torch.ones(3), torch.ones(2, dtype=torch.bool), torch.ones(3, 1, dtype=torch.bool)])
 def test_masks_that_do_not_fit(mask):
     engine = walk_engine(3)
     engine.reset(seed=0)
@@ -219,9 +217,7 @@ def test_actions_that_do_not_fit_a_box(action, error, message):
     assert bool((engine.state() == before).all()), "a refused action changes nothing"
 
 
-@pytest.mark.parametrize(
-    "action", [torch.zeros(2), torch.ones(2, dtype=torch.bool), torch.zeros(2, 1).long()]
-)
+@pytest.mark.parametrize("action", [torch.zeros(2), torch.ones(2, dtype=torch.bool), torch.zeros(2, 1).long()])
 def test_actions_that_do_not_fit_a_discrete_space(action):
     engine = walk_engine(2, [Perspective(CLASSES)])
     engine.reset(seed=0)
@@ -435,9 +431,7 @@ def test_carried_reward_states_are_per_env_reset_and_forked():
     torch.testing.assert_close(second.reward, torch.tensor([0.45, 0.9]))  # 0.9 x + a - x
     torch.testing.assert_close(fork.step(action[[1, 0, 0]]).reward, torch.tensor([0.9, 0.45, 0.45]))
     assert second.truncated.tolist() == [True, True]
-    torch.testing.assert_close(
-        engine.step(action).reward, torch.tensor([0.5, 1.0]), msg="0 again after the reset"
-    )
+    torch.testing.assert_close(engine.step(action).reward, torch.tensor([0.5, 1.0]), msg="0 again after the reset")
 
 
 def test_a_reward_function_that_fails_at_a_step_changes_nothing():
@@ -448,9 +442,7 @@ def test_a_reward_function_that_fails_at_a_step_changes_nothing():
             raise OSError("mine")
         return obs["observation"][0]
 
-    engine, clean = (
-        walk_engine(1, [Perspective(BOX, reward_fn=reward)], autoreset_mode="disabled") for _ in range(2)
-    )
+    engine, clean = (walk_engine(1, [Perspective(BOX, reward_fn=reward)], autoreset_mode="disabled") for _ in range(2))
     engine.reset(seed=0), clean.reset(seed=0)
     engine.step(constant(engine)), clean.step(constant(clean))
     fail[0] = True

@@ -248,19 +248,15 @@ def documented_rewards():
         "revenue": (lambda obs, act, info: obs["firm_acme.financials.revenue"].mean()),
         "employee": (
             lambda obs, act, info: (
-                obs["person_employee.state.confidence"].mean()
-                - 0.5 * obs["person_employee.state.stress"].mean()
+                obs["person_employee.state.confidence"].mean() - 0.5 * obs["person_employee.state.stress"].mean()
             )
         ),
         "ceo": (
             lambda obs, act, info: (
-                obs["firm_acme.financials.revenue_growth"].mean()
-                + 0.3 * obs["firm_acme.market.equity_price"].mean()
+                obs["firm_acme.financials.revenue_growth"].mean() + 0.3 * obs["firm_acme.market.equity_price"].mean()
             )
         ),
-        "employee in multi": (
-            lambda obs, act, info: obs.get("firm_acme.operations.employee_satisfaction", [0])[0]
-        ),
+        "employee in multi": (lambda obs, act, info: obs.get("firm_acme.operations.employee_satisfaction", [0])[0]),
         "ceo in multi": lambda obs, act, info: obs.get("firm_acme.financials.revenue_growth", [0])[0],
         "a field that is not observed": lambda obs, act, info: obs.get("nowhere", [0])[0],
         "logistics": (

@@ -123,9 +123,7 @@ def restless_world():
 
 
 def view(reward_fn=None, **more):
-    return Perspective(
-        BOX, obs_index=torch.tensor([0, 1]), obs_fields={"x": slice(0, 2)}, reward_fn=reward_fn, **more
-    )
+    return Perspective(BOX, obs_index=torch.tensor([0, 1]), obs_fields={"x": slice(0, 2)}, reward_fn=reward_fn, **more)
 
 
 def total_reward(engine, start, weights, horizon=4):
@@ -146,9 +144,7 @@ REWARDS = {
 def test_gradients_agree_with_finite_differences(reward, exact_rows):
     world = restless_world()
     fields = {path: slice(i, i + n) for path, i, n in (("x", 0, 2), ("push", 2, 1), ("reward", 3, 1))}
-    engine = world.to_engine(
-        3, [view(REWARDS[reward], all_fields=fields)], act_fields=["push"], exact_rows=exact_rows
-    )
+    engine = world.to_engine(3, [view(REWARDS[reward], all_fields=fields)], act_fields=["push"], exact_rows=exact_rows)
     engine.reset(seed=0)
     start = engine.state()
     weights = torch.tensor([0.4, -0.3, 0.1], dtype=torch.float64, requires_grad=True)

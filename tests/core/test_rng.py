@@ -61,9 +61,7 @@ def test_numbers_drawn_ahead_are_those_drawn_step_by_step(rows, depth):
 
 
 def test_spawned_seeds_are_numpys_and_unrelated():
-    assert spawn_seeds(5, 3) == [
-        int(w >> np.uint64(1)) for w in np.random.SeedSequence(5).generate_state(3, np.uint64)
-    ]
+    assert spawn_seeds(5, 3) == [int(w >> np.uint64(1)) for w in np.random.SeedSequence(5).generate_state(3, np.uint64)]
     many = spawn_seeds(0, 1000) + spawn_seeds(1, 1000)
     assert len(set(many)) == 2000
     assert all(0 <= s < 2**63 for s in many)

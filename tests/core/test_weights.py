@@ -27,9 +27,7 @@ def assigned(model, target):
 
 
 def replaced_data(model, target):
-    nn.utils.vector_to_parameters(
-        nn.utils.parameters_to_vector(target.parameters()).detach(), model.parameters()
-    )
+    nn.utils.vector_to_parameters(nn.utils.parameters_to_vector(target.parameters()).detach(), model.parameters())
 
 
 @torch.no_grad()

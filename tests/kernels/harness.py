@@ -41,18 +41,12 @@ def assert_matches_reference(op: Op, args: Sequence[Any], *, backend: str, exact
         assert op.choose(*args) is op.implementations[backend][1], f"{op.name}: {backend!r} was not chosen"
         got = op(*args)
     for i, (tensor, copy) in enumerate(zip(tensors_in(args), before, strict=True)):
-        assert torch.equal(tensor.nan_to_num(), copy.nan_to_num()), (
-            f"{op.name}: argument tensor {i} was written to"
-        )
+        assert torch.equal(tensor.nan_to_num(), copy.nan_to_num()), f"{op.name}: argument tensor {i} was written to"
     ours, theirs = list(tensors_in([got])), list(tensors_in([expected]))
-    assert len(ours) == len(theirs), (
-        f"{op.name}: {len(ours)} tensors returned, the reference returns {len(theirs)}"
-    )
+    assert len(ours) == len(theirs), f"{op.name}: {len(ours)} tensors returned, the reference returns {len(theirs)}"
     for i, (mine, reference) in enumerate(zip(ours, theirs, strict=True)):
         where = f"{op.name}, output {i}"
-        assert mine.shape == reference.shape, (
-            f"{where}: shape {tuple(mine.shape)}, not {tuple(reference.shape)}"
-        )
+        assert mine.shape == reference.shape, f"{where}: shape {tuple(mine.shape)}, not {tuple(reference.shape)}"
         assert mine.dtype == reference.dtype, f"{where}: {mine.dtype}, not {reference.dtype}"
         if exact or not reference.dtype.is_floating_point:
             same = (mine == reference) | (mine.isnan() & reference.isnan())

@@ -236,9 +236,7 @@ def test_decode_inverts_the_target(world, context):
     for table in (codec.std, codec.residual_std):
         table.copy_(torch.rand(table.shape, generator=generator) + 0.1)
     values, following = plausible(codec, generator), plausible(codec, generator)
-    known = (
-        torch.rand(values.shape, generator=generator) < {"known": 2.0, "unknown": -1.0, "mixed": 0.5}[context]
-    )
+    known = torch.rand(values.shape, generator=generator) < {"known": 2.0, "unknown": -1.0, "mixed": 0.5}[context]
     sample = codec.target(values, following, known)
     base, shift, scale = codec.affine(known)
     decoded = decode_fields(

@@ -54,9 +54,7 @@ def test_published_vectors_reach_the_op(backend):
     with use_backend(backend):
         assert philox_words(*as_rows(seed, episode, step), 10, stream)[0].tolist() == expected[:10].tolist()
     high_bit = as_rows(signed(0xFFFFFFFFFFFFFFFF), 0xFFFFFFFF, 0xFFFFFFFF)
-    expected = philox4x32_reference(
-        torch.tensor([0xFFFFFFFF, 0xFFFFFFFF, 0, 7]), torch.tensor(words(ones[1]))
-    )
+    expected = philox4x32_reference(torch.tensor([0xFFFFFFFF, 0xFFFFFFFF, 0, 7]), torch.tensor(words(ones[1])))
     with use_backend(backend):
         assert philox_words(*high_bit, 4, 7)[0].tolist() == expected.tolist()
 
@@ -84,9 +82,7 @@ def test_numpy_takes_strided_and_expanded_rows():
 def test_only_the_low_32_bits_of_episode_and_step_count():
     low = philox_words(*as_rows(3, 4, 5), 8, 0)
     assert torch.equal(low, philox_words(*as_rows(3, 4 + 2**32, 5 - 2**32), 8, 0))
-    assert not torch.equal(low, philox_words(*as_rows(3 + 2**32, 4, 5), 8, 0)), (
-        "all 64 bits of the seed count"
-    )
+    assert not torch.equal(low, philox_words(*as_rows(3 + 2**32, 4, 5), 8, 0)), "all 64 bits of the seed count"
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 8, 13])
@@ -151,9 +147,7 @@ def test_neighbours_are_uncorrelated(axis):
     elif axis == "stream":
         first, second = (philox_normal(rows, zeros, zeros, 1, s)[:, 0] for s in (0, 1))
     else:
-        where = {"seed": (rows, zeros, zeros), "episode": (zeros, rows, zeros), "step": (zeros, zeros, rows)}[
-            axis
-        ]
+        where = {"seed": (rows, zeros, zeros), "episode": (zeros, rows, zeros), "step": (zeros, zeros, rows)}[axis]
         run = philox_normal(*where, 1, 0)[:, 0]
         first, second = run[:-1], run[1:]
     correlation = float((first.double() * second.double()).mean())
@@ -170,9 +164,7 @@ def test_extreme_words_give_finite_normals():
     assert bool(torch.isfinite(normals).all())
     # The smallest uniform is half a unit of 2^-32, so no normal is further out than this.
     assert float(normals.abs().max()) <= math.sqrt(2 * 33 * math.log(2)) + 1e-5
-    assert box_muller(torch.tensor([[0, 0]]))[0].tolist() == pytest.approx(
-        [math.sqrt(66 * math.log(2)), 0.0], abs=1e-6
-    )
+    assert box_muller(torch.tensor([[0, 0]]))[0].tolist() == pytest.approx([math.sqrt(66 * math.log(2)), 0.0], abs=1e-6)
     quarter = box_muller(torch.tensor([[2**31, 2**30]]))[0].tolist()
     assert quarter == pytest.approx([0.0, math.sqrt(2 * math.log(2))], abs=1e-6)
 

@@ -85,9 +85,7 @@ def edm_sampler(model, canvas, noise, modulation, sigmas, heun):
         d = (x - model.denoise(canvas, x, sigmas[k], modulation[k])) / sigmas[k]
         following = x + (sigmas[k + 1] - sigmas[k]) * d
         if heun and sigmas[k + 1] != 0:
-            d2 = (following - model.denoise(canvas, following, sigmas[k + 1], modulation[k + 1])) / sigmas[
-                k + 1
-            ]
+            d2 = (following - model.denoise(canvas, following, sigmas[k + 1], modulation[k + 1])) / sigmas[k + 1]
             following = x + (sigmas[k + 1] - sigmas[k]) * (d + d2) / 2
         x = following
     return x
