@@ -212,7 +212,7 @@ class BatchMean(WorldModelVectorEnv):
 
     def step(self, actions):
         observation, *rest = super().step(actions)
-        return (observation - 0.01 * observation.mean(0), *rest)
+        return (observation - 0.1 * observation.mean(0), *rest)
 
 
 class ActsTogether(WorldModelVectorEnv):

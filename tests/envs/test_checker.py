@@ -15,8 +15,8 @@ from wm_vec.core import ActionSpec, Engine, Perspective, Transition
 from wm_vec.envs import CheckError, WorldModelVectorEnv, check_vector_env
 from wm_vec.envs.checker import CHECKS
 
-STEPS = 32
-HORIZON = 13
+STEPS = 24
+HORIZON = 9
 SAME, NEXT, DISABLED = AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED
 MODES = [SAME, NEXT, DISABLED]
 
