@@ -40,7 +40,7 @@ class TurnsConfig:
         world_steps: Gradient steps of each refinement.
         policy_steps: Imagined env steps of each turn's policy training.
         num_envs: Imagined envs.
-        horizon: Steps of an imagined episode. Short episodes from visited states keep imagination near the data.
+        horizon: Steps of an imagined episode.
     """
 
     turns: int = 5
@@ -48,9 +48,9 @@ class TurnsConfig:
     exploration: float = 0.1
     first_world_steps: int = 1500
     world_steps: int = 700
-    policy_steps: int = 400_000
+    policy_steps: int = 250_000
     num_envs: int = 512
-    horizon: int = 200
+    horizon: int = 500
 
 
 def run(seed: int, config: TurnsConfig, say: Any = print) -> dict[str, Any]:

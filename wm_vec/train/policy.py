@@ -42,7 +42,7 @@ class PPOConfig:
     total_steps: int = 500_000
     rollout_steps: int = 32
     num_epochs: int = 4
-    minibatch_size: int = 2048
+    minibatch_size: int = 512
     learning_rate: float = 1e-3
     gamma: float = 0.99
     gae_lambda: float = 0.95
