@@ -36,6 +36,7 @@ from wm_vec.train import (
     train_model,
     write_checkpoint,
 )
+from wm_vec.train.data import DataError
 from wm_vec.train.normalise import fit_normalisers
 
 DEFAULT_D_MODEL = 32
@@ -115,7 +116,12 @@ class WorldModel:
             UnsupportedSpaceError: Spaces other than Box and Discrete.
         """
         return cls.from_signature(
-            EnvSignature.of_env(env_id, env_kwargs), d_model=d_model, config=config, device=device, dtype=dtype, seed=seed
+            EnvSignature.of_env(env_id, env_kwargs),
+            d_model=d_model,
+            config=config,
+            device=device,
+            dtype=dtype,
+            seed=seed,
         )
 
     @classmethod
@@ -248,10 +254,16 @@ class WorldModel:
         if n_steps is not None:
             config = TrainConfig(**{**asdict(config), "n_steps": n_steps})
         world_data = self.as_data(data)
+        before = {name: buffer.clone() for name, buffer in self.model.codec.named_buffers()}
         fit_normalisers(self.model.codec, world_data, keep_fitted=self.trained)
-        report = train_model(
-            self.model, world_data, config, log_path=log_path, resume_path=resume_path, progress=progress
-        )
+        try:
+            report = train_model(
+                self.model, world_data, config, log_path=log_path, resume_path=resume_path, progress=progress
+            )
+        except CheckpointError:  # refused before the first step: leave the world as it was
+            for name, buffer in self.model.codec.named_buffers():
+                buffer.copy_(before[name])
+            raise
         self.trained = True
         self.bank = self._bank_from(world_data, config.seed)
         return report
@@ -264,6 +276,10 @@ class WorldModel:
             SchemaError: Transitions for a world that comes from no environment.
         """
         if isinstance(data, WorldData):
+            if data.values.shape[1] != self.num_positions:
+                raise DataError(
+                    f"The data are of a world of {data.values.shape[1]} positions, this one has {self.num_positions}."
+                )
             return data
         if isinstance(data, TensorDictBase):
             return data_from_transitions(data, self.bound, self._require_signature("transitions"))
@@ -302,19 +318,24 @@ class WorldModel:
             UnknownFieldError: There is no such field.
             ValueError: Another number of values, values that are not finite, or no class of the field.
         """
+        index = self.bound[path].indices()
+        self._observed[0, index] = self._field_values(path, value, "observe").to(self._observed)
+        self._observed_known[0, index] = True
+
+    def _field_values(self, path: str, value: Any, where: str) -> Tensor:
+        """A field's values as people give them: ``(n,)`` float32, checked."""
         field = self.bound[path]
         array = torch.as_tensor(np.asarray(value), dtype=torch.float32).reshape(-1)
         if array.numel() == 1:
             array = array.expand(field.num_positions)
         if array.numel() != field.num_positions:
-            raise ValueError(f"observe: {path!r} has {field.num_positions} positions, got {array.numel()} values.")
+            raise ValueError(f"{where}: {path!r} has {field.num_positions} positions, got {array.numel()} values.")
         if not bool(torch.isfinite(array).all()):
-            raise ValueError(f"observe: {path!r} must be finite, got {array.tolist()}.")
+            raise ValueError(f"{where}: {path!r} must be finite, got {array.tolist()}.")
         classes = field.spec.num_classes
         if classes is not None and not bool(((array >= 0) & (array < classes) & (array == array.round())).all()):
-            raise ValueError(f"observe: {path!r} takes classes from 0 to {classes - 1}, got {array.tolist()}.")
-        self._observed[0, field.indices()] = array.to(self._observed)
-        self._observed_known[0, field.indices()] = True
+            raise ValueError(f"{where}: {path!r} takes classes from 0 to {classes - 1}, got {array.tolist()}.")
+        return array
 
     def clear_observations(self) -> None:
         """Forget what `observe` was told."""
@@ -586,7 +607,7 @@ class WorldModel:
             self._require_signature("an environment without both obs_fields and act_fields")
         if reward_fn is None and self.signature is None:
             raise SchemaError("This world has no learned reward: give reward_fn(obs, action, info) -> float.")
-        written = [ACTION] if act_fields is None else list(act_fields)
+        written = [ACTION] if act_fields is None else act_fields
         perspective, observation_space, action_space = field_perspective(
             self.bound,
             [OBSERVATION] if obs_fields is None else obs_fields,
@@ -597,7 +618,7 @@ class WorldModel:
             reward_fn=reward_fn,
             terminated_fn=terminated_fn,
         )
-        return perspective, observation_space, action_space, written
+        return perspective, observation_space, action_space, list(written)
 
     def _bank_from_function(self, initial_obs_fn: Callable[[], Mapping[str, Any]], size: int = 64) -> Tensor:
         """Initial states from a user's function, called once per state; the rest filled in by the model."""
@@ -610,14 +631,9 @@ class WorldModel:
                     f"initial_obs_fn must return a mapping of field path -> values, got {type(given).__name__}."
                 )
             for path, value in given.items():
-                field = self.bound[path]
-                array = torch.as_tensor(np.asarray(value), dtype=torch.float32).reshape(-1)
-                if array.numel() not in (1, field.num_positions) or not bool(torch.isfinite(array).all()):
-                    raise ValueError(
-                        f"initial_obs_fn: {path!r} needs {field.num_positions} finite values, got {array.tolist()}."
-                    )
-                values[row, field.indices()] = array.to(self.device)
-                known[row, field.indices()] = True
+                index = self.bound[path].indices()
+                values[row, index] = self._field_values(path, value, "initial_obs_fn").to(self.device)
+                known[row, index] = True
         return self._fill_in(values, known, seed=0, n_denoise_steps=None)
 
     def _warn_if_untrained(self) -> None:

@@ -1,0 +1,430 @@
+"""The class a user holds: observing, predicting, learning, and the environments made of it."""
+
+import inspect
+import warnings
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Discrete
+from gymnasium.vector import AutoresetMode
+
+from wm_vec import ModelConfig, TrainConfig, WorldModel, collect_transitions, compile_schema
+from wm_vec.canvas import EnvSignature, Field, SchemaError, UnknownFieldError, UnsupportedSpaceError
+from wm_vec.envs import WorldModelEnv, WorldModelVectorEnv
+from wm_vec.train.data import DataError
+
+FIRM = {
+    "firm": {"revenue": Field(low=0.0), "staff": Field(2, 2), "mood": Field(num_classes=3)},
+    "market": {"price": Field(low=-2.0, high=2.0), "rate": Field(high=5.0)},
+}
+QUICK = TrainConfig(n_steps=5, batch_size=16, eval_every=5)
+
+
+def firm(**options):
+    return WorldModel(compile_schema(FIRM, d_model=32), config=ModelConfig(num_blocks=1), **options)
+
+
+@pytest.fixture
+def world():
+    """A small schema world, taken as trained so that it does not warn."""
+    made = firm()
+    made.trained = True
+    return made
+
+
+def by_field(obs, act, info):
+    return obs["firm.revenue"].mean() + act.sum()
+
+
+def by_market(obs, act, info):
+    return obs["market.price"].mean()
+
+
+# -- observe and predict ------------------------------------------------------------------------------------
+
+
+def test_observed_values_come_back_and_the_rest_is_filled_in(world):
+    world.observe("firm.revenue", 3.5)
+    world.observe("firm.staff", [[1, 2], [3, 4]])
+    world.observe("firm.mood", 2)
+    filled = world.predict()
+    assert list(filled) == world.bound.field_names
+    assert filled["firm.revenue"].tolist() == [3.5]
+    assert filled["firm.staff"].tolist() == [1.0, 2.0, 3.0, 4.0]
+    assert filled["firm.mood"].tolist() == [2.0]
+    assert -2.0 <= float(filled["market.price"]) <= 2.0
+
+
+def test_one_number_fills_a_whole_field(world):
+    world.observe("firm.staff", 7.0)
+    assert world.predict()["firm.staff"].tolist() == [7.0] * 4
+
+
+def test_samples_are_independent_and_seeded(world):
+    world.observe("firm.revenue", 1.0)
+    many = world.predict(num_samples=5, seed=3)
+    assert many["market.rate"].shape == (5, 1)
+    assert len(many["market.rate"].unique()) == 5
+    assert many["firm.revenue"].tolist() == [[1.0]] * 5
+    torch.testing.assert_close(world.predict(num_samples=5, seed=3)["market.rate"], many["market.rate"])
+    torch.testing.assert_close(world.predict(seed=4)["market.rate"], many["market.rate"][1], atol=1e-5, rtol=1e-5)
+
+
+def test_what_was_observed_moves_the_rest_until_it_is_cleared():
+    made = firm()
+    made.trained = True
+    with torch.no_grad():
+        for parameter in made.model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)) * 0.1)
+    prior = made.predict()["market.rate"]
+    made.observe("firm.revenue", 4.0)
+    told = made.predict()["market.rate"]
+    assert not torch.equal(told, prior)
+    made.clear_observations()
+    assert torch.equal(made.predict()["market.rate"], prior)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "error", "message"),
+    [
+        ("firm.revenues", 1.0, UnknownFieldError, r"'firm\.revenues'\. Closest: firm\.revenue"),
+        ("firm", 1.0, UnknownFieldError, "is a group; name one of its fields: firm.revenue"),
+        ("firm.staff", [1.0, 2.0], ValueError, "observe: 'firm.staff' has 4 positions, got 2 values"),
+        ("firm.revenue", np.nan, ValueError, "observe: 'firm.revenue' must be finite"),
+        ("firm.revenue", np.inf, ValueError, "must be finite"),
+        ("firm.mood", 3, ValueError, r"'firm.mood' takes classes from 0 to 2, got \[3.0\]"),
+        ("firm.mood", 0.5, ValueError, "takes classes"),
+        ("firm.mood", -1, ValueError, "takes classes"),
+    ],
+)
+def test_observations_that_cannot_be(world, path, value, error, message):
+    before = world.predict()
+    with pytest.raises(error, match=message):
+        world.observe(path, value)
+    after = world.predict()
+    assert all(torch.equal(before[name], after[name]) for name in before), "nothing half-observed"
+
+
+@pytest.mark.parametrize("steps", [0, -1])
+def test_predicting_takes_at_least_one_step(world, steps):
+    with pytest.raises(ValueError, match=f"n_denoise_steps must be at least 1, got {steps}"):
+        world.predict(steps)
+
+
+# -- worlds -------------------------------------------------------------------------------------------------
+
+
+def test_an_untrained_world_runs_and_warns_once():
+    made = firm()
+    with pytest.warns(UserWarning, match=r"untrained.*finetune\(\)"):
+        env = made.to_vector_env(3, ["market.price"], ["firm.revenue"], by_market)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made.predict()
+        made.to_vector_env(2, ["market.price"], ["firm.revenue"], by_market)
+    env.reset(seed=0)
+    for _ in range(50):
+        observation, reward, terminated, *_ = env.step(env.sample_actions())
+        assert bool(torch.isfinite(observation).all() & torch.isfinite(reward).all())
+        assert not bool(terminated.any())
+
+
+def test_a_world_of_an_environment_has_its_spaces():
+    made = WorldModel.from_env("Pendulum-v1")
+    made.trained = True
+    real = gym.make("Pendulum-v1")
+    env = made.to_vector_env(2)
+    assert env.single_observation_space == real.observation_space
+    assert env.single_action_space == real.action_space
+    assert env.max_episode_steps == 200
+    assert made.to_env().engine.max_episode_steps is None, "gym.make's TimeLimit owns the scalar horizon"
+    assert "Pendulum-v1" in repr(made)
+    assert "trained" in repr(made)
+
+
+def test_environments_with_other_spaces_are_refused():
+    class Pair(gym.Env):
+        observation_space = gym.spaces.Dict({"a": Discrete(2)})
+        action_space = Discrete(2)
+
+    gym.register("tests/Pair-v0", entry_point=Pair)
+    with pytest.raises(UnsupportedSpaceError, match=r"The observation space is Dict.*FlattenObservation"):
+        WorldModel.from_env("tests/Pair-v0", env_kwargs={})
+    with pytest.raises(gym.error.Error):
+        WorldModel.from_env("NoSuch-v0")
+
+
+def test_seeds_of_weights():
+    one, same, other = firm(seed=1), firm(seed=1), firm(seed=2)
+    assert torch.equal(one.model.codec.weight, same.model.codec.weight)
+    assert not torch.equal(one.model.codec.weight, other.model.codec.weight)
+
+
+def test_making_a_world_leaves_torchs_generator_alone():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    firm(seed=5)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_dtype_and_device_are_the_networks(dtype, tmp_path):
+    made = firm(dtype=dtype, device="cpu")
+    made.trained = True
+    assert made.device == torch.device("cpu")
+    env = made.to_vector_env(2, ["market.price"], ["firm.revenue"], by_market)
+    assert env.device == torch.device("cpu")
+    env.reset(seed=0)
+    assert env.step(torch.zeros(2, 1))[1].dtype == dtype
+    made.save(tmp_path / "w")
+    assert WorldModel.load(tmp_path / "w", dtype=dtype).model.codec.mean.dtype == dtype
+
+
+def test_a_world_moves_to_meta_where_every_host_read_raises():
+    made = firm()
+    made.trained = True
+    made.to("meta")
+    env = made.to_vector_env(4, ["market.price"], ["firm.revenue"], by_market)
+    env.engine.reset(seed=0)
+    result = env.engine.step(torch.zeros(4, 1, device="meta"))
+    assert result.observation.device.type == "meta"
+    assert result.observation.shape == (4, 1)
+
+
+# -- learning -----------------------------------------------------------------------------------------------
+
+
+def small(env_id):
+    return WorldModel.from_env(env_id, config=ModelConfig(num_blocks=1))
+
+
+def test_finetune_takes_transitions():
+    made = small("CartPole-v1")
+    report = made.finetune(collect_transitions("CartPole-v1", 300), config=QUICK)
+    assert (report.steps, made.trained) == (5, True)
+    assert bool((made.bank[:, :4].abs() <= 0.05).all()), "episodes start as the real ones do"
+    assert made.bank[:, 4:].unique().tolist() == [0.0]
+
+
+def test_finetune_takes_episodes_as_minari_gives_them():
+    class Episode:
+        observations = np.random.default_rng(0).uniform(-1, 1, (21, 3)).astype(np.float32)
+        actions = np.zeros((20, 1), np.float32)
+        rewards, terminations, truncations = np.zeros(20), np.zeros(20, bool), np.zeros(20, bool)
+
+    made = small("Pendulum-v1")
+    made.finetune([Episode(), Episode()], config=QUICK)
+    np.testing.assert_array_equal(made.bank[0, :3].numpy(), Episode.observations[0])
+
+
+def test_finetune_takes_a_mapping_and_fills_in_what_it_does_not_name(world):
+    world.finetune({"firm.revenue": np.arange(50.0), "firm.mood": np.arange(50) % 3}, config=QUICK)
+    assert world.bank.shape == (50, world.num_positions)
+    assert sorted(world.bank[:, 0].tolist()) == list(range(50)), "what was observed starts episodes as it was"
+    assert bool(torch.isfinite(world.bank).all())
+    assert float(world.bank[:, 6].min()) >= -2.0
+
+
+def test_finetune_takes_prepared_data(world):
+    data = world.as_data({"firm.revenue": np.arange(20.0)})
+    assert world.as_data(data) is data
+    world.finetune(data, config=QUICK)
+    with pytest.raises(DataError, match="of a world of 8 positions, this one has 7"):
+        small("CartPole-v1").finetune(data, config=QUICK)
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "message"),
+    [
+        (3, TypeError, "cannot learn from a int; give a TensorDict"),
+        (collect_transitions("CartPole-v1", 10), SchemaError, "schema, not from an environment.*mapping"),
+        ([], SchemaError, "a dataset of episodes"),
+        ({"firm.profit": [1, 2, 3]}, UnknownFieldError, "'firm.profit'"),
+    ],
+)
+def test_data_that_a_schema_world_cannot_take(world, data, error, message):
+    before = {name: t.clone() for name, t in world.model.state_dict().items()}
+    with pytest.raises(error, match=message):
+        world.finetune(data, config=QUICK)
+    assert all(torch.equal(before[n], t) for n, t in world.model.state_dict().items())
+
+
+def test_a_refused_resume_leaves_the_world_as_it_was(world, tmp_path):
+    class Killed(Exception):
+        pass
+
+    def kill(step, figures):
+        raise Killed
+
+    path = tmp_path / "run.resume"
+    config = TrainConfig(n_steps=5, batch_size=16, checkpoint_every=1)
+    data = {"firm.revenue": np.arange(30.0)}
+    with pytest.raises(Killed):
+        firm().finetune(data, config=config, resume_path=path, progress=lambda s, f: s == 2 and kill(s, f))
+    before = {name: t.clone() for name, t in world.model.state_dict().items()}
+    with pytest.raises(ValueError, match="another training run"):
+        world.finetune({"firm.revenue": 1e6 * np.arange(30.0)}, config=config, resume_path=path)
+    assert all(torch.equal(before[n], t) for n, t in world.model.state_dict().items())
+
+
+# -- environments over fields -------------------------------------------------------------------------------
+
+
+def test_spaces_of_chosen_fields(world):
+    env = world.to_vector_env(
+        3, ["market.price", "firm.mood", "firm.staff"], ["market.rate", "market.price"], by_market
+    )
+    space = env.single_observation_space
+    assert isinstance(env, WorldModelVectorEnv)
+    assert space.low.tolist() == [-2.0, 0.0] + [-np.inf] * 4
+    assert space.high.tolist() == [2.0, 2.0] + [np.inf] * 4
+    # The fields' own bounds where finite, else -1 and 1.
+    assert env.single_action_space == Box(np.array([-1.0, -2.0], np.float32), np.array([5.0, 2.0], np.float32))
+    observation, info = env.reset(seed=0)
+    assert observation.shape == (3, 6)
+    assert list(info["obs_dict"]) == ["market.price", "firm.mood", "firm.staff"]
+    assert torch.equal(info["obs_dict"]["firm.staff"], observation[:, 2:])
+
+
+def test_a_class_field_alone_is_a_discrete_action(world):
+    env = world.to_vector_env(3, ["market.price"], ["firm.mood"], by_market)
+    assert env.single_action_space == Discrete(3)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"obs_fields": ["market.prise"]}, UnknownFieldError, r"'market\.prise'\. Closest: market\.price"),
+        ({"act_fields": ["market"]}, UnknownFieldError, "is a group"),
+        ({"act_fields": ["market.rate", "market.rate"]}, SchemaError, "act_fields overlap: market.rate"),
+        ({"obs_fields": ["market.rate", "market.rate"]}, SchemaError, "obs_fields overlap"),
+        ({"obs_fields": []}, SchemaError, "obs_fields must be a non-empty list"),
+        ({"act_fields": "market.rate"}, SchemaError, "act_fields must be a non-empty list of field paths"),
+        ({"act_fields": ["firm.mood", "market.rate"]}, SchemaError, "categorical field can be acted on alone"),
+        ({"act_low": 1.0, "act_high": 1.0}, SchemaError, "act_low must be below act_high"),
+        ({"act_low": 6.0}, SchemaError, "act_low must be below act_high"),
+        ({"reward_fn": None}, SchemaError, "no learned reward: give reward_fn"),
+        ({"obs_fields": None}, SchemaError, "both obs_fields and act_fields"),
+        ({"obs_fields": None, "act_fields": None}, SchemaError, "without obs_fields and act_fields"),
+        ({"num_envs": 0}, ValueError, "num_envs"),
+        ({"n_denoise_steps": 0}, ValueError, "n_denoise_steps must be at least 1, got 0"),
+        ({"max_steps": 0}, ValueError, "max_episode_steps must be at least 1 or None, got 0"),
+        ({"max_steps": 5, "max_episode_steps": 6}, ValueError, "max_steps is an alias.*got 5 and 6"),
+        ({"autoreset_mode": "never"}, ValueError, "autoreset_mode"),
+        ({"render_mode": "ansi"}, ValueError, "render_mode must be None or 'rgb_array', got 'ansi'"),
+        ({"initial_obs_fn": lambda: 3}, TypeError, "initial_obs_fn must return a mapping.*got int"),
+        ({"initial_obs_fn": lambda: {"market.prise": 1}}, UnknownFieldError, "market.price"),
+        ({"initial_obs_fn": lambda: {"firm.staff": [1, 2]}}, ValueError, "initial_obs_fn: 'firm.staff' has 4"),
+        ({"initial_obs_fn": lambda: {"firm.mood": 3}}, ValueError, "initial_obs_fn: 'firm.mood' takes classes"),
+        ({"initial_obs_fn": lambda: {"firm.revenue": np.nan}}, ValueError, "initial_obs_fn: 'firm.revenue' must be"),
+    ],
+)
+def test_environments_that_cannot_be(world, options, error, message):
+    given = {"num_envs": 2, "obs_fields": ["market.price"], "act_fields": ["market.rate"], "reward_fn": by_market}
+    with pytest.raises(error, match=message):
+        world.to_vector_env(**{**given, **options})
+
+
+def test_an_engine_takes_perspectives_with_its_own_action(cartpole):
+    from wm_vec.core import ActionSpec, Perspective
+
+    action = ActionSpec("discrete", (), (0.0,), (1.0,))
+    view = Perspective(action, obs_index=torch.tensor([2]), reward_fn=lambda o, a, i: 5.0)
+    engine = cartpole.to_engine(3, [view])
+    assert engine.reset(seed=0).shape == (3, 1)
+    assert engine.step(torch.zeros(3, dtype=torch.int64)).reward.tolist() == [5.0] * 3
+    wide = Perspective(ActionSpec("box", (2,), (0.0, 0.0), (1.0, 1.0)))
+    with pytest.raises(SchemaError, match=r"actions have 2 numbers.*1 positions"):
+        cartpole.to_engine(3, [wide])
+
+
+def test_own_reward_and_termination_beside_chosen_fields(cartpole):
+    env = cartpole.to_vector_env(4, obs_fields=["observation"], act_fields=["action"], n_denoise_steps=2)
+    env.reset(seed=0)
+    rewards = [env.step(torch.ones(4, dtype=torch.int64)) for _ in range(30)]
+    assert bool(torch.stack([r[1] for r in rewards]).sub(1.0).abs().lt(0.2).all()), "CartPole pays 1 a step"
+    assert any(bool(r[2].any()) for r in rewards), "pushed one way, a pole falls within 30 steps"
+
+
+# -- the documented parameters ------------------------------------------------------------------------------
+
+
+def test_to_openenv_has_the_documented_parameters():
+    parameters = inspect.signature(WorldModel.to_openenv).parameters
+    defaults = {
+        "max_steps": 200,
+        "n_denoise_steps": 10,
+        "act_low": -1.0,
+        "act_high": 1.0,
+        "terminated_fn": None,
+        "initial_obs_fn": None,
+        "render_mode": None,
+    }
+    assert list(parameters)[1:4] == ["obs_fields", "act_fields", "reward_fn"]
+    assert {name: parameters[name].default for name in defaults} == defaults
+
+
+def test_to_openenv_is_a_gymnasium_env_with_flat_float32_observations(world):
+    env = world.to_openenv(
+        obs_fields=["firm.revenue", "market.price", "firm.staff"],
+        act_fields=["market.rate"],
+        reward_fn=by_field,
+        terminated_fn=lambda obs, step, info: step >= 3,
+        max_steps=5,
+        n_denoise_steps=2,
+        act_low=-0.5,
+        act_high=0.5,
+    )
+    assert isinstance(env, WorldModelEnv)
+    assert isinstance(env, gym.Env)
+    assert env.engine.autoreset_mode is AutoresetMode.DISABLED
+    assert env.action_space == Box(-0.5, 0.5, (1,))
+    observation, info = env.reset(seed=0)
+    assert env.observation_space.contains(observation)
+    assert info["step"] == 0
+    assert list(info["obs_dict"]) == ["firm.revenue", "market.price", "firm.staff"]
+    np.testing.assert_array_equal(info["obs_dict"]["firm.staff"], observation[2:])
+    assert set(info["predictions"]) == set(world.bound.field_names)
+    for step in range(1, 4):
+        observation, reward, terminated, truncated, info = env.step(np.array([0.25], np.float32))
+        assert info["step"] == step
+        assert reward == pytest.approx(float(observation[0]) + 0.25, abs=1e-5)
+        assert terminated == (step >= 3)
+        assert not truncated
+
+
+def test_max_steps_truncates(world):
+    env = world.to_openenv(["market.price"], ["market.rate"], by_market, max_steps=2)
+    env.reset(seed=0)
+    flags = [env.step(env.action_space.sample())[2:4] for _ in range(2)]
+    assert flags == [(False, False), (False, True)]
+
+
+def test_initial_obs_fn_starts_every_episode(world):
+    calls = []
+
+    def start():
+        calls.append(1)
+        return {"market.price": 0.5 if len(calls) % 2 else -0.5, "firm.mood": 2}
+
+    env = world.to_vector_env(200, ["market.price", "firm.mood", "market.rate"], ["market.rate"], by_market,
+                              initial_obs_fn=start, max_steps=1)  # fmt: skip
+    observation = env.reset(seed=0)[0]
+    assert set(observation[:, 0].tolist()) == {0.5, -0.5}
+    assert observation[:, 1].unique().tolist() == [2.0]
+    assert len(observation[:, 2].unique()) > 20, "the rest is filled in by the model"
+    again = env.step(torch.zeros(200, 1))[0]
+    assert set(again[:, 0].tolist()) == {0.5, -0.5}
+
+
+def test_the_signature_of_a_world_survives_without_its_environment():
+    made = WorldModel.from_signature(EnvSignature(Box(-1, 1, (2, 2)), Discrete(3, start=1), 7))
+    made.trained = True
+    env = made.to_vector_env(3, terminated_fn=lambda obs, step, info: False)
+    observation = env.reset(seed=0)[0]
+    assert observation.shape == (3, 2, 2)
+    for _ in range(7):
+        *_, truncated, _ = env.step(torch.tensor([1, 2, 3]))
+    assert truncated.tolist() == [True] * 3
