@@ -20,23 +20,29 @@ def signature_perspective(
     bound: BoundSchema,
     signature: EnvSignature,
     device: torch.device,
+    dtype: torch.dtype = torch.float32,
     reward_fn: Callable[..., Any] | None = None,
     terminated_fn: Callable[..., Any] | None = None,
-) -> Perspective:
-    """The environment's own perspective: its observation and action spaces, its reward, its termination."""
-    space, actions = signature.observation_space, signature.action_space
+) -> tuple[Perspective, gym.Space]:
+    """The environment's own perspective, its reward and termination, with its observation space.
+
+    Observations have the space's dtype, whatever the network's `dtype`; only a float64 network makes a float32 Box a
+    float64 one.
+    """
+    space, actions = _in_precision(signature.observation_space, dtype), signature.action_space
     field = bound[OBSERVATION]
-    return Perspective(
+    perspective = Perspective(
         action=_space_action(actions),
         obs_index=torch.tensor(field.indices(), device=device),
         obs_shape=tuple(space.shape or ()),
-        obs_dtype=None if space.dtype == np.float32 else _torch_dtype(space),
+        obs_dtype=_torch_dtype(space),
         obs_offset=int(space.start) if isinstance(space, Discrete) else 0,
         obs_fields={OBSERVATION: slice(0, field.num_positions)},
         all_fields=all_fields(bound),
         reward_fn=reward_fn,
         terminated_fn=terminated_fn,
     )
+    return perspective, space
 
 
 def field_perspective(
@@ -44,6 +50,7 @@ def field_perspective(
     obs_fields: Sequence[str],
     act_fields: Sequence[str],
     device: torch.device,
+    dtype: torch.dtype = torch.float32,
     *,
     act_low: float | None = None,
     act_high: float | None = None,
@@ -53,7 +60,7 @@ def field_perspective(
 ) -> tuple[Perspective, gym.Space, gym.Space]:
     """A perspective over named fields, with its observation and action spaces.
 
-    Observations are a flat float32 Box in the declared order. Actions are a flat Box between `act_low` and `act_high`
+    Observations are a flat float32 Box (float64 of a float64 network) in the declared order. Actions are a flat Box between `act_low` and `act_high`
     (None for the fields' own bounds where finite, else -1 and 1), or Discrete for one categorical position.
 
     Raises:
@@ -73,13 +80,14 @@ def field_perspective(
         slices[field.path] = slice(start, start + field.num_positions)
         start += field.num_positions
     low, high = _observed_bounds(seen)
-    observation_space = Box(low, high, dtype=np.float32)
+    observation_space = _in_precision(Box(low, high, dtype=np.float32), dtype)
     action, action_space = _field_action(acted, act_low, act_high)
     perspective = Perspective(
         action=action,
         name=name,
         obs_index=torch.tensor(bound.indices(obs_fields), device=device),
         obs_shape=(start,),
+        obs_dtype=_torch_dtype(observation_space),
         obs_fields=slices,
         all_fields=all_fields(bound),
         reward_fn=reward_fn,
@@ -129,6 +137,13 @@ def _space_action(space: gym.Space) -> ActionSpec:
         return ActionSpec("discrete", (), (0.0,), (float(space.n - 1),), int(space.start))
     low, high = (bound.astype(np.float64).ravel().tolist() for bound in (space.low, space.high))  # type: ignore[attr-defined]
     return ActionSpec("box", tuple(space.shape or ()), tuple(low), tuple(high))
+
+
+def _in_precision(space: gym.Space, dtype: torch.dtype) -> gym.Space:
+    """The space in which a network of `dtype` can hand out what it computes."""
+    if isinstance(space, Box) and space.dtype == np.float32 and dtype == torch.float64:
+        return Box(space.low.astype(np.float64), space.high.astype(np.float64), dtype=np.float64)
+    return space
 
 
 def _torch_dtype(space: gym.Space) -> torch.dtype:

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -74,7 +75,7 @@ class WorldModel:
         self.bound = schema if isinstance(schema, BoundSchema) else compile_schema(schema)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.model = CanvasModel(self.bound, config).to(device=device, dtype=dtype or torch.float32)
+            self.model = CanvasModel(self.bound, config).to(device=device, dtype=_checked_dtype(dtype))
         self.signature: EnvSignature | None = None
         self.bank: Tensor | None = None
         self.trained = False
@@ -191,7 +192,7 @@ class WorldModel:
                 "'.resume' is the state of an unfinished training run; repeat that run to finish it."
             ) from error
         world._take(tensors, config, path)
-        world.model.to(device=device, dtype=dtype or torch.float32)
+        world.model.to(device=device, dtype=_checked_dtype(dtype))
         if world.bank is not None:
             world.bank = world.bank.to(world.device)
         world.clear_observations()
@@ -237,6 +238,7 @@ class WorldModel:
         config: TrainConfig | None = None,
         log_path: str | os.PathLike[str] | None = None,
         resume_path: str | os.PathLike[str] | None = None,
+        save_path: str | os.PathLike[str] | None = None,
         progress: Callable[[int, dict[str, float]], None] | None = None,
     ) -> TrainReport:
         """Learn from data, in place; also the first time.
@@ -247,7 +249,9 @@ class WorldModel:
             n_steps: Gradient steps at most; overrides `config`'s.
             config: The other settings.
             log_path: JSON lines, one per evaluation.
-            resume_path: Where a killed run's state is kept; see `train_model`.
+            resume_path: Where a killed run's state is kept; see `train_model`. Removed at the end.
+            save_path: Where the trained world is saved, before `resume_path` is removed: a kill at any moment
+                loses nothing.
             progress: Called after every step.
         """
         config = config or TrainConfig()
@@ -266,6 +270,10 @@ class WorldModel:
             raise
         self.trained = True
         self.bank = self._bank_from(world_data, config.seed)
+        if save_path is not None:
+            self.save(save_path)
+        if resume_path is not None:
+            Path(resume_path).unlink(missing_ok=True)
         return report
 
     def as_data(self, data: Any) -> WorldData:
@@ -405,7 +413,9 @@ class WorldModel:
         self._warn_if_untrained()
         if perspectives is None:
             signature = self._require_signature("its own perspective")
-            perspectives = [signature_perspective(self.bound, signature, self.device)]
+            perspectives = [
+                signature_perspective(self.bound, signature, self.device, self.model.codec.mean.dtype)[0]
+            ]
         if act_fields is None:
             self._require_signature("its own action")
             act_fields = [ACTION]
@@ -601,8 +611,10 @@ class WorldModel:
         """The perspective with its observation and action spaces, and the paths that actions are written to."""
         if obs_fields is None and act_fields is None:
             signature = self._require_signature("an environment without obs_fields and act_fields")
-            perspective = signature_perspective(self.bound, signature, self.device, reward_fn, terminated_fn)
-            return perspective, signature.observation_space, signature.action_space, [ACTION]
+            perspective, observation_space = signature_perspective(
+                self.bound, signature, self.device, self.model.codec.mean.dtype, reward_fn, terminated_fn
+            )
+            return perspective, observation_space, signature.action_space, [ACTION]
         if obs_fields is None or act_fields is None:
             self._require_signature("an environment without both obs_fields and act_fields")
         if reward_fn is None and self.signature is None:
@@ -613,6 +625,7 @@ class WorldModel:
             [OBSERVATION] if obs_fields is None else obs_fields,
             written,
             self.device,
+            self.model.codec.mean.dtype,
             act_low=act_low,
             act_high=act_high,
             reward_fn=reward_fn,
@@ -642,6 +655,15 @@ class WorldModel:
             warnings.warn(
                 "This world is untrained: what it imagines means nothing yet. Train it with finetune().", stacklevel=3
             )
+
+
+def _checked_dtype(dtype: torch.dtype | None) -> torch.dtype:
+    """The network's dtype; float32 if none is asked for."""
+    if dtype not in (None, torch.float32, torch.float64, torch.bfloat16):
+        raise ValueError(
+            f"dtype must be torch.float32, torch.float64 or torch.bfloat16, got {dtype}; float16 overflows."
+        )
+    return dtype or torch.float32
 
 
 def _one_horizon(max_steps: int | None, max_episode_steps: int | None) -> int | None:

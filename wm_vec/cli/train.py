@@ -79,7 +79,6 @@ def run(args: argparse.Namespace) -> int:
     with reporting(args.json) as reporter:
         started = time.perf_counter()
         world, report = _train(args, reporter)
-        world.save(args.out)
         payload: dict[str, Any] = {
             "world": str(args.out),
             "log": str(_beside(args.out, ".jsonl")),
@@ -145,7 +144,9 @@ def _train(args: argparse.Namespace, reporter: Reporter) -> tuple[WorldModel, Tr
         def show(step: int, figures: dict[str, float]) -> None:
             progress.update(training, completed=step, note=f"held-out loss {figures['held_out_loss']:.4g}")
 
-        report = world.finetune(transitions, config=config, log_path=log, resume_path=resume, progress=show)
+        report = world.finetune(
+            transitions, config=config, log_path=log, resume_path=resume, save_path=args.out, progress=show
+        )
     return world, report
 
 

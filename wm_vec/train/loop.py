@@ -104,7 +104,8 @@ def train_model(
         config: How.
         log_path: JSON lines, one per evaluation, appended to.
         resume_path: Where the run's state is kept while it goes on. If a state of the same run is there, training
-            goes on from it and ends in the same weights, bit for bit, as if it had never been killed.
+            goes on from it and ends in the same weights, bit for bit, as if it had never been killed. The file stays:
+            whoever saves the trained model removes it after that.
         progress: Called after every step with its number and the latest figures.
 
     Raises:
@@ -135,8 +136,6 @@ def train_model(
         if resume_path is not None and run.step % config.checkpoint_every == 0:
             run.save(resume_path)
     model.load_state_dict(run.best)
-    if resume_path is not None:
-        Path(resume_path).unlink(missing_ok=True)
     return TrainReport(
         run.step, run.mean_loss, run.best_loss, run.best_step, run.step < config.n_steps, resumed_from
     )
