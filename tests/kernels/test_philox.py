@@ -169,6 +169,7 @@ def test_extreme_words_give_finite_normals():
     assert quarter == pytest.approx([0.0, math.sqrt(2 * math.log(2))], abs=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
 def test_under_vmap_and_on_meta_the_reference_runs():
     rows = torch.arange(6)
     direct = philox_normal(rows, rows, rows, 3, 0)

@@ -160,10 +160,11 @@ def _episodes(flat: TensorDictBase, length: int) -> tuple[Tensor, Tensor]:
     for name in ("terminated", "truncated", "done"):
         if ("next", name) in flat.keys(True):
             begins[1:] |= flat["next", name].reshape(steps)[:-1].bool()
-    is_init = flat["is_init"].reshape(steps).bool() if "is_init" in flat.keys() else begins
+    keys = flat.keys()
+    is_init = flat["is_init"].reshape(steps).bool() if "is_init" in keys else begins
     if not bool(is_init.any()):
         is_init = begins
-    episode = flat["episode"].reshape(steps) if "episode" in flat.keys() else (begins | is_init).cumsum(0)
+    episode = flat["episode"].reshape(steps) if "episode" in keys else (begins | is_init).cumsum(0)
     return is_init, episode
 
 
