@@ -69,7 +69,7 @@ class RulesWorld:
     def to_engine(
         self, num_envs, *, max_episode_steps=None, n_denoise_steps=None, autoreset_mode="same_step"
     ):
-        perspective = signature_perspective(self.bound, self.signature, CPU)
+        perspective, _ = signature_perspective(self.bound, self.signature, CPU)
         return Engine(
             RulesDynamics(self),
             num_envs,
