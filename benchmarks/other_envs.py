@@ -47,9 +47,7 @@ def summary(env_id: str, report: dict[str, Any]) -> str:
     if step["classes"] is not None:
         seen = f"class right {step['classes']['accuracy']:.4f}"
     else:
-        seen = "R2 " + " ".join(
-            f"{d['r2']:.4f}" if d["r2"] is not None else "constant" for d in step["dimensions"]
-        )
+        seen = "R2 " + " ".join(f"{d['r2']:.4f}" if d["r2"] is not None else "constant" for d in step["dimensions"])
     end = step["termination"]
     return f"{env_id:<26} {seen}; terminal steps right {end['terminal_accuracy']}, others {end['other_accuracy']}"
 

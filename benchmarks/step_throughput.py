@@ -1,4 +1,4 @@
-"""What each layer over the network costs: env steps/s of the bare network, the engine, the vector env and SyncVectorEnv.
+"""What each layer over the network costs, in env steps/s.
 
 All are timed in turn, call by call, in one process, so that a machine whose speed drifts slows all of them alike; the
 figures are medians, the overheads medians of differences within a turn. Run: ``make bench``.

@@ -75,9 +75,7 @@ def make_world(env_id: str, recipe: WorldRecipe, seed: int = 0) -> WorldModel:
             env = scout.to_vector_env(1)
             codec, where = scout.model.codec, scout.bound["observation"].indices()
             torch.manual_seed(seed)
-            policy = Policy(
-                env.single_observation_space, env.single_action_space, codec.mean[where], codec.std[where]
-            )
+            policy = Policy(env.single_observation_space, env.single_action_space, codec.mean[where], codec.std[where])
         imagined = scout.to_vector_env(recipe.num_envs, seed=seed)
         imagined.reset()
         train_policy(policy, imagined, recipe.ppo)

@@ -30,9 +30,7 @@ def test_a_policy_trained_in_the_bundled_world_holds_the_real_pole(cartpole):
 
 def test_world_and_policy_in_turns_beat_random_by_far():
     """The pipeline of benchmarks/imagination_turns.py, small: 6,000 real steps in all."""
-    config = TurnsConfig(
-        turns=1, real_steps_per_turn=3000, first_world_steps=500, policy_steps=60_000, num_envs=128
-    )
+    config = TurnsConfig(turns=1, real_steps_per_turn=3000, first_world_steps=500, policy_steps=60_000, num_envs=128)
     result = run(0, config, say=lambda line: None)
     random = statistics.mean(episode_returns(ENV_ID, None, 20, seed=0))
     assert result["real_steps"] == 6000

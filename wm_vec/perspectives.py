@@ -12,7 +12,7 @@ import torch
 from gymnasium.spaces import Box, Discrete
 
 from wm_vec.canvas import BoundField, BoundSchema, EnvSignature, SchemaError
-from wm_vec.canvas.signature import ACTION, OBSERVATION
+from wm_vec.canvas.signature import OBSERVATION
 from wm_vec.core import ActionSpec, Perspective
 
 
@@ -60,8 +60,9 @@ def field_perspective(
 ) -> tuple[Perspective, gym.Space, gym.Space]:
     """A perspective over named fields, with its observation and action spaces.
 
-    Observations are a flat float32 Box (float64 of a float64 network) in the declared order. Actions are a flat Box between `act_low` and `act_high`
-    (None for the fields' own bounds where finite, else -1 and 1), or Discrete for one categorical position.
+    Observations are a flat float32 Box (float64 of a float64 network) in the declared order. Actions are a flat Box
+    between `act_low` and `act_high` (None for the fields' own bounds where finite, else -1 and 1), or Discrete for one
+    categorical position.
 
     Raises:
         UnknownFieldError: A path that the schema does not have.

@@ -413,9 +413,7 @@ class WorldModel:
         self._warn_if_untrained()
         if perspectives is None:
             signature = self._require_signature("its own perspective")
-            perspectives = [
-                signature_perspective(self.bound, signature, self.device, self.model.codec.mean.dtype)[0]
-            ]
+            perspectives = [signature_perspective(self.bound, signature, self.device, self.model.codec.mean.dtype)[0]]
         if act_fields is None:
             self._require_signature("its own action")
             act_fields = [ACTION]

@@ -58,10 +58,9 @@ def check_contract(op_name: str, contract: Contract, tensors: Mapping[str, Tenso
         fits = len(shape) == len(want.shape) and tensor.dtype in want.dtypes
         if fits:
             for axis, size in zip(want.shape, shape, strict=True):
-                if (size if isinstance(axis, str) and axis not in sizes else sizes.get(axis, axis)) != size:  # type: ignore[call-overload]
+                wanted_size = axis if isinstance(axis, int) else sizes.setdefault(axis, size)
+                if size != wanted_size:
                     fits = False
-                elif isinstance(axis, str):
-                    sizes[axis] = size
         if not fits:
             known = ", ".join(f"{k}={v}" for k, v in sizes.items())
             raise ContractError(
@@ -107,6 +106,7 @@ class Op:
         return add
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Check the contract, then run the implementation that `choose` names."""
         if self.contract is not None:
             tensors = dict(zip(self.contract, args, strict=False))
             tensors.update((name, kwargs[name]) for name in self.contract if name in kwargs)

@@ -30,6 +30,6 @@ def test_two_thousand_steps_at_256_envs(cartpole, record_property):
         if step % 200 == 199:
             figures.append((live_tensors(), resident_mebibytes()))
     print("after every 200 steps: live tensors, resident MiB:", figures)
-    tensors, resident = zip(*figures)
+    tensors, resident = zip(*figures, strict=True)
     assert max(tensors[1:]) - min(tensors[1:]) <= 2
     assert resident[-1] - resident[1] < 4.0

@@ -29,7 +29,9 @@ def main() -> None:
         subprocess.run(install, check=True)
         env = {**os.environ, "PYTHONPATH": str(home), "WHEEL_HOME": str(home)}
         subprocess.run([sys.executable, "-c", USE], check=True, cwd=folder, env=env)
-        subprocess.run([str(home / "bin" / "wm-vec"), "--help"], check=True, cwd=folder, env=env, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [str(home / "bin" / "wm-vec"), "--help"], check=True, cwd=folder, env=env, stdout=subprocess.DEVNULL
+        )
 
 
 if __name__ == "__main__":

@@ -66,9 +66,7 @@ class RulesWorld:
         self.signature = EnvSignature.of_env(self.rules.env_id, self.rules.env_kwargs)
         self.bound = self.signature.schema(32)
 
-    def to_engine(
-        self, num_envs, *, max_episode_steps=None, n_denoise_steps=None, autoreset_mode="same_step"
-    ):
+    def to_engine(self, num_envs, *, max_episode_steps=None, n_denoise_steps=None, autoreset_mode="same_step"):
         perspective, _ = signature_perspective(self.bound, self.signature, CPU)
         return Engine(
             RulesDynamics(self),

@@ -118,9 +118,7 @@ def test_effects_by_hand():
     real = np.array([[2.0, 0.0], [-2.0, 0.0], [2.0, 0.0], [0.01, 0.0]])
     imagined = np.array([[1.0, 0.5], [-1.0, 0.5], [-1.0, 0.5], [-0.01, 0.5]])
     first, second = effect_figures("1 against 0", ["v", "x"], real, imagined, np.array([2.0, 1.0]))
-    assert first.sign_agreement == pytest.approx(2 / 3), (
-        "the fourth effect is too small for its sign to count"
-    )
+    assert first.sign_agreement == pytest.approx(2 / 3), "the fourth effect is too small for its sign to count"
     assert first.relative_size == pytest.approx(0.5, rel=1e-3)
     assert first.real == pytest.approx(np.sqrt(12.0001 / 4) / 2)
     assert first.relative_error == pytest.approx(np.sqrt((1 + 1 + 9 + 0.0004) / 12.0001))
@@ -132,13 +130,9 @@ def test_returns_by_hand():
     assert ks_statistic(np.array([1.0, 1.0, 2.0]), np.array([1.0, 1.0, 2.0])) == 0
     assert ks_statistic(np.array([1.0, 2.0]), np.array([3.0])) == 1
     rng = np.random.default_rng(0)
-    over = [
-        ks_statistic(rng.normal(size=100), rng.normal(size=150)) > ks_critical(100, 150) for _ in range(500)
-    ]
+    over = [ks_statistic(rng.normal(size=100), rng.normal(size=150)) > ks_critical(100, 150) for _ in range(500)]
     assert 0.02 < np.mean(over) < 0.08, "about 5 % of samples from one distribution"
-    figures = distribution(
-        np.array([1.0, 2.0, 3.0, 4.0]), np.array([1, 1, 2, 4]), np.array([1, 1, 1, 0], bool)
-    )
+    figures = distribution(np.array([1.0, 2.0, 3.0, 4.0]), np.array([1, 1, 2, 4]), np.array([1, 1, 1, 0], bool))
     assert (figures.n, figures.cut, figures.mean, figures.mean_length) == (4, 1, 2.5, 2.0)
     assert figures.std == pytest.approx(1.25**0.5)
     assert figures.quantiles["0.5"] == 2.5

@@ -107,8 +107,8 @@ class CanvasDynamics:
             hold = resting if hold is None else hold | resting
         noise = rng.normal(self._noise_size, dtype=values.dtype)
         values = self.model.prepare(self.n_denoise_steps, self.heun)(values, noise, hold)
-        reward = None if self._reward_position is None else values[:, self._reward_position]
-        terminated = None if self._terminated_position is None else values[:, self._terminated_position] > 0.5
+        reward = None if self._reward_position is None else values.select(1, self._reward_position)
+        terminated = None if self._terminated_position is None else values.select(1, self._terminated_position) > 0.5
         return Transition(self._as_state(values, tick), values, reward, terminated)
 
     def _as_state(self, values: Tensor, tick: Tensor | None = None) -> TensorDict:

@@ -2,8 +2,8 @@
 
 from wm_vec.canvas.field import Field, as_field, is_field
 from wm_vec.canvas.layout import CanvasLayout
-from wm_vec.canvas.signature import EnvSignature, UnsupportedSpaceError
 from wm_vec.canvas.schema import BoundField, BoundSchema, SchemaError, UnknownFieldError, compile_schema
+from wm_vec.canvas.signature import EnvSignature, UnsupportedSpaceError
 
 __all__ = [
     "BoundField",

@@ -61,9 +61,7 @@ class BoundSchema:
         if not fields:
             raise SchemaError("The schema has no fields. Give at least one Field, or widen `include`.")
         self.layout = CanvasLayout.of(fields, d_model)
-        self._fields = {
-            path: BoundField(path, field, self.layout.starts[path]) for path, field in fields.items()
-        }
+        self._fields = {path: BoundField(path, field, self.layout.starts[path]) for path, field in fields.items()}
 
     @property
     def field_names(self) -> list[str]:
@@ -119,12 +117,11 @@ class BoundSchema:
         """Inverse of `to_dict`."""
         fields = {}
         for path, attributes in data["fields"].items():
-            fields[path] = Field(
-                **{
-                    key: tuple(map(_from_plain, value)) if isinstance(value, list) else _from_plain(value)
-                    for key, value in attributes.items()
-                }
-            )
+            plain: dict[str, Any] = {
+                key: tuple(map(_from_plain, value)) if isinstance(value, list) else _from_plain(value)
+                for key, value in attributes.items()
+            }
+            fields[path] = Field(**plain)
         return cls(fields, d_model=data["d_model"])
 
     def _unknown(self, path: object) -> str:

@@ -36,9 +36,7 @@ def json_object(text: str) -> dict[str, Any]:
 
 def add_common(parser: argparse.ArgumentParser) -> None:
     """``--seed``, ``--device``, ``--json``."""
-    parser.add_argument(
-        "--seed", type=non_negative, default=0, metavar="S", help="seeds everything (default: 0)"
-    )
+    parser.add_argument("--seed", type=non_negative, default=0, metavar="S", help="seeds everything (default: 0)")
     parser.add_argument("--device", default="cpu", metavar="D", help="cpu, cuda, cuda:1, ... (default: cpu)")
     parser.add_argument(
         "--json", action="store_true", help="JSON alone on standard output, everything else on standard error"

@@ -25,12 +25,8 @@ wm-vec check pendulum.safetensors --denoise-steps 1 --json
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``wm-vec check``."""
-    parser.add_argument(
-        "world", metavar="FILE", help="a file that 'wm-vec train' wrote, or a bundled world's name"
-    )
-    parser.add_argument(
-        "--env", metavar="ID", help="the real environment (default: the one it was learned from)"
-    )
+    parser.add_argument("world", metavar="FILE", help="a file that 'wm-vec train' wrote, or a bundled world's name")
+    parser.add_argument("--env", metavar="ID", help="the real environment (default: the one it was learned from)")
     parser.add_argument(
         "--policy",
         action="append",
@@ -39,9 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also under this policy: batch of observations -> batch of actions; can be given several times",
     )
     parser.add_argument("--out-json", type=Path, metavar="FILE", help="write the figures there as JSON")
-    parser.add_argument(
-        "--out-png", type=Path, metavar="FILE", help="write a picture there (needs matplotlib)"
-    )
+    parser.add_argument("--out-png", type=Path, metavar="FILE", help="write a picture there (needs matplotlib)")
     parser.add_argument(
         "--transitions",
         type=positive,
@@ -49,12 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="held-out real steps (default: 10000)",
     )
-    parser.add_argument(
-        "--starts", type=positive, default=200, metavar="N", help="whole episodes (default: 200)"
-    )
-    parser.add_argument(
-        "--horizon", type=positive, default=50, metavar="T", help="open-loop steps (default: 50)"
-    )
+    parser.add_argument("--starts", type=positive, default=200, metavar="N", help="whole episodes (default: 200)")
+    parser.add_argument("--horizon", type=positive, default=50, metavar="T", help="open-loop steps (default: 50)")
     parser.add_argument(
         "--denoise-steps", type=positive, metavar="K", help="denoiser evaluations (default: the world's)"
     )
@@ -78,9 +68,7 @@ def run(args: argparse.Namespace) -> int:
         world = load_world(args.world, load_device(args.device))
         env_id = args.env or (world.signature.env_id if world.signature else None)
         if env_id is None:
-            raise CommandError(
-                f"{args.world} does not say which environment it was learned from: give --env ID."
-            )
+            raise CommandError(f"{args.world} does not say which environment it was learned from: give --env ID.")
         load_signature(env_id, args.env_kwargs)
         report = check_reality(
             world,

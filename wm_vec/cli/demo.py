@@ -35,9 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="imagined steps to train the policy for (default: 600,000)",
     )
-    parser.add_argument(
-        "--out", type=Path, default=Path("demo.png"), metavar="FILE", help="where the picture goes"
-    )
+    parser.add_argument("--out", type=Path, default=Path("demo.png"), metavar="FILE", help="where the picture goes")
     add_common(parser)
     add_examples(parser, EXAMPLES)
 
@@ -141,9 +139,9 @@ def _new_policy(world: Any, env: Any, seed: int) -> Any:
     codec, where = world.model.codec, world.bound["observation"].indices()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Policy(
-            env.single_observation_space, env.single_action_space, codec.mean[where], codec.std[where]
-        ).to(env.device)
+        return Policy(env.single_observation_space, env.single_action_space, codec.mean[where], codec.std[where]).to(
+            env.device
+        )
 
 
 def _summary(payload: dict[str, Any]) -> str:

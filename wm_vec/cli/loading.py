@@ -26,8 +26,7 @@ def load_world(name: str, device: torch.device) -> WorldModel:
         return WorldModel.bundled(bundled, device=device)
     what = "is a folder" if Path(name).is_dir() else "there is no such file"
     raise CommandError(
-        f"{name}: {what}; expected a file that 'wm-vec train' wrote, or a bundled world "
-        f"({', '.join(BUNDLED)})."
+        f"{name}: {what}; expected a file that 'wm-vec train' wrote, or a bundled world ({', '.join(BUNDLED)})."
     )
 
 

@@ -25,22 +25,14 @@ wm-vec rollout cartpole.safetensors --policy my_policies:balance --steps 500 --j
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``wm-vec rollout``."""
-    parser.add_argument(
-        "world", metavar="FILE", help="a file that 'wm-vec train' wrote, or a bundled world's name"
-    )
+    parser.add_argument("world", metavar="FILE", help="a file that 'wm-vec train' wrote, or a bundled world's name")
     parser.add_argument("--num-envs", type=positive, default=1024, metavar="N", help="envs (default: 1024)")
-    parser.add_argument(
-        "--steps", type=positive, default=200, metavar="T", help="steps of each env (default: 200)"
-    )
-    parser.add_argument(
-        "--policy", metavar="MODULE:FUNCTION", help="batch of observations -> batch of actions"
-    )
+    parser.add_argument("--steps", type=positive, default=200, metavar="T", help="steps of each env (default: 200)")
+    parser.add_argument("--policy", metavar="MODULE:FUNCTION", help="batch of observations -> batch of actions")
     parser.add_argument(
         "--denoise-steps", type=positive, metavar="K", help="denoiser evaluations (default: the world's)"
     )
-    parser.add_argument(
-        "--max-episode-steps", type=positive, metavar="H", help="horizon (default: the environment's)"
-    )
+    parser.add_argument("--max-episode-steps", type=positive, metavar="H", help="horizon (default: the environment's)")
     add_common(parser)
     add_examples(parser, EXAMPLES)
 

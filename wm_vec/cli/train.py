@@ -48,9 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="gradient steps at most (default: that of wm_vec.TrainConfig)",
     )
-    parser.add_argument(
-        "--batch-size", type=positive, metavar="N", help="rows per gradient step (default: likewise)"
-    )
+    parser.add_argument("--batch-size", type=positive, metavar="N", help="rows per gradient step (default: likewise)")
     parser.add_argument(
         "--d-model",
         type=positive,
@@ -120,9 +118,7 @@ def _train(args: argparse.Namespace, reporter: Reporter) -> tuple[WorldModel, Tr
     from wm_vec.world_model import WorldModel
 
     given = {"n_steps": args.steps, "batch_size": args.batch_size, "checkpoint_every": args.checkpoint_every}
-    config = TrainConfig(
-        seed=args.seed, **{name: value for name, value in given.items() if value is not None}
-    )
+    config = TrainConfig(seed=args.seed, **{name: value for name, value in given.items() if value is not None})
     device = load_device(args.device)
     signature = load_signature(args.env, args.env_kwargs)
     if args.d_model % 32:

@@ -9,8 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wm_kernels.dispatch import is_plain_host_tensor
 from wm_vec.core.perspective import PerMany, Perspective
 from wm_vec.core.rng import STREAM_ACTION, CounterRNG
+
+MAX_TABLE = 4096
+"""Classes whose joint actions are kept in a table."""
 
 
 class JointAction:
@@ -39,6 +43,11 @@ class JointAction:
         # Bounds common to all elements are clamped to as Python numbers, which is faster.
         common = len({*low}) == len({*high}) == 1
         self._bounds: tuple[Any, Any] = (low[0], high[0]) if common else (self._low, self._high)
+        self._rows_of_classes: list[Tensor] | None = None
+        first = self.perspectives[0].action
+        few = first.kind == "discrete" and first.high[0] < MAX_TABLE
+        if len(self.perspectives) == 1 and few and device.type == "cpu":
+            self._rows_of_classes = [torch.full((1, 1), float(k), dtype=dtype) for k in range(int(first.high[0]) + 1)]
 
     def check(self, action: PerMany, num_envs: int) -> list[Tensor]:
         """One checked ``(B, *shape)`` tensor per perspective.
@@ -60,17 +69,21 @@ class JointAction:
                 perspective.action.check_values(one, "step")
         return actions
 
-    def join(self, actions: Sequence[Tensor]) -> Tensor:
-        """``(B, A)`` in the joint dtype; class indices count from 0."""
+    def join(self, actions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """The joint action ``(B, A)`` in the joint dtype, as it is and within its bounds; class indices count from 0.
+
+        NaN stays. One class of one env in host memory is looked up.
+        """
+        if self._rows_of_classes is not None and actions[0].shape[0] == 1 and is_plain_host_tensor(actions[0]):
+            index = actions[0].item() - self.perspectives[0].action.offset
+            row = self._rows_of_classes[min(max(0, int(index)), len(self._rows_of_classes) - 1)]
+            return row, row
         flat = [
             (a - p.action.offset if p.action.offset else a).to(self.dtype).reshape(a.shape[0], p.action.size)
             for a, p in zip(actions, self.perspectives, strict=True)
         ]
-        return flat[0] if len(flat) == 1 else torch.cat(flat, 1)
-
-    def clip(self, joint: Tensor) -> Tensor:
-        """`joint` ``(B, A)`` within the bounds; NaN stays."""
-        return torch.clamp(joint, *self._bounds)
+        joint = flat[0] if len(flat) == 1 else torch.cat(flat, 1)
+        return joint, torch.clamp(joint, *self._bounds)
 
     def sample(self, rng: CounterRNG, draw: int) -> Tensor:
         """Random actions ``(B, *shape)`` of the first perspective.

@@ -42,13 +42,19 @@ class Dynamics(Protocol):
     Attributes:
         rng: ``"counter"`` if all randomness comes from the `CounterRNG` handed in, ``"global"`` if the model draws
             from torch's generator; then only whole-batch reproducibility is promised.
-        device: Where states live.
-        dtype: Floating dtype of states and noise.
     """
 
     rng: Literal["counter", "global"]
-    device: torch.device
-    dtype: torch.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where states live."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating dtype of states and noise."""
+        ...
 
     def initial_state(self, rng: CounterRNG, num_envs: int) -> TensorDictBase:
         """States at the start of an episode, batch ``(num_envs,)``."""

@@ -106,9 +106,7 @@ class Engine:
             ValueError: No states, or the states of another world.
         """
         if bank.batch_dims != 1 or bank.shape[0] < 1:
-            raise ValueError(
-                f"bank must have batch size (M,) with M at least 1, got {tuple(bank.batch_size)}."
-            )
+            raise ValueError(f"bank must have batch size (M,) with M at least 1, got {tuple(bank.batch_size)}.")
         leaves = [leaf.to(self.device) for leaf in self._layout.check(bank, "load_bank: the bank")]
         starts = self._reward_starts.values()
         self._step.bank = leaves + [start.expand(bank.shape[0], *start.shape) for start in starts]
@@ -158,9 +156,7 @@ class Engine:
         if seed is not None:
             given = seed_list(seed, self.num_envs)
             seeded = torch.tensor([s is not None for s in given], device=self.device)
-            new_seed = torch.where(
-                seeded, torch.tensor([s or 0 for s in given], device=self.device), new_seed
-            )
+            new_seed = torch.where(seeded, torch.tensor([s or 0 for s in given], device=self.device), new_seed)
             episode = torch.where(seeded, 0, episode)
         index = self._step.draw_start(new_seed, episode)
         fresh = Rows(
@@ -205,11 +201,7 @@ class Engine:
 
     def _rng(self, rows: Rows) -> CounterRNG:
         """The numbers of the next step; drawn ahead where episodes change between calls alone."""
-        ahead = (
-            self.autoreset_mode is AutoresetMode.DISABLED
-            and self.device.type == "cpu"
-            and not self.exact_rows
-        )
+        ahead = self.autoreset_mode is AutoresetMode.DISABLED and self.device.type == "cpu" and not self.exact_rows
         if not ahead or self.num_envs >= LOOKAHEAD_ROWS or torch.compiler.is_compiling():
             return CounterRNG(rows.seed, rows.episode, rows.elapsed)
         if self._lookahead is None or self._lookahead.exhausted:
@@ -243,9 +235,7 @@ class Engine:
             ValueError: Another batch size, or the state of another world.
         """
         if tuple(state.batch_size) != (self.num_envs,):
-            raise ValueError(
-                f"set_state: this engine has {self.num_envs} envs, the state {tuple(state.batch_size)}."
-            )
+            raise ValueError(f"set_state: this engine has {self.num_envs} envs, the state {tuple(state.batch_size)}.")
         self._rows = self._layout.to_rows(state.clone())
         self._lookahead = None
         return self._step.observe(self._rows.leaves)
@@ -262,12 +252,7 @@ class Engine:
         if rng not in ("fresh", "same"):
             raise ValueError(f"fork: rng must be 'fresh' or 'same', got {rng!r}.")
         index = torch.as_tensor(indices)
-        if (
-            index.dim() != 1
-            or index.numel() == 0
-            or index.dtype.is_floating_point
-            or index.dtype == torch.bool
-        ):
+        if index.dim() != 1 or index.numel() == 0 or index.dtype.is_floating_point or index.dtype == torch.bool:
             raise ValueError(
                 f"fork: indices must be a non-empty list of env numbers, got {index.dtype}, {tuple(index.shape)}."
             )
@@ -312,9 +297,7 @@ class Engine:
         with torch.enable_grad() if grad else torch.no_grad():
             observation = self._step.observe(rows.leaves)
             for _ in range(horizon):
-                step = TensorDict(
-                    {"observation": observation}, batch_size=[self.num_envs], device=self.device
-                )
+                step = TensorDict({"observation": observation}, batch_size=[self.num_envs], device=self.device)
                 if takes_tensordict:
                     step = policy(step)
                 else:
@@ -334,9 +317,7 @@ class Engine:
                 )
                 steps.append(step)
                 observation = result.observation
-        self._rows = Rows(
-            [leaf.detach() for leaf in rows.leaves], *rows[1:4], rows.returns.detach(), rows.pending
-        )
+        self._rows = Rows([leaf.detach() for leaf in rows.leaves], *rows[1:4], rows.returns.detach(), rows.pending)
         self._lookahead = None
         return torch.stack(steps, 1)
 

@@ -95,10 +95,7 @@ class BatchedFunction:
             self._loop(*tensors)
             return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
         looped = self._loop(*tensors)
-        if all(
-            torch.allclose(a, b, rtol=1e-4, atol=1e-5, equal_nan=True)
-            for a, b in zip(mapped, looped, strict=True)
-        ):
+        if all(torch.allclose(a, b, rtol=1e-4, atol=1e-5, equal_nan=True) for a, b in zip(mapped, looped, strict=True)):
             return None
         return "its result under torch.func.vmap differs from the result env by env"
 
@@ -164,6 +161,4 @@ class BatchedFunction:
         try:
             return torch.as_tensor(value, device=device)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise TypeError(
-                f"{self.name} must return one number per env, got {type(value).__name__}."
-            ) from error
+            raise TypeError(f"{self.name} must return one number per env, got {type(value).__name__}.") from error

@@ -32,9 +32,7 @@ class Judge:
         """One env's start values by perspective."""
         return {p.name: p.reward_state for p in self.perspectives if p.reward_state is not None}
 
-    def probe(
-        self, observation: Tensor, actions: Sequence[Tensor], elapsed: Tensor, states: dict[str, Tensor]
-    ) -> None:
+    def probe(self, observation: Tensor, actions: Sequence[Tensor], elapsed: Tensor, states: dict[str, Tensor]) -> None:
         """Let every function decide how it runs, on a few rows of plausible values."""
         for i, perspective in enumerate(self.perspectives):
             inputs = (perspective.observe(observation), actions[i], observation, elapsed)
@@ -59,7 +57,7 @@ class Judge:
         Args:
             observation: ``(B, ...)``, the dynamics' observation after the step.
             actions: One ``(B, *shape)`` per perspective.
-            elapsed: ``(B,)`` int64, steps of the episode, this one counted.
+            elapsed: ``(B,)`` int64, steps of the episode before this one.
             states: What stateful reward functions carry.
             reward: ``(B,)`` float, the dynamics' own; None counts as 0.
             terminated: ``(B,)`` bool, the dynamics' own; None counts as False.
@@ -67,7 +65,9 @@ class Judge:
         Returns:
             Rewards ``(B, P)``, terminations ``(B, P)`` bool, new reward states.
         """
-        batch = observation.shape[0]
+        if not self.has_functions and len(self.perspectives) == 1 and reward is not None and terminated is not None:
+            return reward.to(self.dtype).unsqueeze(1), terminated.unsqueeze(1), states
+        batch, elapsed = observation.shape[0], elapsed + 1
         rewards, terminations, new_states = [], [], dict(states)
         for i, perspective in enumerate(self.perspectives):
             reward_fn, terminated_fn = self._rewards[i], self._terminations[i]
@@ -76,9 +76,7 @@ class Judge:
                 inputs = (perspective.observe(observation), actions[i], observation, elapsed)
             if reward_fn is None:
                 rewards.append(
-                    observation.new_zeros(batch, dtype=self.dtype)
-                    if reward is None
-                    else reward.to(self.dtype)
+                    observation.new_zeros(batch, dtype=self.dtype) if reward is None else reward.to(self.dtype)
                 )
             elif perspective.name in states:
                 value, new_states[perspective.name] = reward_fn(*inputs, states[perspective.name])
@@ -96,9 +94,7 @@ class Judge:
         return torch.stack(rewards, 1), torch.stack(terminations, 1), new_states
 
 
-def _named(
-    perspective: Perspective, seen: Tensor, whole: Tensor, elapsed: Tensor
-) -> tuple[dict, dict[str, Any]]:
+def _named(perspective: Perspective, seen: Tensor, whole: Tensor, elapsed: Tensor) -> tuple[dict, dict[str, Any]]:
     """The observation by field name, and the info dict, as users' functions read them."""
     obs = perspective.named(seen)
     info = {"step": elapsed, "obs_dict": obs, "predictions": Fields(whole, perspective.all_fields)}

@@ -106,7 +106,7 @@ class Perspective:
     obs_dtype: torch.dtype | None = None
     obs_offset: int = 0
     obs_fields: Mapping[str, slice] = field(default_factory=dict)
-    all_fields: Mapping[str, list[int]] = field(default_factory=dict)
+    all_fields: Mapping[str, slice | list[int]] = field(default_factory=dict)
     reward_fn: Callable[..., Any] | None = None
     terminated_fn: Callable[..., Any] | None = None
     reward_state: Tensor | None = None
@@ -126,6 +126,4 @@ class Perspective:
         """What `observe` gave, ``(..., *obs_shape)``, by field name, ``(..., n)`` each."""
         axes = 1 if self.obs_shape is None else len(self.obs_shape)
         flat = observation.unsqueeze(-1) if axes == 0 else observation.flatten(-axes)
-        return {path: flat[..., where] for path, where in self.obs_fields.items()} or {
-            "observation": observation
-        }
+        return {path: flat[..., where] for path, where in self.obs_fields.items()} or {"observation": observation}

@@ -32,9 +32,7 @@ class CounterRNG:
         zeros = torch.zeros_like(seeds)
         return cls(seeds, zeros, zeros)
 
-    def normal(
-        self, num_normals: int, stream: int = STREAM_NOISE, dtype: torch.dtype = torch.float32
-    ) -> Tensor:
+    def normal(self, num_normals: int, stream: int = STREAM_NOISE, dtype: torch.dtype = torch.float32) -> Tensor:
         """``(B, num_normals)`` standard normals, drawn in float32."""
         return philox_normal(self.seed, self.episode, self.step, num_normals, stream).to(dtype)
 
@@ -80,9 +78,7 @@ class LookaheadRNG(CounterRNG):
         """Go on to the next step."""
         self._position += 1
 
-    def normal(
-        self, num_normals: int, stream: int = STREAM_NOISE, dtype: torch.dtype = torch.float32
-    ) -> Tensor:
+    def normal(self, num_normals: int, stream: int = STREAM_NOISE, dtype: torch.dtype = torch.float32) -> Tensor:
         """``(B, num_normals)`` standard normals of the current step."""
         key = (num_normals, stream, dtype)
         if key not in self._drawn:

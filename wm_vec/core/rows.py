@@ -45,9 +45,7 @@ class RowLayout:
         num_perspectives: P.
     """
 
-    def __init__(
-        self, example: TensorDictBase, reward_states: dict[str, Tensor], num_perspectives: int
-    ) -> None:
+    def __init__(self, example: TensorDictBase, reward_states: dict[str, Tensor], num_perspectives: int) -> None:
         self.keys: list[Any] = sorted(example.keys(True, True), key=str)
         self.stateful = list(reward_states)
         self.num_perspectives = num_perspectives
@@ -97,9 +95,7 @@ class RowLayout:
             )
         return Rows(leaves, state.elapsed, state.episode, state.seed, state.returns, state.pending)
 
-    def check(
-        self, states: TensorDictBase, what: str, reward_states: TensorDictBase | None = None
-    ) -> list[Tensor]:
+    def check(self, states: TensorDictBase, what: str, reward_states: TensorDictBase | None = None) -> list[Tensor]:
         """The leaves of `states`, if they are of this world.
 
         Raises:
@@ -122,7 +118,5 @@ class RowLayout:
                     f"{start.dtype}; got {tuple(leaf.shape[1:])}, {leaf.dtype}."
                 )
             if reward_states is not None and leaf.device != start.device:
-                raise ValueError(
-                    f"{what} is on {leaf.device}, the environment on {start.device}. Move it with .to()."
-                )
+                raise ValueError(f"{what} is on {leaf.device}, the environment on {start.device}. Move it with .to().")
         return leaves

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from gymnasium.vector import AutoresetMode
-from tensordict import TensorDict, TensorDictBase, tensorclass
+from tensordict import TensorClass, TensorDict, TensorDictBase
 from torch import Tensor
 
 from wm_vec.core.perspective import PerMany
 
 
-@tensorclass
-class EnvState:
+class EnvState(TensorClass):
     """The state of B envs; indexing gives the state of some of them.
 
     Attributes:

@@ -35,6 +35,7 @@ class Proposal(NamedTuple):
     """What dynamics and perspectives make of a step, before it is finished."""
 
     leaves: list[Tensor]
+    observation: Tensor
     reward: Tensor
     terminated: Tensor
     truncated: Tensor | None
@@ -75,8 +76,8 @@ class StepFunction:
 
     def __call__(self, rows: Rows, actions: list[Tensor], rng: CounterRNG) -> tuple[Rows, StepResult]:
         """Step `rows`; `actions` are checked, `rng` stands at the rows' counters."""
-        joint, plan = self.joint.join(actions), self.plan
-        clipped = self.joint.clip(joint)
+        plan = self.plan
+        joint, clipped = self.joint.join(actions)
         if self.exact_rows:
             proposal = self.propose_in_chunks(rows, clipped, actions)
         else:
@@ -100,7 +101,7 @@ class StepFunction:
         # A copy, since `finished` is handed out.
         pending = finished.finished.clone() if plan == "next_step" else rows.pending
         after = Rows(finished.state, finished.elapsed, finished.episode, rows.seed, finished.returns, pending)
-        return after, self.result(finished, proposal.info, plan)
+        return after, self.result(finished, proposal, plan)
 
     def draw_start(self, seed: Tensor, episode: Tensor) -> Tensor:
         """``(B,)`` int64: which initial state each row takes at the given seed and episode."""
@@ -130,12 +131,12 @@ class StepFunction:
             shape = (-1, *(1,) * (observation.dim() - 1))
             last = self.dynamics.observe(before)
             observation = torch.where(finite.view(shape), observation, last)
-        carried = layout.reward_states(rows.leaves)
+        carried = layout.reward_states(rows.leaves) if layout.stateful else {}
         reward, terminated, carried = self.judge(
-            observation, actions, rows.elapsed + 1, carried, transition.reward, transition.terminated
+            observation, actions, rows.elapsed, carried, transition.reward, transition.terminated
         )
         leaves += [carried[name] for name in layout.stateful]
-        return Proposal(leaves, reward, terminated, transition.truncated, dict(transition.info))
+        return Proposal(leaves, observation, reward, terminated, transition.truncated, dict(transition.info))
 
     def propose_in_chunks(self, rows: Rows, joint: Tensor, actions: list[Tensor]) -> Proposal:
         """The same in chunks of one size, the last one padded with copies of the last row."""
@@ -152,21 +153,24 @@ class StepFunction:
 
         return Proposal(
             [join(leaves) for leaves in zip(*(p.leaves for p in parts), strict=True)],
+            join([p.observation for p in parts]),
             join([p.reward for p in parts]),
             join([p.terminated for p in parts]),
-            None
-            if parts[0].truncated is None
-            else join([p.truncated for p in parts if p.truncated is not None]),
+            None if parts[0].truncated is None else join([p.truncated for p in parts if p.truncated is not None]),
             {name: join([p.info[name] for p in parts]) for name in parts[0].info},
         )
 
-    def result(self, finished: FinishedStep, info: dict[str, Tensor], plan: AutoresetPlan) -> StepResult:
+    def result(self, finished: FinishedStep, proposal: Proposal, plan: AutoresetPlan) -> StepResult:
         """What the caller is told of a finished step."""
         final_state = self.layout.to_tensordict(finished.final)
-        predictions = self.dynamics.observe(final_state)
+        # Where no row diverged and none had to be looked at, the leaves are still the proposed ones.
+        unchanged = finished.final is proposal.leaves
+        predictions = proposal.observation if unchanged else self.dynamics.observe(final_state)
         final_observation = self.see(predictions)
         observation = final_observation if plan == "disabled" else self.observe(finished.state)
-        reward, terminated, returns = finished.reward, finished.terminated, finished.final_returns
+        reward: PerMany = finished.reward
+        terminated: PerMany = finished.terminated
+        returns = finished.final_returns
         length = finished.final_elapsed
         if plan == "disabled":
             # Nothing was reset, so these are the engine's own counters: hand out copies.
@@ -190,5 +194,5 @@ class StepFunction:
             episode_length=length,
             model_state=final_state,
             predictions=predictions,
-            info=info,
+            info=proposal.info,
         )

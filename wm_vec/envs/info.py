@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 
@@ -36,3 +36,62 @@ class LazyInfo(dict):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return dict, (dict(self),)
+
+
+class ScalarInfo(LazyInfo):
+    """A `LazyInfo` whose entries are also made when somebody looks at all of them: it iterates as a plain dict does.
+
+    The scalar view's: what one env costs to copy is small, but a step that nobody asks should not pay for it. What
+    `add_lazy` adds stays out of iteration: checkers compare infos, and a TensorDict has no single answer to ``==``.
+    """
+
+    def __init__(self, entries: Mapping[str, Any], lazy: Mapping[str, Callable[[], Any]]) -> None:
+        super().__init__(entries, lazy)
+        self._listed = tuple(lazy)
+
+    def fill(self) -> None:
+        """Make every listed entry that has not been read yet."""
+        for key in self._listed:
+            if key in self._lazy:
+                self[key]
+
+    def __iter__(self) -> Iterator[str]:
+        self.fill()
+        return super().__iter__()
+
+    def __len__(self) -> int:
+        self.fill()
+        return super().__len__()
+
+    def keys(self) -> Any:
+        """As `dict.keys`, all entries made."""
+        self.fill()
+        return super().keys()
+
+    def values(self) -> Any:
+        """As `dict.values`, all entries made."""
+        self.fill()
+        return super().values()
+
+    def items(self) -> Any:
+        """As `dict.items`, all entries made."""
+        self.fill()
+        return super().items()
+
+    def copy(self) -> dict[str, Any]:
+        """A plain dict with all entries."""
+        self.fill()
+        return dict(super().items())
+
+    def __eq__(self, other: object) -> bool:
+        self.fill()
+        return super().__eq__(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        self.fill()
+        return super().__repr__()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (self.copy(),)

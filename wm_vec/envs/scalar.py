@@ -11,7 +11,7 @@ import torch
 from gymnasium.spaces import Discrete
 
 from wm_vec.core import AutoresetMode, Engine
-from wm_vec.envs.info import LazyInfo
+from wm_vec.envs.info import ScalarInfo
 from wm_vec.render.frames import value_frame
 from wm_vec.render.text import value_table
 
@@ -19,8 +19,8 @@ from wm_vec.render.text import value_table
 class WorldModelEnv(gym.Env):
     """One env of the engine, with the numbers that row 0 of the vector environment gives at the same seed.
 
-    ``info`` holds ``step``, ``obs_dict`` and ``predictions`` (field path -> array), ``diverged`` where the world broke
-    down, and, made when read, ``model_state``.
+    ``info`` holds ``step``, ``diverged`` where the world broke down, and, made when read, ``obs_dict`` and
+    ``predictions`` (field path -> array) and ``model_state``.
 
     Args:
         engine: An engine of one env without autoreset.
@@ -54,13 +54,13 @@ class WorldModelEnv(gym.Env):
         self._observes_class = isinstance(observation_space, Discrete)
         self._observation_dtype = torch.from_numpy(np.zeros(0, observation_space.dtype)).dtype
         self._action_shape = action_space.shape or ()
-        self._named: dict[str, np.ndarray] = {}
+        self._whole: torch.Tensor | None = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode: the first one of `seed`, or the next one of the seed in use."""
         super().reset(seed=seed)
         observation = self._hand_out(self.engine.reset(seed))
-        return observation, self._info(0, observation, self.engine.predictions())
+        return observation, self._info(0, self.engine.predictions())
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """One step.
@@ -73,15 +73,15 @@ class WorldModelEnv(gym.Env):
         """
         result = self.engine.step(self._take_in(action))
         observation = self._hand_out(result.observation)
-        info = self._info(int(result.episode_length.item()), observation, result.predictions)
+        info = self._info(int(result.episode_length.item()), result.predictions)
         info.add_lazy("model_state", lambda: result.model_state[0].clone())
-        if result.diverged.item():
+        terminated, truncated = bool(result.terminated.item()), bool(result.truncated.item())
+        if terminated and result.diverged.item():
             info["diverged"] = True
-        for key, value in result.info.items():
-            info[key] = _only_row(value)
+        if result.info:
+            info.update({key: _only_row(value) for key, value in result.info.items()})
         if self.render_mode == "human":
             self.render()
-        terminated, truncated = bool(result.terminated.item()), bool(result.truncated.item())
         return observation, result.reward.item(), terminated, truncated, info
 
     def render(self) -> Any:
@@ -89,11 +89,12 @@ class WorldModelEnv(gym.Env):
         if self.render_mode is None:
             gym.logger.warn("render() does nothing without a render_mode.")
             return None
-        if not self._named:
+        if self._whole is None:
             raise RuntimeError("render: call reset() first; there is nothing to show yet.")
+        named = self._named(self._whole)
         if self.render_mode == "rgb_array":
-            return value_frame(self._named)
-        print(value_table(self._named))
+            return value_frame(named)
+        print(value_table(named))
         return None
 
     def _take_in(self, action: Any) -> torch.Tensor:
@@ -118,20 +119,29 @@ class WorldModelEnv(gym.Env):
     def _hand_out(self, observation: torch.Tensor) -> Any:
         if self._observes_class:
             return np.int64(observation.item())
-        return _only_row(observation.to(self._observation_dtype))
+        if observation.dtype is not self._observation_dtype:
+            observation = observation.to(self._observation_dtype)
+        return _only_row(observation)
 
-    def _info(self, step: int, observation: Any, whole: torch.Tensor) -> LazyInfo:
-        perspective = self._perspective
-        seen = np.array(observation).reshape(-1)
-        everything = _only_row(whole).copy()
-        self._named = {path: seen[where] for path, where in perspective.obs_fields.items()} or {"observation": seen}
-        predictions = {path: everything[..., where] for path, where in perspective.all_fields.items()}
-        return LazyInfo({"step": step, "obs_dict": self._named, "predictions": predictions}, {})
+    def _info(self, step: int, whole: torch.Tensor) -> ScalarInfo:
+        self._whole = whole
+        lazy = {"obs_dict": lambda: self._named(whole), "predictions": lambda: self._everything(whole)}
+        return ScalarInfo({"step": step}, lazy)
+
+    def _named(self, whole: torch.Tensor) -> dict[str, np.ndarray]:
+        """The observed values of `whole` ``(1, ...)`` by field, as copies."""
+        named = self._perspective.named(self._perspective.observe(whole))
+        return {path: _only_row(values) for path, values in named.items()}
+
+    def _everything(self, whole: torch.Tensor) -> dict[str, np.ndarray]:
+        """All values of `whole` ``(1, ...)`` by field, as copies."""
+        row = _only_row(whole).copy()
+        return {path: row[..., where] for path, where in self._perspective.all_fields.items()}
 
 
 def _only_row(batch: torch.Tensor) -> np.ndarray:
     """Row 0 of a ``(1, ...)`` tensor on the host; shares memory with it where it is there already."""
-    host = batch.cpu()
+    host = batch if batch.device.type == "cpu" else batch.cpu()
     return (host.float() if host.dtype is torch.bfloat16 else host).numpy()[0]
 
 

@@ -179,9 +179,7 @@ class CanvasModel(nn.Module):
         clean = codec.target(values, next_values, known & ~same_tick[:, None])
         sigma = torch.exp(noise_level * self.config.noise_std + self.config.noise_mean)
         spread = sigma[:, None, None]
-        denoised = self.denoiser(
-            codec.encode(values, known, same_tick), clean + spread * noise, sigma, codec.is_output
-        )
+        denoised = self.denoiser(codec.encode(values, known, same_tick), clean + spread * noise, sigma, codec.is_output)
         error = (denoised - clean).square() * (1 + spread.square()) / spread.square()
         used = codec.used_channels().to(values.dtype)
         per_position = (error * used).sum(-1) / used.sum(-1)
@@ -203,9 +201,7 @@ class CanvasModel(nn.Module):
         return cached[1]
 
     @torch.no_grad()
-    def fill_in(
-        self, values: Tensor, known: Tensor, noise: Tensor, n_denoise_steps: int, heun: bool = False
-    ) -> Tensor:
+    def fill_in(self, values: Tensor, known: Tensor, noise: Tensor, n_denoise_steps: int, heun: bool = False) -> Tensor:
         """Complete partly known states of one tick.
 
         Args:
@@ -224,7 +220,8 @@ class CanvasModel(nn.Module):
     def _versions(self) -> list[int]:
         """Changes whenever what `Prepared` was computed from is written in place, or its views' storage replaced."""
         if self._sources is None:
-            self._storages = list(self.parameters())
+            parameters = list(self.parameters())
+            self._storages = [parameters[0], parameters[-1]]  # torch replaces all storages or none
             self._sources = [
                 tensor
                 for name, tensor in (*self.named_parameters(), *self.named_buffers())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -27,7 +29,7 @@ class FieldCodec(nn.Module):
         fields = bound.bound_fields()
         n, d = bound.layout.num_positions, bound.layout.d_model
 
-        def per_position(values: list[float], dtype: torch.dtype) -> Tensor:
+        def per_position(values: Sequence[float], dtype: torch.dtype) -> Tensor:
             counts = torch.tensor([f.num_positions for f in fields])
             return torch.tensor(values, dtype=dtype).repeat_interleave(counts)
 
@@ -52,9 +54,7 @@ class FieldCodec(nn.Module):
         for name, table in tables.items():
             self.register_buffer(name, table)
         self.field_of_position: Tensor
-        self.register_buffer(
-            "field_of_position", per_position(list(range(len(fields))), torch.int64), persistent=False
-        )
+        self.register_buffer("field_of_position", per_position(list(range(len(fields))), torch.int64), persistent=False)
         self.weight = nn.Parameter(torch.randn(n, self.num_channels, d) * 0.5)
         self.position_embedding = nn.Parameter(torch.randn(n, d) * 0.35)
         self.field_embedding = nn.Parameter(torch.randn(len(fields), d) * 0.35)
@@ -98,9 +98,7 @@ class FieldCodec(nn.Module):
         """
         biases = self.biases()
         center, scale = self.center_scale()
-        canvas = encode_fields(
-            values, known, center, scale, self.num_bits, self.weight, biases[KNOWN], biases[UNKNOWN]
-        )
+        canvas = encode_fields(values, known, center, scale, self.num_bits, self.weight, biases[KNOWN], biases[UNKNOWN])
         if same_tick is not None:
             flagged = (known & same_tick[:, None]).unsqueeze(-1)
             canvas = canvas + flagged * (self.flag_embedding[SAME_TICK] - self.flag_embedding[KNOWN])

@@ -73,10 +73,13 @@ class Denoiser(nn.Module):
         self.head_weight = nn.Parameter(torch.zeros(num_positions, num_channels, width))
         self.head_bias = nn.Parameter(torch.zeros(num_positions, num_channels))
 
+    def _own_blocks(self) -> list[Block]:
+        return [block for block in self.blocks if isinstance(block, Block)]
+
     def weights(self, is_output: Tensor) -> DenoiserWeights:
         """All parameters as the operations take them; `is_output` ``(N,)`` bool silences unpredicted positions."""
         return DenoiserWeights(
-            blocks=tuple(block.weights() for block in self.blocks) * self.num_loops,
+            blocks=tuple(block.weights() for block in self._own_blocks()) * self.num_loops,
             noise_weight=self.noise_weight * is_output[:, None, None].to(self.noise_weight.dtype),
             head_weight=self.head_weight,
             head_bias=self.head_bias,
@@ -88,7 +91,7 @@ class Denoiser(nn.Module):
         frequency = torch.exp(torch.linspace(0.0, 4.0, NUM_FREQUENCIES, device=sigma.device, dtype=sigma.dtype))
         angle = (sigma.log() / 4)[:, None] * frequency
         embedding = self.noise_embedding(torch.cat((angle.sin(), angle.cos()), -1))
-        tables = [block.modulation(embedding).unflatten(-1, (6, -1)) for block in self.blocks]
+        tables = [block.modulation(embedding).unflatten(-1, (6, -1)) for block in self._own_blocks()]
         return torch.stack(tables * self.num_loops, 1)
 
     def forward(self, canvas: Tensor, noisy: Tensor, sigma: Tensor, is_output: Tensor) -> Tensor:
@@ -103,9 +106,7 @@ class Denoiser(nn.Module):
         Returns:
             ``(B, N, V)`` float.
         """
-        return denoise_reference(
-            canvas, noisy, sigma[:, None, None], self.modulation(sigma), self.weights(is_output)
-        )
+        return denoise_reference(canvas, noisy, sigma[:, None, None], self.modulation(sigma), self.weights(is_output))
 
 
 def karras_sigmas(num_steps: int, sigma_min: float, sigma_max: float, rho: float) -> tuple[float, ...]:
@@ -134,5 +135,3 @@ def detach(weights: DenoiserWeights) -> DenoiserWeights:
         weights.head_bias.detach(),
         weights.num_heads,
     )
-
-

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
@@ -35,7 +36,7 @@ def plot_demo(
     figure = Figure(figsize=(12, 6.5), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(f"CartPole, learned and imagined: {speed:,.0f} imagined env steps/s", fontsize=13)
-    top, bottom = figure.subfigures(2, 1)
+    top, bottom = cast("Any", figure.subfigures(2, 1))
     for i, axes in enumerate(top.subplots(1, 4)):
         axes.plot(drift["real"][:, i], color="black", linewidth=3, alpha=0.35, label="real")
         axes.plot(drift["imagined"][:, i], color="tab:blue", linewidth=1.5, label="imagined")

@@ -143,9 +143,7 @@ def _returns(axes: Any, policy: PolicyReport) -> None:
         ("imagined", samples.imagined_returns, IMAGINED, figures.imagined.mean),
     ):
         axes.hist(values, bins, color=colour, alpha=0.25)
-        axes.hist(
-            values, bins, color=colour, histtype="step", linewidth=1.6, label=f"{label}: mean {mean:.4g}"
-        )
+        axes.hist(values, bins, color=colour, histtype="step", linewidth=1.6, label=f"{label}: mean {mean:.4g}")
         axes.axvline(mean, color=colour, linewidth=1.2, linestyle="--")
     alike = "alike" if figures.ks <= figures.ks_critical else "different"
     axes.set_title(f"Returns: {alike} (KS {figures.ks:.2f}, 5 % level {figures.ks_critical:.2f})")

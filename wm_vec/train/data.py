@@ -88,9 +88,7 @@ class WorldData:
         return digest.hexdigest()
 
 
-def data_from_transitions(
-    transitions: TensorDictBase, bound: BoundSchema, signature: EnvSignature
-) -> WorldData:
+def data_from_transitions(transitions: TensorDictBase, bound: BoundSchema, signature: EnvSignature) -> WorldData:
     """Steps of an environment, in TorchRL's layout, as canvas states.
 
     Args:

@@ -77,9 +77,7 @@ def real_episodes(
         observation = np.array(envs.reset(seed=seed)[0])
         start = observation
         for _ in range(max_steps):
-            action = (
-                envs.action_space.sample() if policy is None else act(policy, observation, envs.action_space)
-            )
+            action = envs.action_space.sample() if policy is None else act(policy, observation, envs.action_space)
             following, reward, terminated, truncated, info = envs.step(action)
             observation, last = np.array(following), np.array(following)
             for i in np.flatnonzero(terminated | truncated):
@@ -137,7 +135,7 @@ class Imagination:
         self.engine = engine
         self.perspective = engine.perspectives[0]
         engine.reset(seed=0)
-        self._blank: Any = engine.state()[:1]  # type: ignore[index]
+        self._blank: Any = engine.state()[:1]
         positions = engine.predictions().shape[1]
         index = self.perspective.obs_index
         self._index = torch.arange(positions, device=engine.device) if index is None else index

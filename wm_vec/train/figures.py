@@ -152,9 +152,7 @@ def class_figures(
     )
 
 
-def most_likely(
-    fit_key: np.ndarray, fit_next: np.ndarray, key: np.ndarray, fallback: np.ndarray
-) -> np.ndarray:
+def most_likely(fit_key: np.ndarray, fit_next: np.ndarray, key: np.ndarray, fallback: np.ndarray) -> np.ndarray:
     """The most frequent next class of each `key` ``(n, k)``; `fallback` ``(n,)`` where it is new."""
     rows, counts = np.unique(np.column_stack([fit_key, fit_next]), axis=0, return_counts=True)
     best: dict[tuple[int, ...], tuple[int, int]] = {}

@@ -136,9 +136,7 @@ def train_model(
         if resume_path is not None and run.step % config.checkpoint_every == 0:
             run.save(resume_path)
     model.load_state_dict(run.best)
-    return TrainReport(
-        run.step, run.mean_loss, run.best_loss, run.best_step, run.step < config.n_steps, resumed_from
-    )
+    return TrainReport(run.step, run.mean_loss, run.best_loss, run.best_step, run.step < config.n_steps, resumed_from)
 
 
 class _Run:

@@ -200,9 +200,7 @@ class _Check:
         )
         return PolicyReport(one_step, open_loop, effects, returns, samples)
 
-    def _one_step(
-        self, held_out: TensorDict, fit: TensorDict, seed: int
-    ) -> tuple[OneStep, np.ndarray, np.ndarray]:
+    def _one_step(self, held_out: TensorDict, fit: TensorDict, seed: int) -> tuple[OneStep, np.ndarray, np.ndarray]:
         """Figures, and the real and imagined residuals ``(n, D)``."""
         action = held_out["action"].numpy()
         imagined = self.imagination.one_step(held_out["observation"].numpy(), action, seed)
@@ -219,9 +217,7 @@ class _Check:
         if self.discrete:
             discrete_action = isinstance(self.real.action_space, Discrete)
             acts, fit_acts = (action, fit["action"].numpy()) if discrete_action else (None, None)
-            classes = class_figures(
-                now[:, 0], acts, real[:, 0], guess[:, 0], fit_now[:, 0], fit_acts, fit_real[:, 0]
-            )
+            classes = class_figures(now[:, 0], acts, real[:, 0], guess[:, 0], fit_now[:, 0], fit_acts, fit_real[:, 0])
         else:
             dimensions = dimension_figures(self.names, now, real, guess, fit_now, fit_real)
         figures = OneStep(
@@ -256,9 +252,7 @@ class _Check:
         imagined_paths = np.concatenate([real[:1, shown], np.where(gone, np.nan, guess[:, shown])])
         return figures, real_paths, imagined_paths
 
-    def _returns(
-        self, episodes: Episodes, policy: Policy | None, cap: int, seed: int
-    ) -> tuple[Returns, np.ndarray]:
+    def _returns(self, episodes: Episodes, policy: Policy | None, cap: int, seed: int) -> tuple[Returns, np.ndarray]:
         imagined, lengths, ended = imagined_returns(
             self._engine(self.n_starts), self.real.action_space, policy, max_steps=cap, seed=seed
         )
@@ -304,9 +298,7 @@ class _Check:
 
 def _require_same_spaces(world: EnvSignature | None, real: EnvSignature) -> None:
     if world is None:
-        raise RealityError(
-            "It comes from a schema, not from an environment: there is no real one to compare it with."
-        )
+        raise RealityError("It comes from a schema, not from an environment: there is no real one to compare it with.")
     for role in ("observation_space", "action_space"):
         mine, theirs = getattr(world, role), getattr(real, role)
         same = type(mine) is type(theirs) and mine.shape == theirs.shape

@@ -25,9 +25,7 @@ T = TypeVar("T")
 def report_table(report: RealityReport) -> Group:
     """Everything, policy by policy."""
     steps = "" if report.n_denoise_steps is None else f", {report.n_denoise_steps} denoise steps"
-    parts: Lines = [
-        Text(f"{report.env_id}: imagined against real{steps}, {report.seconds:.1f} s", style="bold")
-    ]
+    parts: Lines = [Text(f"{report.env_id}: imagined against real{steps}, {report.seconds:.1f} s", style="bold")]
     for name, policy in report.policies.items():
         parts.append(Text(f"\nPolicy: {name}", style="bold cyan"))
         parts += _one_step(policy.one_step)
@@ -47,9 +45,7 @@ def _one_step(figures: OneStep) -> Lines:
         kinds = ("world", "standing still", "most likely next", "most likely next, given the action")
         parts += _table(f"{title}: share of right classes", [], kinds, [[_percent(x) for x in right]])
     if figures.dimensions:
-        shown, note = _worst(
-            figures.dimensions, [-2.0 if d.r2 is None else -d.r2 for d in figures.dimensions]
-        )
+        shown, note = _worst(figures.dimensions, [-2.0 if d.r2 is None else -d.r2 for d in figures.dimensions])
         names = (
             "R2 of s'-s",
             "skill over standing still",

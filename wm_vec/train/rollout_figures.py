@@ -126,9 +126,7 @@ def effect_figures(
         told = np.abs(true) >= EFFECT_FLOOR * size
         agreement = float((np.sign(guess[told]) == np.sign(true[told])).mean())
         figures.append(
-            EffectFigures(
-                actions, name, size / scale, guessed / scale, agreement, guessed / size, wrong / size
-            )
+            EffectFigures(actions, name, size / scale, guessed / scale, agreement, guessed / size, wrong / size)
         )
     return figures
 

@@ -17,9 +17,7 @@ class SettableEnv(NamedTuple):
 
 
 SETTABLE = {
-    "CartPole-v1": SettableEnv(
-        ("cart position", "cart velocity", "pole angle", "pole velocity"), lambda seen: seen
-    ),
+    "CartPole-v1": SettableEnv(("cart position", "cart velocity", "pole angle", "pole velocity"), lambda seen: seen),
     "Pendulum-v1": SettableEnv(
         ("cos angle", "sin angle", "angular velocity"),
         lambda seen: np.array([np.arctan2(seen[1], seen[0]), seen[2]]),

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from wm_kernels.finish_step.reference import AutoresetPlan, FinishedStep, finish_step_reference
 
+_THREE_FALSE = torch.zeros(3, 1, dtype=torch.bool)
+
 
 def finish_step_cpu(
     previous: Sequence[Tensor],
-    proposed: Sequence[Tensor],
+    proposed: list[Tensor],
     bank: Sequence[Tensor],
     bank_index: Tensor | None,
     action: Tensor | None,
@@ -31,7 +33,9 @@ def finish_step_cpu(
 
     A row that diverged, or whose sum overflows, is left to the reference.
     """
-    total = reward.sum().item() + sum(leaf.sum().item() for leaf in proposed)
+    total = reward.item() if reward.shape[1] == 1 else reward.sum().item()
+    for leaf in proposed:
+        total += leaf.sum().item()
     if action is not None:
         total += action.sum().item()
     if not math.isfinite(total):
@@ -39,14 +43,14 @@ def finish_step_cpu(
             previous, proposed, bank, bank_index, action, reward, terminated, truncated, elapsed, episode, returns,
             pending, horizon, autoreset,
         )  # fmt: skip
-    final = list(proposed)
     length, total_reward = elapsed + 1, returns + reward
-    no = torch.zeros(1, dtype=torch.bool)
-    over = no.clone() if truncated is None else truncated
+    over, diverged, was_reset = _THREE_FALSE.clone().unbind(0)
+    if truncated is not None:
+        over = truncated
     if horizon is not None:
         over = over | (length >= horizon)
     ended = terminated.squeeze(1) if terminated.shape[1] == 1 else terminated.any(-1)
     return FinishedStep(
-        final, final, reward.clone(), terminated, over, no, ended | over, no.clone(),
+        proposed, proposed, reward.clone(), terminated.clone(), over, diverged, ended | over, was_reset,
         length, episode, total_reward, length, total_reward,
     )  # fmt: skip

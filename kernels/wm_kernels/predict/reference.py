@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -128,8 +129,8 @@ def predict_reference(
         ``(B, N, V)`` float, a sample.
     """
     sample = noise * sigmas[0]
-    for k, (sigma, sigma_next) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
-        if clamp_mask is not None:
+    for k, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
+        if clamp_mask is not None and clamp_sample is not None:
             sample = torch.where(clamp_mask.unsqueeze(-1), torch.add(clamp_sample, noise, alpha=sigma), sample)
         denoised = denoise_reference(canvas, sample, sigma, modulation[k], weights, block)
         stepped = sampler_update_reference(sample, denoised, sigma, sigma_next)
@@ -138,6 +139,6 @@ def predict_reference(
             slope = ((sample - denoised) / sigma + (stepped - again) / sigma_next) / 2
             stepped = sample + (sigma_next - sigma) * slope
         sample = stepped
-    if clamp_mask is not None:
+    if clamp_mask is not None and clamp_sample is not None:
         sample = torch.where(clamp_mask.unsqueeze(-1), clamp_sample, sample)
     return sample
