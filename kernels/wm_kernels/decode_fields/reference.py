@@ -36,7 +36,8 @@ def decode_fields_reference(
         ``(B, N)`` float, the next values.
     """
     numbers = torch.addcmul(torch.addcmul(shift, base, values), scale, sample[..., 0])
-    numbers = torch.clamp(numbers, low, high)
+    # A number less itself is 0, or NaN where it is not finite: an overflow must stay visible behind the bounds.
+    numbers = torch.clamp(numbers, low, high) + (numbers - numbers)
     if sample.shape[-1] == 1:
         lost = torch.isnan(sample[..., 0])
         classes = (sample[..., 0] > 0).to(values.dtype)

@@ -130,15 +130,22 @@ def predict_reference(
     """
     sample = noise * sigmas[0]
     for k, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
-        if clamp_mask is not None and clamp_sample is not None:
-            sample = torch.where(clamp_mask.unsqueeze(-1), torch.add(clamp_sample, noise, alpha=sigma), sample)
+        sample = _with_known(sample, noise, sigma, clamp_mask, clamp_sample)
         denoised = denoise_reference(canvas, sample, sigma, modulation[k], weights, block)
         stepped = sampler_update_reference(sample, denoised, sigma, sigma_next)
         if heun and sigma_next > 0:
+            stepped = _with_known(stepped, noise, sigma_next, clamp_mask, clamp_sample)
             again = denoise_reference(canvas, stepped, sigma_next, modulation[k + 1], weights, block)
             slope = ((sample - denoised) / sigma + (stepped - again) / sigma_next) / 2
             stepped = sample + (sigma_next - sigma) * slope
         sample = stepped
-    if clamp_mask is not None and clamp_sample is not None:
-        sample = torch.where(clamp_mask.unsqueeze(-1), clamp_sample, sample)
-    return sample
+    return _with_known(sample, noise, 0.0, clamp_mask, clamp_sample)
+
+
+def _with_known(
+    sample: Tensor, noise: Tensor, sigma: float, clamp_mask: Tensor | None, clamp_sample: Tensor | None
+) -> Tensor:
+    """`sample` with what is known beforehand in its place, as noisy as the rest."""
+    if clamp_mask is None or clamp_sample is None:
+        return sample
+    return torch.where(clamp_mask.unsqueeze(-1), torch.add(clamp_sample, noise, alpha=sigma), sample)
