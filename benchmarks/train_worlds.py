@@ -40,7 +40,7 @@ class WorldRecipe:
 
 
 RECIPES = {
-    "CartPole-v1": WorldRecipe(30_000, 20_000, 8000, PPOConfig(total_steps=400_000)),
+    "CartPole-v1": WorldRecipe(60_000, 20_000, 10_000, PPOConfig(total_steps=300_000)),
     "Pendulum-v1": WorldRecipe(
         40_000,
         20_000,

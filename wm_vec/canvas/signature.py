@@ -16,6 +16,8 @@ from wm_vec.canvas.schema import BoundSchema, SchemaError
 
 OBSERVATION, ACTION, REWARD, TERMINATED = "observation", "action", "reward", "terminated"
 MAX_POSITIONS = 4096
+TERMINATED_WEIGHT = 6.0
+"""Loss weight of the termination: rare, and decided at a sharp edge."""
 
 
 class UnsupportedSpaceError(SchemaError):
@@ -59,7 +61,7 @@ class EnvSignature:
             OBSERVATION: space_field(self.observation_space, OBSERVATION),
             ACTION: space_field(self.action_space, ACTION, is_output=False),
             REWARD: Field(is_input=False),
-            TERMINATED: Field(is_input=False, num_classes=2),
+            TERMINATED: Field(is_input=False, num_classes=2, loss_weight=TERMINATED_WEIGHT),
         }
         bound = BoundSchema(fields, d_model=d_model)
         if bound.layout.num_positions > MAX_POSITIONS:

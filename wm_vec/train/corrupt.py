@@ -44,10 +44,12 @@ def context_batch(
     start_rows = torch.randint(len(data.starts), (len(rows),), generator=generator).to(device)
 
     hidden, start = choice < 1, choice < START_SHARE
-    same_tick = choice < START_SHARE + FILL_SHARE
-    fill = same_tick & ~start
     present = known
     known = known & (kept | ~hidden[:, None]) & ~start[:, None]
+    # Told nothing, a row can only mean a start: any other target would blur what starts look like.
+    start = start | (hidden & ~known.any(1))
+    same_tick = start | (choice < START_SHARE + FILL_SHARE)
+    fill = same_tick & ~start
     # Completion: the state itself is what is to be predicted, where it is not told.
     next_values = torch.where(fill[:, None], values, next_values)
     weight = torch.where(fill[:, None], (present & ~known).to(values.dtype), weight)

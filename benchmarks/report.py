@@ -1,0 +1,170 @@
+"""Write docs/benchmarks.md from benchmarks/results/*.json, so that the page says what was measured and nothing else.
+
+Run: ``python -m benchmarks.report``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "benchmarks.md"
+DRIFT_STEPS = (1, 5, 20, 50)
+
+INTRO = """# Benchmarks
+
+Every figure on this page comes from a JSON file in `benchmarks/results/`, with the machine and the commit it was
+measured on; `python -m benchmarks.report` writes the page from them. No GPU was at hand for any of them.
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    return "\n".join([INTRO, throughput(), worlds(), turns(), others()]).rstrip() + "\n"
+
+
+def throughput() -> str:
+    """Env steps/s by layer."""
+    result = _read("step_throughput")
+    lines = [
+        "## What the layers cost\n",
+        "Bundled CartPole world (7 positions, width 32, 3 blocks), 3 denoise steps, float32; each layer timed in turn,",
+        "call by call, in one process; medians. `make bench`.\n",
+        _where(result["machine"]) + "\n",
+        "| envs | what | env steps/s | over the bare network |",
+        "| ---: | --- | ---: | ---: |",
+    ]
+    for row in result["rows"]:
+        over = ""
+        if row["subject"].startswith("SyncVectorEnv"):
+            over = f"vector env {row['vector_env_is_times_faster']:.1f} x as fast"
+        elif row["subject"] != "bare network":
+            over = f"{row['over_bare_us']:+.0f} µs, {row['over_bare_percent']:+.1f} %"
+        lines.append(f"| {row['num_envs']} | {row['subject']} | {row['env_steps_per_s']:,.0f} | {over} |")
+    return "\n".join(lines) + "\n"
+
+
+def worlds() -> str:
+    """How true the bundled worlds are."""
+    result = _read("world_quality")
+    lines = [
+        "## How true the bundled worlds are\n",
+        "On fresh real steps of random actions and of two policies that no world has seen, one of them half-trained.",
+        "R2 is of the change `s' - s`, never of the next state; skill is the share of squared error that is gone against",
+        "standing still, and against the best linear fit that does not see the action. Drift is the open-loop error",
+        "from the same start under the same actions, in standard deviations of each dimension.",
+        "`python -m benchmarks.world_quality`.\n",
+        _where(result["machine"]) + "\n",
+    ]
+    for env_id in (name for name in result if name != "machine"):
+        for name, policy in result[env_id]["policies"].items():
+            real = result[env_id]["policy_returns"].get(name)
+            lines.append(f"### {env_id}, {name}{f' (real return {real:.0f})' if real is not None else ''}\n")
+            lines += _one_step(policy)
+    return "\n".join(lines) + "\n"
+
+
+def turns() -> str:
+    """Policies trained in imagination alone, by seed."""
+    result = _read("imagination_turns")
+    config = result["config"]
+    lines = [
+        "## A policy for the real CartPole-v1, trained in imagination alone\n",
+        f"World and policy in turns: {config['turns']} turns of {config['real_steps_per_turn']:,} real steps, and as many",
+        f"again to choose the policy that falls least, {result['real_steps']:,} in all;",
+        f"{config['policy_steps']:,} imagined steps a turn. Mean real return of 20 episodes after each turn.",
+        "`python -m benchmarks.imagination_turns`.\n",
+        _where(result["machine"]) + "\n",
+        "| seed | " + " | ".join(f"turn {t}" for t in range(config["turns"])) + " | chosen | seconds |",
+        "| ---: |" + " ---: |" * (config["turns"] + 2),
+    ]
+    for run in result["runs"]:
+        each = " | ".join(f"{turn['real_return']:.0f}" for turn in run["turns"])
+        lines.append(f"| {run['seed']} | {each} | {run['real_return']:.0f} | {run['seconds']:.0f} |")
+    lines.append(f"\nMedian {result['median']:.0f}, worst {result['worst']:.0f}.")
+    return "\n".join(lines) + "\n"
+
+
+def others() -> str:
+    """Environments that nobody tuned anything to."""
+    result = _read("other_envs")
+    lines = [
+        "## `wm-vec train` elsewhere\n",
+        "Environments that nobody tuned anything to, with the command's defaults and random actions, good or bad.",
+        "`python -m benchmarks.other_envs`.\n",
+        _where(result["machine"]) + "\n",
+    ]
+    for env_id in (name for name in result if name not in ("machine", "arguments")):
+        lines.append(f"### {env_id} (trained in {result[env_id]['train_seconds']:.0f} s)\n")
+        lines += _one_step(result[env_id]["policies"]["random"])
+    return "\n".join(lines) + "\n"
+
+
+def _one_step(policy: dict[str, Any]) -> list[str]:
+    step, drift = policy["one_step"], policy["open_loop"]
+    lines = []
+    if step["classes"] is not None:
+        classes = step["classes"]
+        lines.append(
+            f"Next class right in {_share(classes['accuracy'])} of steps (standing still {_share(classes['persistence'])}, "
+            f"the most likely one {_share(classes['most_likely'])}, given the action too "
+            f"{_share(classes['most_likely_with_action'])}).\n"
+        )
+    else:
+        at = [k for k in DRIFT_STEPS if k in drift["steps"]]
+        lines += [
+            "| dimension | R2 | skill over standing still | over linear fit | "
+            + " | ".join(f"drift at {k}" for k in at)
+            + " |",
+            "| --- | ---: | ---: | ---: |" + " ---: |" * len(at),
+        ]
+        for i, dimension in enumerate(step["dimensions"]):
+            errors = [drift["rmse"][drift["steps"].index(k)][i] for k in at]
+            lines.append(
+                f"| {dimension['name']} | {_number(dimension['r2'])} | {_number(dimension['skill_persistence'])} | "
+                f"{_number(dimension['skill_linear'])} | " + " | ".join(_number(e) for e in errors) + " |"
+            )
+        lines.append("")
+    end = step["termination"]
+    lines.append(
+        f"Termination right in {_share(end['terminal_accuracy'])} of {end['terminal_count']:,} terminal steps and "
+        f"{_share(end['other_accuracy'])} of {end['other_count']:,} others."
+    )
+    for effect in policy["effects"] or []:
+        sizes = ", ".join(
+            f"{d['name']} {_number(d['relative_size'])}" for d in effect["dimensions"] if d["relative_size"] is not None
+        )
+        lines.append(f"Effect of {effect['actions']}, imagined over real size: {sizes}.")
+    returns = policy["returns"]
+    lines.append(
+        f"Returns: real {returns['real']['mean']:.1f} ± {returns['real']['std']:.1f}, imagined "
+        f"{returns['imagined']['mean']:.1f} ± {returns['imagined']['std']:.1f}, KS distance {returns['ks']:.3f}.\n"
+    )
+    return lines
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.2f} %"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}" if abs(value) >= 0.001 or value == 0 else f"{value:.1e}"
+
+
+def _where(machine: dict[str, Any]) -> str:
+    return (
+        f"Measured on {machine['cores']} cores ({machine['processor']}), {machine['torch_threads']} torch thread(s), "
+        f"Python {machine['python']}, torch {machine['torch']}, gymnasium {machine['gymnasium']}, "
+        f"commit {machine['commit']}."
+    )
+
+
+def _read(name: str) -> dict[str, Any]:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
