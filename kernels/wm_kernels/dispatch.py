@@ -84,14 +84,15 @@ class Op:
     Attributes:
         name: The operation's one name through op, test and benchmark.
         reference: The specification in torch; always able to run.
-        contract: What each tensor argument must be, by parameter name. ``None`` for operations whose
-            arguments are structures that check themselves.
+        contract: What each tensor argument must be, by parameter name.
+        first: Position of the contract's first argument among the operation's; the others follow it.
         implementations: Faster ones by backend name, tried in order: ``(supports, run)``.
     """
 
     name: str
     reference: Callable[..., Any]
     contract: Contract | None = None
+    first: int = 0
     implementations: dict[str, tuple[Callable[..., bool], Callable[..., Any]]] = field(default_factory=dict)
 
     def register(
@@ -108,7 +109,7 @@ class Op:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Check the contract, then run the implementation that `choose` names."""
         if self.contract is not None:
-            tensors = dict(zip(self.contract, args, strict=False))
+            tensors = dict(zip(self.contract, args[self.first :] if self.first else args, strict=False))
             tensors.update((name, kwargs[name]) for name in self.contract if name in kwargs)
             check_contract(self.name, self.contract, tensors)
         return self.choose(*args, **kwargs)(*args, **kwargs)

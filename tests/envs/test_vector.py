@@ -120,7 +120,9 @@ def test_info_read_late_tells_of_its_own_step(cartpole):
 def test_predictions_at_an_end_are_of_the_last_state(cartpole):
     env = start(cartpole, horizon=1)
     observation, *_, info = env.step(torch.zeros(4, dtype=torch.int64))
-    assert torch.equal(info["predictions"]["observation"], info["final_obs"])
+    assert torch.equal(info["final_info"]["predictions"]["observation"], info["final_obs"])
+    assert torch.equal(info["predictions"]["observation"], observation)
+    assert torch.equal(info["obs_dict"]["observation"], observation)
     assert torch.equal(info["obs_dict"]["observation"], observation)
     assert (observation != info["final_obs"]).any(1).all()
 

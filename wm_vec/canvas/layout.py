@@ -18,7 +18,7 @@ class CanvasLayout:
         d_model: Width of a position's latent row.
         num_positions: N.
         starts: First position of each field, by path.
-        T: Frames on the canvas; 1, since history lives in the tokens.
+        T: Frames on the canvas; 1: the current one.
         H: Rows; 1.
         W: Columns; N.
     """

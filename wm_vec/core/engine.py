@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
+from wm_kernels.finish_step.reference import AutoresetPlan
 from wm_vec.core.actions import JointAction
 from wm_vec.core.dynamics import Dynamics
 from wm_vec.core.judge import Judge
@@ -55,7 +57,7 @@ class Engine:
         exact_rows: bool = False,
         validate: bool = False,
     ) -> None:
-        if not isinstance(num_envs, int) or num_envs < 1:
+        if isinstance(num_envs, bool) or not isinstance(num_envs, (int, np.integer)) or num_envs < 1:
             raise ValueError(f"num_envs must be a whole number of at least 1, got {num_envs!r}.")
         if max_episode_steps is not None and max_episode_steps < 1:
             raise ValueError(f"max_episode_steps must be at least 1 or None, got {max_episode_steps!r}.")
@@ -63,7 +65,7 @@ class Engine:
         if not names or len({*names}) < len(names):
             raise ValueError(f"perspectives: give at least one, each with a name of its own, got {names}.")
         self.dynamics = dynamics
-        self.num_envs = num_envs
+        self.num_envs = int(num_envs)
         self.perspectives = tuple(perspectives)
         self.max_episode_steps = max_episode_steps
         self.autoreset_mode = as_autoreset_mode(autoreset_mode)
@@ -75,10 +77,12 @@ class Engine:
         if bank is None:
             seeds = torch.arange(BANK_SEED, BANK_SEED + bank_size, device=self.device)
             bank = dynamics.initial_state(CounterRNG.from_seeds(seeds), bank_size)
-        judge = Judge(self.perspectives, self.dtype)
+        judge = Judge(self.perspectives, torch.promote_types(self.dtype, torch.float32))
         starts = {n: s.to(self.device, self.dtype) for n, s in judge.initial_reward_state().items()}
         self._reward_starts = starts
         self._layout = RowLayout(bank, starts, len(self.perspectives))
+        # Sums of rewards need more than half precision.
+        self._reward_dtype = torch.promote_types(self.dtype, torch.float32)
         self._joint = JointAction(self.perspectives, self.dtype, self.device, validate)
         self._step = StepFunction(
             dynamics,
@@ -145,7 +149,7 @@ class Engine:
     def _blank_rows(self, seeds: Sequence[int | None]) -> Rows:
         """Rows before their first episode."""
         zeros = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
-        returns = torch.zeros(self.num_envs, len(self.perspectives), dtype=self.dtype, device=self.device)
+        returns = torch.zeros(self.num_envs, len(self.perspectives), dtype=self._reward_dtype, device=self.device)
         leaves = [leaf[:1].expand(self.num_envs, *leaf.shape[1:]) for leaf in self._step.bank]
         seed = torch.tensor(seeds, dtype=torch.int64, device=self.device)
         return Rows(leaves, zeros, zeros - 1, seed, returns, zeros.bool())
@@ -209,9 +213,13 @@ class Engine:
             self._lookahead = LookaheadRNG(rows.seed, rows.episode, rows.elapsed, depth)
         return self._lookahead
 
+    def model_state(self) -> TensorDict:
+        """The dynamics' current state, ``(B,)``; not a copy."""
+        return self._layout.to_tensordict(self._require_rows("model_state").leaves)
+
     def predictions(self) -> Tensor:
         """The dynamics' whole observation of the current state, ``(B, ...)``; not a copy."""
-        return self.dynamics.observe(self._layout.to_tensordict(self._require_rows("predictions").leaves))
+        return self.dynamics.observe(self.model_state())
 
     def sample_actions(self, draw: int = 0) -> Tensor:
         """Random actions ``(B, *shape)`` of the first perspective, made on the device; see `JointAction.sample`.
@@ -246,7 +254,8 @@ class Engine:
         Args:
             indices: Which envs, each any number of times.
             rng: ``"fresh"`` gives every fork noise of its own, so that a planner does not see the future's;
-                ``"same"`` continues with the very numbers that this engine would draw.
+                ``"same"`` continues with the very numbers that this engine would draw. The n-th fresh fork of an
+                engine is the same in every run; n is the engine's own count, no part of the `EnvState`.
         """
         rows = self._require_rows("fork")
         if rng not in ("fresh", "same"):
@@ -286,6 +295,7 @@ class Engine:
         Returns:
             ``(B, T)`` TensorDict in TorchRL's layout: ``observation``, ``action`` and under ``next`` the step's
             ``observation`` (before any reset), ``reward`` ``(B, T, 1)``, ``terminated``, ``truncated``, ``done``.
+            Under NEXT_STEP envs are reset in the step that ends, as under SAME_STEP: every row is a transition.
         """
         if len(self.perspectives) != 1:
             raise ValueError("imagine: takes one policy, so it needs an engine with one perspective.")
@@ -293,6 +303,10 @@ class Engine:
             raise ValueError(f"imagine: horizon must be at least 1, got {horizon}.")
         rows = self._require_rows("imagine")
         takes_tensordict = hasattr(policy, "in_keys") and hasattr(policy, "out_keys")
+        # A step that only resets is no transition: imagination resets in the step that ends.
+        plan: AutoresetPlan | None = None
+        if self.autoreset_mode is AutoresetMode.NEXT_STEP:
+            plan, rows = "same_step", self._restart(rows, None, rows.pending)
         steps = []
         with torch.enable_grad() if grad else torch.no_grad():
             observation = self._step.observe(rows.leaves)
@@ -304,7 +318,7 @@ class Engine:
                     step.set("action", policy(observation))
                 actions = self._joint.check(step.get("action"), self.num_envs)
                 rng = CounterRNG(rows.seed, rows.episode, rows.elapsed)
-                rows, result = self._step(rows, actions, rng)
+                rows, result = self._step(rows, actions, rng, plan)
                 step.set(
                     "next",
                     {

@@ -50,8 +50,8 @@ class StepResult(NamedTuple):
         diverged: ``(B,)`` bool: the row turned non-finite and was ended at its last finite state.
         episode_return: ``(B,)`` float (``(B, P)`` with several perspectives): the episode's rewards up to this step.
         episode_length: ``(B,)`` int64: the episode's steps up to this one.
-        model_state: The dynamics' state after the step, before any reset.
-        predictions: ``(B, ...)``, the dynamics' whole observation of `model_state`.
+        model_state: The dynamics' state after the step, before any reset; not a copy.
+        predictions: ``(B, ...)``, the dynamics' whole observation of `model_state`; not a copy.
         info: What the dynamics reports besides.
     """
 

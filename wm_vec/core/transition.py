@@ -42,6 +42,33 @@ class Proposal(NamedTuple):
     info: dict[str, Tensor]
 
 
+class GradientGate:
+    """Keeps the gradients of diverged rows from everybody's parameters.
+
+    A select hides a non-finite row on the way forward only: on the way back zero times infinity is NaN, which a shared
+    policy would add up. What is admitted passes its gradient on in rows that stayed finite, and zero in the others.
+
+    Attributes:
+        closed: ``(B,)`` bool, the rows that diverged; set when the step is finished.
+    """
+
+    def __init__(self) -> None:
+        self.closed: Tensor | None = None
+
+    def admit(self, tensor: Tensor) -> Tensor:
+        """`tensor` ``(B, ...)`` itself; a view of it with the gate behind it if it needs a gradient."""
+        if not tensor.requires_grad:
+            return tensor
+        gated = tensor.view_as(tensor)
+        gated.register_hook(self._hold_back)
+        return gated
+
+    def _hold_back(self, gradient: Tensor | None) -> Tensor | None:
+        if gradient is None or self.closed is None:
+            return gradient
+        return gradient.masked_fill(self.closed.view(-1, *(1,) * (gradient.dim() - 1)), 0.0)
+
+
 class StepFunction:
     """What an engine does in a step, without the state that it owns.
 
@@ -74,9 +101,15 @@ class StepFunction:
         self.horizon, self.plan, self.exact_rows = horizon, _PLANS[mode], exact_rows
         self.bank: list[Tensor] = []
 
-    def __call__(self, rows: Rows, actions: list[Tensor], rng: CounterRNG) -> tuple[Rows, StepResult]:
-        """Step `rows`; `actions` are checked, `rng` stands at the rows' counters."""
-        plan = self.plan
+    def __call__(
+        self, rows: Rows, actions: list[Tensor], rng: CounterRNG, plan: AutoresetPlan | None = None
+    ) -> tuple[Rows, StepResult]:
+        """Step `rows`; `actions` are checked, `rng` stands at the rows' counters, `plan` overrides the engine's."""
+        plan = plan or self.plan
+        gate = GradientGate() if torch.is_grad_enabled() else None
+        if gate is not None:
+            rows = rows._replace(leaves=[gate.admit(leaf) for leaf in rows.leaves])
+            actions = [gate.admit(action) for action in actions]
         joint, clipped = self.joint.join(actions)
         if self.exact_rows:
             proposal = self.propose_in_chunks(rows, clipped, actions)
@@ -98,6 +131,8 @@ class StepFunction:
             self.horizon,
             plan,
         )
+        if gate is not None:
+            gate.closed = finished.diverged
         # A copy, since `finished` is handed out.
         pending = finished.finished.clone() if plan == "next_step" else rows.pending
         after = Rows(finished.state, finished.elapsed, finished.episode, rows.seed, finished.returns, pending)

@@ -24,8 +24,9 @@ class WorldModelVectorEnv(VectorEnv):
 
     Observations, rewards and flags are tensors on `device`, new ones at every step. ``info`` holds at every step
     ``episode`` (``r``: return so far, ``l``: length so far) with the mask ``_episode`` of those that ended,
-    ``diverged`` ``(B,)`` bool; in SAME_STEP mode also ``final_obs`` and ``final_info`` with their masks, a full batch
-    each; and, made when read, ``obs_dict``, ``predictions`` and ``model_state``.
+    ``diverged`` ``(B,)`` bool, and, made when read, ``obs_dict``, ``predictions`` and ``model_state`` of the state that
+    the next step starts from. In SAME_STEP mode also ``final_obs`` and ``final_info``, of the state before the resets,
+    with their masks, a full batch each; in the other two modes the observation itself is the last one.
 
     Args:
         engine: The engine with one perspective.
@@ -91,8 +92,7 @@ class WorldModelVectorEnv(VectorEnv):
         super().reset(seed=seed if isinstance(seed, int) else None)
         observation = self.engine.reset(seed, self._reset_mask(options))
         self._draws = 0
-        perspective = self._perspective
-        return observation, LazyInfo({}, {"obs_dict": lambda: perspective.named(observation.clone())})
+        return observation, LazyInfo({}, self._lazy(self.engine.model_state()))
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
         """Step all envs; no host sync.
@@ -155,18 +155,20 @@ class WorldModelVectorEnv(VectorEnv):
         }
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
             info["final_obs"] = result.final_observation
-            info["_final_obs"] = result.finished
-            info["final_info"] = {"episode": episode, "_episode": result.finished}
-            info["_final_info"] = result.finished
-        perspective = self._perspective
-        return LazyInfo(
-            info,
-            {
-                "obs_dict": lambda: perspective.named(result.observation.clone()),
-                "predictions": lambda: dict(Fields(result.predictions.clone(), perspective.all_fields)),
-                "model_state": lambda: result.model_state.clone(),
-            },
-        )
+            info["_final_obs"] = result.finished.clone()
+            final = {"episode": dict(episode), "_episode": result.finished.clone()}
+            info["final_info"] = LazyInfo(final, self._lazy(result.model_state))
+            info["_final_info"] = result.finished.clone()
+        return LazyInfo(info, self._lazy(self.engine.model_state()))
+
+    def _lazy(self, state: TensorDict) -> dict[str, Callable[[], Any]]:
+        """What is made of a dynamics state when it is read, as copies."""
+        perspective, observe = self._perspective, self.engine.dynamics.observe
+        return {
+            "obs_dict": lambda: perspective.named(perspective.observe(observe(state))),
+            "predictions": lambda: dict(Fields(observe(state).clone(), perspective.all_fields)),
+            "model_state": lambda: state.clone(),
+        }
 
     def _reset_mask(self, options: Mapping[str, Any] | None) -> Tensor | None:
         if not options:

@@ -214,7 +214,8 @@ class CanvasModel(nn.Module):
         Returns:
             ``(B, N)`` float: known values as they were, the others sampled.
         """
-        prepared = self._prepare(n_denoise_steps, heun, known, torch.zeros_like(known), SAME_TICK)
+        told = known & self.codec.is_input  # what the network reads; a reward, say, is only kept
+        prepared = self._prepare(n_denoise_steps, heun, told, torch.zeros_like(known), SAME_TICK)
         return prepared(torch.where(known, values, 0.0), noise, known)
 
     def _versions(self) -> list[int]:

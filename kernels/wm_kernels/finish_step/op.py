@@ -1,4 +1,4 @@
-"""`finish_step`: dispatch. Its arguments are lists of leaves, which the engine has already checked."""
+"""`finish_step`: contract and dispatch. The leaves themselves are checked where states come in."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ from typing import Any
 
 import torch
 
-from wm_kernels.dispatch import Op, is_plain_host_tensor
+from wm_kernels.dispatch import Op, TensorContract, is_plain_host_tensor
 from wm_kernels.finish_step.cpu import finish_step_cpu
 from wm_kernels.finish_step.reference import finish_step_reference
 
-finish_step = Op("finish_step", finish_step_reference)
+finish_step = Op(
+    "finish_step",
+    finish_step_reference,
+    {"reward": TensorContract(("B", "P")), "terminated": TensorContract(("B", "P"), (torch.bool,))},
+    first=5,
+)
 
 
 def _one_row_on_host(*arguments: Any) -> bool:
