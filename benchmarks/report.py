@@ -53,9 +53,9 @@ def worlds() -> str:
     lines = [
         "## How true the bundled worlds are\n",
         "On fresh real steps of random actions and of two policies that no world has seen, one of them half-trained.",
-        "R2 is of the change `s' - s`, never of the next state; skill is the share of squared error that is gone against",
-        "standing still, and against the best linear fit that does not see the action. Drift is the open-loop error",
-        "from the same start under the same actions, in standard deviations of each dimension.",
+        "R2 is of the change `s' - s`, never of the next state; skill is the share of squared error that is gone",
+        "against standing still, and against the best linear fit that does not see the action. Drift is the open-loop",
+        "error from the same start under the same actions, in standard deviations of each dimension.",
         "`python -m benchmarks.world_quality`.\n",
         _where(result["machine"]) + "\n",
     ]
@@ -73,9 +73,10 @@ def turns() -> str:
     config = result["config"]
     lines = [
         "## A policy for the real CartPole-v1, trained in imagination alone\n",
-        f"World and policy in turns: {config['turns']} turns of {config['real_steps_per_turn']:,} real steps, and as many",
-        f"again to choose the policy that falls least, {result['real_steps']:,} in all;",
-        f"{config['policy_steps']:,} imagined steps a turn. Mean real return of 20 episodes after each turn.",
+        f"World and policy in turns: {config['turns']} turns of {config['real_steps_per_turn']:,} real steps, and as",
+        f"many again to choose the policy that falls least, {result['real_steps']:,} in all;",
+        f"{config['policy_steps']:,} imagined steps a turn. Mean real return of 20 episodes after each turn. The machine",
+        "was shared with other work meanwhile, so the seconds are an upper bound.",
         "`python -m benchmarks.imagination_turns`.\n",
         _where(result["machine"]) + "\n",
         "| seed | " + " | ".join(f"turn {t}" for t in range(config["turns"])) + " | chosen | seconds |",
@@ -109,35 +110,32 @@ def _one_step(policy: dict[str, Any]) -> list[str]:
     if step["classes"] is not None:
         classes = step["classes"]
         lines.append(
-            f"Next class right in {_share(classes['accuracy'])} of steps (standing still {_share(classes['persistence'])}, "
-            f"the most likely one {_share(classes['most_likely'])}, given the action too "
+            f"Next class right in {_share(classes['accuracy'])} of steps (standing still "
+            f"{_share(classes['persistence'])}, the most likely one {_share(classes['most_likely'])}, given the action too "
             f"{_share(classes['most_likely_with_action'])}).\n"
         )
     else:
-        at = [k for k in DRIFT_STEPS if k in drift["steps"]]
+        at = [k for k in DRIFT_STEPS if k <= len(drift["counts"])]
+        head = " | ".join(f"drift at {k}" for k in at)
         lines += [
-            "| dimension | R2 | skill over standing still | over linear fit | "
-            + " | ".join(f"drift at {k}" for k in at)
-            + " |",
+            f"| dimension | R2 | skill over standing still | over linear fit | {head} |",
             "| --- | ---: | ---: | ---: |" + " ---: |" * len(at),
         ]
-        for i, dimension in enumerate(step["dimensions"]):
-            errors = [drift["rmse"][drift["steps"].index(k)][i] for k in at]
-            lines.append(
-                f"| {dimension['name']} | {_number(dimension['r2'])} | {_number(dimension['skill_persistence'])} | "
-                f"{_number(dimension['skill_linear'])} | " + " | ".join(_number(e) for e in errors) + " |"
-            )
+        for dimension, errors in zip(step["dimensions"], drift["error"], strict=True):
+            figures = [dimension["r2"], dimension["skill_persistence"], dimension["skill_linear"]]
+            figures += [errors[k - 1] for k in at]
+            lines.append(f"| {dimension['name']} | " + " | ".join(map(_number, figures)) + " |")
         lines.append("")
     end = step["termination"]
     lines.append(
         f"Termination right in {_share(end['terminal_accuracy'])} of {end['terminal_count']:,} terminal steps and "
         f"{_share(end['other_accuracy'])} of {end['other_count']:,} others."
     )
-    for effect in policy["effects"] or []:
-        sizes = ", ".join(
-            f"{d['name']} {_number(d['relative_size'])}" for d in effect["dimensions"] if d["relative_size"] is not None
-        )
-        lines.append(f"Effect of {effect['actions']}, imagined over real size: {sizes}.")
+    sizes = [e for e in policy["effects"] or [] if e["relative_size"] is not None]
+    if sizes:
+        each = ", ".join(f"{e['name']} {e['relative_size']:.3f}" for e in sizes)
+        signs = min(e["sign_agreement"] for e in sizes)
+        lines.append(f"Effect of the action, imagined over real size: {each}; signs agree in {_share(signs)} or more.")
     returns = policy["returns"]
     lines.append(
         f"Returns: real {returns['real']['mean']:.1f} ± {returns['real']['std']:.1f}, imagined "
@@ -147,11 +145,13 @@ def _one_step(policy: dict[str, Any]) -> list[str]:
 
 
 def _share(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.2f} %"
+    return "-" if value is None else f"{100 * value:.2f} %"
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}" if abs(value) >= 0.001 or value == 0 else f"{value:.1e}"
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if abs(value) >= 0.001 or value == 0 else f"{value:.1e}"
 
 
 def _where(machine: dict[str, Any]) -> str:

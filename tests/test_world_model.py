@@ -1,6 +1,8 @@
 """The class a user holds: observing, predicting, learning, and the environments made of it."""
 
+import copy
 import inspect
+import pickle
 import warnings
 
 import gymnasium as gym
@@ -12,7 +14,10 @@ from gymnasium.vector import AutoresetMode
 
 from wm_vec import ModelConfig, TrainConfig, WorldModel, collect_transitions, compile_schema
 from wm_vec.canvas import EnvSignature, Field, SchemaError, UnknownFieldError, UnsupportedSpaceError
+from wm_vec.core import ActionSpec, CounterRNG, Perspective
+from wm_vec.core.rng import STREAM_BANK, STREAM_NOISE
 from wm_vec.envs import WorldModelEnv, WorldModelVectorEnv
+from wm_vec.train import CheckpointError, read_checkpoint, write_checkpoint
 from wm_vec.train.data import DataError
 
 FIRM = {
@@ -97,6 +102,9 @@ def test_what_was_observed_moves_the_rest_until_it_is_cleared():
         ("firm.mood", 3, ValueError, r"'firm.mood' takes classes from 0 to 2, got \[3.0\]"),
         ("firm.mood", 0.5, ValueError, "takes classes"),
         ("firm.mood", -1, ValueError, "takes classes"),
+        ("firm.revenue", "abc", ValueError, "observe: 'firm.revenue' takes numbers, got 'abc'"),
+        ("firm.revenue", None, ValueError, "observe: 'firm.revenue' takes numbers, got None"),
+        ("firm.staff", [[1, 2], [3]], ValueError, "observe: 'firm.staff' takes numbers"),
     ],
 )
 def test_observations_that_cannot_be(world, path, value, error, message):
@@ -107,10 +115,49 @@ def test_observations_that_cannot_be(world, path, value, error, message):
     assert all(torch.equal(before[name], after[name]) for name in before), "nothing half-observed"
 
 
-@pytest.mark.parametrize("steps", [0, -1])
-def test_predicting_takes_at_least_one_step(world, steps):
-    with pytest.raises(ValueError, match=f"n_denoise_steps must be at least 1, got {steps}"):
+def test_tensors_in_a_graph_or_of_half_precision_can_be_observed(world):
+    world.observe("firm.staff", torch.arange(4.0, requires_grad=True))
+    world.observe("firm.revenue", torch.tensor(1.5, dtype=torch.bfloat16))
+    assert world.predict()["firm.staff"].tolist() == [0.0, 1.0, 2.0, 3.0]
+    assert world.predict()["firm.revenue"].tolist() == [1.5]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_tensors_on_an_accelerator_can_be_observed(world):
+    world.observe("firm.staff", torch.arange(4.0, device="cuda"))
+    assert world.predict()["firm.staff"].tolist() == [0.0, 1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [(0, "at least 1, got 0"), (-1, "at least 1, got -1"), (2.5, "whole number, got 2.5"), (True, "whole number")],
+)
+def test_predicting_takes_a_whole_number_of_steps(world, steps, message):
+    with pytest.raises(ValueError, match=f"n_denoise_steps must be (a )?{message}"):
         world.predict(steps)
+
+
+class RecordedRNG(CounterRNG):
+    """Remembers the streams that normals were drawn from."""
+
+    drawn = None
+
+    def normal(self, num_normals, stream=STREAM_NOISE, dtype=torch.float32):
+        self.drawn.append(stream)
+        return super().normal(num_normals, stream, dtype)
+
+
+def test_states_that_the_model_makes_share_no_noise_with_steps(world, monkeypatch):
+    # An episode's first step draws at (seed, 0, 0) too: from one stream, starts and steps would have the same noise.
+    monkeypatch.setattr(RecordedRNG, "drawn", [])
+    monkeypatch.setattr("wm_vec.world_model.CounterRNG", RecordedRNG)
+    world.predict()
+    dynamics = world.to_vector_env(2, ["market.price"], ["market.rate"], by_market).engine.dynamics
+    rng = RecordedRNG.from_seeds(torch.arange(2))
+    state = dynamics.initial_state(rng, 2)
+    assert RecordedRNG.drawn == [STREAM_BANK, STREAM_BANK]
+    dynamics.step(state, torch.zeros(2, 1), rng)
+    assert RecordedRNG.drawn[2:] == [STREAM_NOISE]
 
 
 # -- worlds -------------------------------------------------------------------------------------------------
@@ -269,6 +316,92 @@ def test_a_refused_resume_leaves_the_world_as_it_was(world, tmp_path):
     assert all(torch.equal(before[n], t) for n, t in world.model.state_dict().items())
 
 
+# -- weights and banks in place -----------------------------------------------------------------------------
+
+
+def priced(price, rows=3):
+    """A world whose episodes start at a given price."""
+    made = firm()
+    made.trained = True
+    made.bank = torch.full((rows, made.num_positions), float(price))
+    return made
+
+
+def test_environments_start_from_a_bank_that_was_loaded(tmp_path):
+    made, fields = priced(1.0), (["market.price"], ["market.rate"], by_market)
+    env = made.to_vector_env(2, *fields)
+    own = made.to_vector_env(2, *fields, initial_obs_fn=lambda: {"market.price": 0.25})
+    assert env.reset(seed=0)[0].tolist() == [[1.0]] * 2
+    priced(-1.5, rows=5).save(tmp_path / "other")
+    made.load_weights(tmp_path / "other")
+    assert env.reset(seed=0)[0].tolist() == [[-1.5]] * 2
+    assert own.reset(seed=0)[0].tolist() == [[0.25]] * 2, "an initial_obs_fn stays what it was told"
+    made.finetune({"market.price": np.full(20, 0.75)}, config=QUICK)
+    assert env.reset(seed=0)[0].tolist() == [[0.75]] * 2
+
+
+def test_environments_start_anew_from_weights_without_a_bank(tmp_path):
+    made, bare = priced(1.0), firm(seed=1)
+    env = made.to_vector_env(2, ["market.price"], ["market.rate"], by_market)
+    bare.trained = True
+    bare.save(tmp_path / "bare")
+    made.load_weights(tmp_path / "bare")
+    expected = bare.to_vector_env(2, ["market.price"], ["market.rate"], by_market)
+    assert torch.equal(env.reset(seed=0)[0], expected.reset(seed=0)[0])
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda w: pickle.loads(pickle.dumps(w))])
+def test_a_copy_of_a_world_leaves_the_originals_environments_alone(copied, tmp_path):
+    made = priced(1.0)
+    env = made.to_vector_env(2, ["market.price"], ["market.rate"], by_market)
+    priced(-1.5).save(tmp_path / "other")
+    other = copied(made)
+    other.load_weights(tmp_path / "other")
+    assert other.bank.unique().tolist() == [-1.5]
+    assert env.reset(seed=0)[0].tolist() == [[1.0]] * 2
+
+
+def spoil(tensors, config, how):
+    last = max(name for name in tensors if name.startswith("model."))
+    if how == "missing":
+        del tensors[last]
+    elif how == "unexpected":
+        tensors["model.zzz"] = torch.zeros(1)
+    elif how == "shape":
+        tensors[last] = torch.zeros(1, 2, 3, 4)
+    elif how == "bank":
+        tensors["bank"] = torch.zeros(3, 2)
+    else:
+        del config["trained"]
+    return "trained" if how == "trained" else {"unexpected": "zzz", "bank": "bank"}.get(how, last.split(".")[-1])
+
+
+@pytest.mark.parametrize("how", ["missing", "unexpected", "shape", "bank", "trained"])
+def test_weights_that_do_not_fit_leave_the_world_as_it_was(how, tmp_path):
+    made = priced(1.0)
+    before = {name: t.clone() for name, t in made.model.state_dict().items()}
+    priced(-1.5).save(tmp_path / "w")
+    tensors, config = read_checkpoint(tmp_path / "w")
+    tensors = {name: t + 1 if t.is_floating_point() else t for name, t in tensors.items()}
+    del config["format_version"]
+    named = spoil(tensors, config, how)
+    write_checkpoint(tmp_path / "w", tensors, config)
+    with pytest.raises(CheckpointError, match=named):
+        made.load_weights(tmp_path / "w")
+    assert all(torch.equal(before[n], t) for n, t in made.model.state_dict().items())
+    assert made.bank.unique().tolist() == [1.0]
+    with pytest.raises(CheckpointError, match=named):
+        WorldModel.load(tmp_path / "w")
+
+
+def test_a_missing_folder_is_named_before_any_work(world, tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"no folder {tmp_path / 'none'}"):
+        world.save(tmp_path / "none" / "w")
+    with pytest.raises(FileNotFoundError, match=f"no folder {tmp_path / 'none'}"):
+        world.finetune({"firm.revenue": np.arange(9.0)}, config=QUICK, save_path=tmp_path / "none" / "w")
+    assert world.bank is None, "refused before training"
+
+
 # -- environments over fields -------------------------------------------------------------------------------
 
 
@@ -310,6 +443,13 @@ def test_a_class_field_alone_is_a_discrete_action(world):
         ({"obs_fields": None, "act_fields": None}, SchemaError, "without obs_fields and act_fields"),
         ({"num_envs": 0}, ValueError, "num_envs"),
         ({"n_denoise_steps": 0}, ValueError, "n_denoise_steps must be at least 1, got 0"),
+        ({"num_envs": True}, ValueError, "num_envs must be a whole number"),
+        ({"num_envs": 2.0}, ValueError, "num_envs must be a whole number"),
+        ({"n_denoise_steps": 2.5}, ValueError, r"n_denoise_steps must be a whole number, got 2.5 \(float\)"),
+        ({"n_denoise_steps": True}, ValueError, "n_denoise_steps must be a whole number, got True"),
+        ({"max_steps": 2.5}, ValueError, "max_steps must be a whole number, got 2.5"),
+        ({"max_episode_steps": True}, ValueError, "max_episode_steps must be a whole number, got True"),
+        ({"reward_fn": None, "reward_state": torch.tensor(0.0)}, ValueError, "give reward_fn too"),
         ({"max_steps": 0}, ValueError, "max_episode_steps must be at least 1 or None, got 0"),
         ({"max_steps": 5, "max_episode_steps": 6}, ValueError, "max_steps is an alias.*got 5 and 6"),
         ({"autoreset_mode": "never"}, ValueError, "autoreset_mode"),
@@ -328,8 +468,6 @@ def test_environments_that_cannot_be(world, options, error, message):
 
 
 def test_an_engine_takes_perspectives_with_its_own_action(cartpole):
-    from wm_vec.core import ActionSpec, Perspective
-
     action = ActionSpec("discrete", (), (0.0,), (1.0,))
     view = Perspective(action, obs_index=torch.tensor([2]), reward_fn=lambda o, a, i: 5.0)
     engine = cartpole.to_engine(3, [view])
@@ -338,6 +476,69 @@ def test_an_engine_takes_perspectives_with_its_own_action(cartpole):
     wide = Perspective(ActionSpec("box", (2,), (0.0, 0.0), (1.0, 1.0)))
     with pytest.raises(SchemaError, match=r"actions have 2 numbers.*1 positions"):
         cartpole.to_engine(3, [wide])
+
+
+@pytest.mark.parametrize(
+    ("act_fields", "message"),
+    [
+        (["market.rate", "market.rate"], "act_fields overlap: market.rate"),
+        ("market.rate", "act_fields must be a non-empty list of field paths, got 'market.rate'"),
+    ],
+)
+def test_two_agents_do_not_act_on_one_field(world, act_fields, message):
+    action = ActionSpec("box", (1,), (0.0,), (1.0,))
+    views = [Perspective(action, name=name, reward_fn=by_market) for name in ("first", "second")]
+    with pytest.raises(SchemaError, match=message):
+        world.to_engine(3, views, act_fields=act_fields)
+
+
+def test_numpys_whole_numbers_are_whole_numbers(world):
+    env = world.to_vector_env(
+        np.int64(4), ["market.price"], ["market.rate"], by_market, max_steps=np.int64(1), n_denoise_steps=np.int32(2)
+    )
+    env.reset(seed=0)
+    assert env.step(torch.zeros(4, 1))[3].tolist() == [True] * 4
+    assert type(env.engine.num_envs) is int
+
+
+def spent(obs, action, info, so_far):
+    """Pays what was put in since the episode began."""
+    so_far = so_far + action.sum()
+    return so_far, so_far
+
+
+def test_a_reward_carries_its_state_per_env_and_starts_anew_with_each_episode(world):
+    fields, start = (["market.price"], ["market.rate"], spent), torch.tensor(10.0)
+    env = world.to_vector_env(2, *fields, max_steps=3, reward_state=start)
+    env.reset(seed=0)
+    rewards = [env.step(torch.tensor([[0.0], [1.0]]))[1].tolist() for _ in range(5)]
+    assert rewards == [[10.0, 11.0], [10.0, 12.0], [10.0, 13.0], [10.0, 11.0], [10.0, 12.0]]
+    one = world.to_env(*fields, reward_state=start)
+    for _ in range(2):
+        one.reset(seed=0)
+        assert [one.step(np.ones(1, np.float32))[1] for _ in range(2)] == [11.0, 12.0]
+
+
+def test_a_worlds_own_perspective_carries_a_reward_state_too(cartpole):
+    env = cartpole.to_vector_env(
+        2, reward_fn=lambda obs, action, info, steps: (steps, steps + 1), reward_state=torch.tensor(0.0)
+    )
+    env.reset(seed=0)
+    assert [env.step(torch.zeros(2, dtype=torch.int64))[1].tolist() for _ in range(2)] == [[0.0] * 2, [1.0] * 2]
+
+
+@pytest.mark.parametrize("make", ["to_vector_env", "to_env"])
+def test_environments_take_the_second_order_sampler(cartpole, make):
+    def first(**options):
+        env = getattr(cartpole, make)(seed=0, n_denoise_steps=3, **options)
+        env.reset()
+        action = torch.zeros(1, dtype=torch.int64)
+        return torch.as_tensor(env.step(action if make == "to_vector_env" else 0)[0]).flatten()
+
+    engine = cartpole.to_engine(1, seed=0, n_denoise_steps=3, heun=True)
+    engine.reset()
+    assert torch.equal(first(heun=True), engine.step(torch.zeros(1, dtype=torch.int64)).observation[0])
+    assert not torch.equal(first(heun=True), first())
 
 
 def test_own_reward_and_termination_beside_chosen_fields(cartpole):
@@ -412,6 +613,7 @@ def test_initial_obs_fn_starts_every_episode(world):
     env = world.to_vector_env(200, ["market.price", "firm.mood", "market.rate"], ["market.rate"], by_market,
                               initial_obs_fn=start, max_steps=1)  # fmt: skip
     observation = env.reset(seed=0)[0]
+    assert len(calls) == 256
     assert set(observation[:, 0].tolist()) == {0.5, -0.5}
     assert observation[:, 1].unique().tolist() == [2.0]
     assert len(observation[:, 2].unique()) > 20, "the rest is filled in by the model"

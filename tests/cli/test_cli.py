@@ -160,6 +160,8 @@ def test_rollout_figures(capsys):
         ("train --env CartPole-v1 --out w --transitions 1", ["1 steps", "at least 2"]),
         ('train --env CartPole-v1 --out w --env-kwargs {"gravity":1}', ["gravity"]),
         ("rollout kept.safetensors", ["cut short"]),
+        ("demo --out .", ["--out . is a folder"]),
+        ("demo --out kept.safetensors/demo.png", ["kept.safetensors"]),
     ],
 )
 def test_what_users_get_wrong_is_one_line_and_exit_code_2(arguments, expected, tmp_path, monkeypatch, capsys):
@@ -212,6 +214,23 @@ def test_a_resume_file_of_other_settings_is_refused(trained, tmp_path, capsys):
     assert "another training run" in capsys.readouterr().err
     assert (tmp_path / "w.resume").exists()
     assert not (tmp_path / "w").exists()
+
+
+def test_the_demo_says_first_that_it_cannot_draw(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # what an import of a missing package meets
+    assert main(["demo"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert "pip install 'wm_vec[plot]'" in captured.err
+
+
+def test_training_that_diverges_is_one_line_and_exit_code_2(tmp_path, capsys):
+    arguments = TRAIN.replace("--checkpoint-every 20", "--learning-rate 1e30")
+    assert main([*arguments.split(), "--out", str(tmp_path / "w")]) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    assert len([line for line in error.splitlines() if line.startswith("wm-vec train: error:")]) == 1
 
 
 def test_a_bug_keeps_its_traceback(trained, tmp_path, monkeypatch):

@@ -123,7 +123,6 @@ def test_predictions_at_an_end_are_of_the_last_state(cartpole):
     assert torch.equal(info["final_info"]["predictions"]["observation"], info["final_obs"])
     assert torch.equal(info["predictions"]["observation"], observation)
     assert torch.equal(info["obs_dict"]["observation"], observation)
-    assert torch.equal(info["obs_dict"]["observation"], observation)
     assert (observation != info["final_obs"]).any(1).all()
 
 
