@@ -63,12 +63,12 @@ def main() -> None:
     extra = [f"--transitions={args.transitions}"] if args.transitions else []
     extra += [f"--steps={args.steps}"] if args.steps else []
     result: dict[str, Any] = {"machine": machine(), "arguments": extra}
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         for env_id in args.envs:
             result[env_id] = measure(env_id, Path(folder), extra)
             print(summary(env_id, result[env_id]), flush=True)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
+            args.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

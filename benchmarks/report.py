@@ -75,8 +75,8 @@ def turns() -> str:
         "## A policy for the real CartPole-v1, trained in imagination alone\n",
         f"World and policy in turns: {config['turns']} turns of {config['real_steps_per_turn']:,} real steps, and as",
         f"many again to choose the policy that falls least, {result['real_steps']:,} in all;",
-        f"{config['policy_steps']:,} imagined steps a turn. Mean real return of 20 episodes after each turn. The machine",
-        "was shared with other work meanwhile, so the seconds are an upper bound.",
+        f"{config['policy_steps']:,} imagined steps a turn. Mean real return of 20 episodes after each turn.",
+        "The machine was shared with other work meanwhile, so the seconds are an upper bound.",
         "`python -m benchmarks.imagination_turns`.\n",
         _where(result["machine"]) + "\n",
         "| seed | " + " | ".join(f"turn {t}" for t in range(config["turns"])) + " | chosen | seconds |",
@@ -111,8 +111,8 @@ def _one_step(policy: dict[str, Any]) -> list[str]:
         classes = step["classes"]
         lines.append(
             f"Next class right in {_share(classes['accuracy'])} of steps (standing still "
-            f"{_share(classes['persistence'])}, the most likely one {_share(classes['most_likely'])}, given the action too "
-            f"{_share(classes['most_likely_with_action'])}).\n"
+            f"{_share(classes['persistence'])}, the most likely one {_share(classes['most_likely'])}, "
+            f"given the action too {_share(classes['most_likely_with_action'])}).\n"
         )
     else:
         at = [k for k in DRIFT_STEPS if k <= len(drift["counts"])]
