@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.spaces import Box, Discrete
+from torch import Tensor
 
 from wm_vec.canvas import BoundField, BoundSchema, EnvSignature, SchemaError
 from wm_vec.canvas.signature import OBSERVATION
@@ -23,6 +24,7 @@ def signature_perspective(
     dtype: torch.dtype = torch.float32,
     reward_fn: Callable[..., Any] | None = None,
     terminated_fn: Callable[..., Any] | None = None,
+    reward_state: Tensor | None = None,
 ) -> tuple[Perspective, gym.Space]:
     """The environment's own perspective, its reward and termination, with its observation space.
 
@@ -41,6 +43,7 @@ def signature_perspective(
         all_fields=all_fields(bound),
         reward_fn=reward_fn,
         terminated_fn=terminated_fn,
+        reward_state=reward_state,
     )
     return perspective, space
 
@@ -56,6 +59,7 @@ def field_perspective(
     act_high: float | None = None,
     reward_fn: Callable[..., Any] | None = None,
     terminated_fn: Callable[..., Any] | None = None,
+    reward_state: Tensor | None = None,
     name: str = "agent",
 ) -> tuple[Perspective, gym.Space, gym.Space]:
     """A perspective over named fields, with its observation and action spaces.
@@ -68,12 +72,8 @@ def field_perspective(
         UnknownFieldError: A path that the schema does not have.
         SchemaError: No fields, fields named twice, bounds that leave no room, or categorical fields beside others.
     """
-    for role, paths in (("obs_fields", obs_fields), ("act_fields", act_fields)):
-        if isinstance(paths, str) or not paths:
-            raise SchemaError(f"{role} must be a non-empty list of field paths, got {paths!r}.")
-        twice = sorted({path for path in paths if list(paths).count(path) > 1})
-        if twice:
-            raise SchemaError(f"{role} overlap: {', '.join(twice)} stands more than once. Name each field once.")
+    check_paths("obs_fields", obs_fields)
+    check_paths("act_fields", act_fields)
     seen = [bound[path] for path in obs_fields]
     acted = [bound[path] for path in act_fields]
     slices, start = {}, 0
@@ -93,8 +93,22 @@ def field_perspective(
         all_fields=all_fields(bound),
         reward_fn=reward_fn,
         terminated_fn=terminated_fn,
+        reward_state=reward_state,
     )
     return perspective, observation_space, action_space
+
+
+def check_paths(role: str, paths: Sequence[str]) -> None:
+    """Check what is given as a list of field paths; `role` names it.
+
+    Raises:
+        SchemaError: No list, an empty one, or a path that stands more than once.
+    """
+    if isinstance(paths, str) or not paths:
+        raise SchemaError(f"{role} must be a non-empty list of field paths, got {paths!r}.")
+    twice = sorted({path for path in paths if list(paths).count(path) > 1})
+    if twice:
+        raise SchemaError(f"{role} overlap: {', '.join(twice)} stands more than once. Name each field once.")
 
 
 def all_fields(bound: BoundSchema) -> Mapping[str, slice]:

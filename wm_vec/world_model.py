@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib import resources
@@ -17,14 +18,16 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from wm_vec.adapters import CanvasDynamics
-from wm_vec.adapters.canvas import ActMode
+from wm_vec.adapters.canvas import ActMode, denoise_steps, whole_number
 from wm_vec.canvas import BoundSchema, EnvSignature, SchemaError, compile_schema
 from wm_vec.canvas.signature import ACTION, OBSERVATION, REWARD, TERMINATED
 from wm_vec.core import AutoresetMode, CounterRNG, Engine, Perspective
+from wm_vec.core.engine import BANK_SEED
+from wm_vec.core.rng import STREAM_BANK
 from wm_vec.envs import WorldModelEnv, WorldModelVectorEnv
 from wm_vec.envs.registration import BUNDLED
 from wm_vec.model import CanvasModel, ModelConfig
-from wm_vec.perspectives import field_perspective, signature_perspective
+from wm_vec.perspectives import check_paths, field_perspective, signature_perspective
 from wm_vec.train import (
     CheckpointError,
     TrainConfig,
@@ -37,12 +40,15 @@ from wm_vec.train import (
     train_model,
     write_checkpoint,
 )
+from wm_vec.train.checkpoint import check_folder
 from wm_vec.train.data import DataError
 from wm_vec.train.normalise import fit_normalisers
 
 DEFAULT_D_MODEL = 32
 MAX_BANK = 1024
 """Initial states that a checkpoint keeps."""
+FUNCTION_BANK = 256
+"""Initial states that are filled from a user's `initial_obs_fn`, which is called once for each."""
 
 
 class WorldModel:
@@ -80,7 +86,16 @@ class WorldModel:
         self.bank: Tensor | None = None
         self.trained = False
         self._warned = False
+        self._engines: weakref.WeakSet[Engine] = weakref.WeakSet()  # those that start from the world's own bank
         self.clear_observations()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy has made no engines; and a WeakSet cannot be pickled.
+        return {name: value for name, value in self.__dict__.items() if name != "_engines"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._engines = weakref.WeakSet()
 
     def __repr__(self) -> str:
         kind = self.signature.env_id if self.signature and self.signature.env_id else "schema"
@@ -152,7 +167,11 @@ class WorldModel:
             return cls.load(path, device=device, dtype=dtype)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the whole world to one safetensors file, atomically."""
+        """Write the whole world to one safetensors file, atomically.
+
+        Raises:
+            FileNotFoundError: There is no such folder.
+        """
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         if self.bank is not None:
             tensors["bank"] = self.bank
@@ -201,10 +220,13 @@ class WorldModel:
     def load_weights(self, path: str | os.PathLike[str]) -> None:
         """Take weights, normalisers and bank from a checkpoint of the same schema, in place.
 
-        Environments made from this world step with the new weights from then on.
+        Environments made from this world step with the new weights from then on, and start from the new bank at
+        their next reset, unless they have an `initial_obs_fn`.
 
         Raises:
-            CheckpointError: The checkpoint is of another schema or network.
+            FileNotFoundError: There is no such file.
+            CheckpointError: The checkpoint is of another schema or network, or incomplete; the world is left as it
+                was.
         """
         tensors, config = read_checkpoint(path)
         try:
@@ -220,13 +242,34 @@ class WorldModel:
 
     def _take(self, tensors: Mapping[str, Tensor], config: Mapping[str, Any], path: Any) -> None:
         weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
-        try:
-            self.model.load_state_dict(weights)
-        except RuntimeError as error:
-            raise CheckpointError(f"{path}: the tensors do not fit its own configuration ({error}).") from error
-        bank = tensors.get("bank")
-        self.bank = None if bank is None else bank.to(self.device)
-        self.trained = bool(config["trained"])
+        own, bank = self.model.state_dict(), tensors.get("bank")
+        # All of it is checked before anything is copied: load_state_dict copies what fits and complains afterwards.
+        wrong = sorted(weights.keys() ^ own.keys()) or [n for n, t in own.items() if weights[n].shape != t.shape]
+        if bank is not None and (bank.dim() != 2 or bank.shape[0] < 1 or bank.shape[1] != self.num_positions):
+            wrong.append("bank")
+        if wrong:
+            raise CheckpointError(
+                f"{path}: the tensors do not fit its own configuration; missing, unexpected or of another shape: "
+                f"{', '.join(wrong[:6])}."
+            )
+        if not isinstance(config.get("trained"), bool):
+            raise CheckpointError(f"{path}: its configuration does not say whether the world is trained.")
+        self.model.load_state_dict(weights)
+        self.trained = config["trained"]
+        self._take_bank(None if bank is None else bank.to(self.device))
+
+    def _take_bank(self, bank: Tensor | None) -> None:
+        """Start from other states, also in the engines that were made before."""
+        self.bank = bank
+        for engine in self._engines:
+            dynamics = engine.dynamics
+            assert isinstance(dynamics, CanvasDynamics)
+            dynamics.replace_bank(bank)
+            states = dynamics.bank
+            if states is None:  # as the engine does where there is no bank
+                seeds = torch.arange(BANK_SEED, BANK_SEED + MAX_BANK, device=self.device)
+                states = dynamics.initial_state(CounterRNG.from_seeds(seeds), MAX_BANK)
+            engine.load_bank(states)
 
     # -- learning -------------------------------------------------------------------------------------------------
 
@@ -243,6 +286,9 @@ class WorldModel:
     ) -> TrainReport:
         """Learn from data, in place; also the first time.
 
+        Environments made from this world step with the new weights from then on, and start from the new bank at
+        their next reset, unless they have an `initial_obs_fn`.
+
         Args:
             data: A TensorDict of transitions, a Minari dataset, a mapping of field path -> array over time, or
                 `WorldData`.
@@ -253,7 +299,13 @@ class WorldModel:
             save_path: Where the trained world is saved, before `resume_path` is removed: a kill at any moment
                 loses nothing.
             progress: Called after every step.
+
+        Raises:
+            FileNotFoundError: A file is to be written into a folder that is not there.
         """
+        for written in (log_path, resume_path, save_path):
+            if written is not None:
+                check_folder(written)
         config = config or TrainConfig()
         if n_steps is not None:
             config = TrainConfig(**{**asdict(config), "n_steps": n_steps})
@@ -269,7 +321,7 @@ class WorldModel:
                 buffer.copy_(before[name])
             raise
         self.trained = True
-        self.bank = self._bank_from(world_data, config.seed)
+        self._take_bank(self._bank_from(world_data, config.seed))
         if save_path is not None:
             self.save(save_path)
         if resume_path is not None:
@@ -324,7 +376,7 @@ class WorldModel:
 
         Raises:
             UnknownFieldError: There is no such field.
-            ValueError: Another number of values, values that are not finite, or no class of the field.
+            ValueError: No numbers, another number of values, values that are not finite, or no class of the field.
         """
         index = self.bound[path].indices()
         self._observed[0, index] = self._field_values(path, value, "observe").to(self._observed)
@@ -333,7 +385,15 @@ class WorldModel:
     def _field_values(self, path: str, value: Any, where: str) -> Tensor:
         """A field's values as people give them: ``(n,)`` float32, checked."""
         field = self.bound[path]
-        array = torch.as_tensor(np.asarray(value), dtype=torch.float32).reshape(-1)
+        if isinstance(value, Tensor):
+            value = value.detach().to("cpu", torch.float32).numpy()
+        try:
+            given = np.asarray(value)
+        except ValueError:  # nested lists of unequal lengths
+            given = np.empty(0, object)
+        if given.dtype.kind not in "biuf":
+            raise ValueError(f"{where}: {path!r} takes numbers, got {value!r}.")
+        array = torch.as_tensor(given, dtype=torch.float32).reshape(-1)
         if array.numel() == 1:
             array = array.expand(field.num_positions)
         if array.numel() != field.num_positions:
@@ -371,9 +431,8 @@ class WorldModel:
     def _fill_in(self, values: Tensor, known: Tensor, seed: int, n_denoise_steps: int | None) -> Tensor:
         seeds = torch.arange(seed, seed + len(values), device=self.device)
         dtype = self.model.codec.mean.dtype
-        noise = CounterRNG.from_seeds(seeds).normal(self.model.noise_size, dtype=dtype)
-        steps = self.model.config.n_denoise_steps if n_denoise_steps is None else n_denoise_steps
-        return self.model.fill_in(values.to(dtype), known, noise, steps)
+        noise = CounterRNG.from_seeds(seeds).normal(self.model.noise_size, STREAM_BANK, dtype)
+        return self.model.fill_in(values.to(dtype), known, noise, denoise_steps(self.model, n_denoise_steps))
 
     # -- environments ---------------------------------------------------------------------------------------------
 
@@ -409,14 +468,21 @@ class WorldModel:
             seed: Seed of the first reset.
             exact_rows: Bit-equal rows at any B.
             validate: Check the values of actions; reads them on the host.
+
+        Raises:
+            SchemaError: `act_fields` is no list of paths, names one twice, or does not fit the actions' sizes.
+            ValueError: A number that must be whole and is not, or is out of its range.
         """
         self._warn_if_untrained()
+        if max_episode_steps is not None:
+            max_episode_steps = whole_number(max_episode_steps, "max_episode_steps")
         if perspectives is None:
             signature = self._require_signature("its own perspective")
             perspectives = [signature_perspective(self.bound, signature, self.device, self.model.codec.mean.dtype)[0]]
         if act_fields is None:
             self._require_signature("its own action")
             act_fields = [ACTION]
+        check_paths("act_fields", act_fields)
         columns, positions = sum(p.action.size for p in perspectives), len(self.bound.indices(act_fields))
         if columns != positions:
             raise SchemaError(
@@ -435,7 +501,7 @@ class WorldModel:
             bank=bank,
             heun=heun,
         )
-        return Engine(
+        engine = Engine(
             dynamics,
             num_envs,
             perspectives,
@@ -445,6 +511,9 @@ class WorldModel:
             exact_rows=exact_rows,
             validate=validate,
         )
+        if initial_obs_fn is None:
+            self._engines.add(engine)
+        return engine
 
     def to_vector_env(
         self,
@@ -464,6 +533,8 @@ class WorldModel:
         *,
         max_episode_steps: int | None = None,
         act_mode: ActMode = "set",
+        heun: bool = False,
+        reward_state: Tensor | None = None,
         exact_rows: bool = False,
         validate: bool = False,
         render_mode: str | None = None,
@@ -485,6 +556,9 @@ class WorldModel:
             device: Moves this world there; None leaves it where it is.
             max_episode_steps: Horizon; None for the environment's own, if any.
             act_mode: ``"set"`` or ``"hold"``; see `CanvasDynamics`.
+            heun: Second-order sampler.
+            reward_state: Start value of what a stateful `reward_fn` carries through an episode of one env. It then
+                takes a fourth argument and returns ``(reward, reward_state)``.
             exact_rows: Bit-equal rows at any B.
             validate: Check the values of actions; reads them on the host.
             render_mode: ``"rgb_array"`` or None.
@@ -492,7 +566,7 @@ class WorldModel:
         if device is not None:
             self.to(device)
         perspective, observation_space, action_space, written = self._perspective(
-            obs_fields, act_fields, reward_fn, terminated_fn, act_low, act_high
+            obs_fields, act_fields, reward_fn, terminated_fn, act_low, act_high, reward_state
         )
         horizon = _one_horizon(max_steps, max_episode_steps)
         if horizon is None and self.signature is not None:
@@ -504,6 +578,7 @@ class WorldModel:
             max_episode_steps=horizon,
             n_denoise_steps=n_denoise_steps,
             act_mode=act_mode,
+            heun=heun,
             autoreset_mode=autoreset_mode,
             initial_obs_fn=initial_obs_fn,
             seed=seed,
@@ -527,6 +602,8 @@ class WorldModel:
         seed: int | None = None,
         *,
         act_mode: ActMode = "set",
+        heun: bool = False,
+        reward_state: Tensor | None = None,
         exact_rows: bool = False,
     ) -> WorldModelEnv:
         """The scalar view: one env, NumPy in and out, the numbers of row 0 of `to_vector_env` at the same seed.
@@ -534,7 +611,7 @@ class WorldModel:
         The arguments are `to_vector_env`'s; without `max_episode_steps` there is no time limit.
         """
         perspective, observation_space, action_space, written = self._perspective(
-            obs_fields, act_fields, reward_fn, terminated_fn, act_low, act_high
+            obs_fields, act_fields, reward_fn, terminated_fn, act_low, act_high, reward_state
         )
         engine = self.to_engine(
             1,
@@ -543,6 +620,7 @@ class WorldModel:
             max_episode_steps=max_episode_steps,
             n_denoise_steps=n_denoise_steps,
             act_mode=act_mode,
+            heun=heun,
             autoreset_mode=AutoresetMode.DISABLED,
             initial_obs_fn=initial_obs_fn,
             seed=seed,
@@ -605,12 +683,15 @@ class WorldModel:
         terminated_fn: Callable[..., Any] | None,
         act_low: float | None,
         act_high: float | None,
+        reward_state: Tensor | None,
     ) -> tuple[Perspective, gym.Space, gym.Space, list[str]]:
         """The perspective with its observation and action spaces, and the paths that actions are written to."""
+        if reward_state is not None and reward_fn is None:
+            raise ValueError("reward_state is what a reward_fn carries: give reward_fn too.")
         if obs_fields is None and act_fields is None:
             signature = self._require_signature("an environment without obs_fields and act_fields")
             perspective, observation_space = signature_perspective(
-                self.bound, signature, self.device, self.model.codec.mean.dtype, reward_fn, terminated_fn
+                self.bound, signature, self.device, self.model.codec.mean.dtype, reward_fn, terminated_fn, reward_state
             )
             return perspective, observation_space, signature.action_space, [ACTION]
         if obs_fields is None or act_fields is None:
@@ -628,14 +709,15 @@ class WorldModel:
             act_high=act_high,
             reward_fn=reward_fn,
             terminated_fn=terminated_fn,
+            reward_state=reward_state,
         )
         return perspective, observation_space, action_space, list(written)
 
-    def _bank_from_function(self, initial_obs_fn: Callable[[], Mapping[str, Any]], size: int = 64) -> Tensor:
+    def _bank_from_function(self, initial_obs_fn: Callable[[], Mapping[str, Any]]) -> Tensor:
         """Initial states from a user's function, called once per state; the rest filled in by the model."""
-        values = torch.zeros(size, self.num_positions, device=self.device)
-        known = torch.zeros(size, self.num_positions, dtype=torch.bool, device=self.device)
-        for row in range(size):
+        values = torch.zeros(FUNCTION_BANK, self.num_positions, device=self.device)
+        known = torch.zeros(FUNCTION_BANK, self.num_positions, dtype=torch.bool, device=self.device)
+        for row in range(FUNCTION_BANK):
             given = initial_obs_fn()
             if not isinstance(given, Mapping):
                 raise TypeError(
@@ -665,6 +747,8 @@ def _checked_dtype(dtype: torch.dtype | None) -> torch.dtype:
 
 
 def _one_horizon(max_steps: int | None, max_episode_steps: int | None) -> int | None:
+    if max_steps is not None:
+        max_steps = whole_number(max_steps, "max_steps")
     if max_steps is not None and max_episode_steps is not None and max_steps != max_episode_steps:
         raise ValueError(
             f"max_steps is an alias of max_episode_steps; give one of them, got {max_steps} and {max_episode_steps}."

@@ -15,9 +15,10 @@ class Recorder(nn.Module):
     def __init__(self, **own):
         super().__init__()
         for name, tensor in own.items():
-            self.register_parameter(name, tensor) if isinstance(tensor, nn.Parameter) else self.register_buffer(
-                name, tensor
-            )
+            if isinstance(tensor, nn.Parameter):
+                self.register_parameter(name, tensor)
+            else:
+                self.register_buffer(name, tensor)
 
     def forward(self, observation):
         self.seen = (observation.device.type, observation.dtype)

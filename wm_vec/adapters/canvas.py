@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from wm_vec.core import CounterRNG, Transition
+from wm_vec.core.rng import STREAM_BANK
 from wm_vec.model import CanvasModel
 
 ActMode = Literal["set", "hold"]
@@ -23,8 +25,7 @@ class CanvasDynamics:
 
     Args:
         model: The canvas model; its weights are used where they are, so new ones take effect at the next step.
-        act_fields: Paths that the joint action's columns are written to, in order. A field may stand twice, for two
-            agents; the later one wins.
+        act_fields: Paths that the joint action's columns are written to, in order; each once.
         n_denoise_steps: K; None for the model's own.
         act_mode: ``"set"`` overwrites the current value, and the next is predicted like any other; ``"hold"`` keeps
             the written value through the step.
@@ -51,8 +52,7 @@ class CanvasDynamics:
         if act_mode not in ("set", "hold"):
             raise ValueError(f"act_mode must be 'set' or 'hold', got {act_mode!r}.")
         self.model = model
-        self.n_denoise_steps = model.config.n_denoise_steps if n_denoise_steps is None else n_denoise_steps
-        model.sigmas(self.n_denoise_steps)
+        self.n_denoise_steps = denoise_steps(model, n_denoise_steps)
         self.heun = heun
         bound, device = model.bound, model.codec.mean.device
         act_index = bound.indices(act_fields)
@@ -84,11 +84,15 @@ class CanvasDynamics:
         """The saved initial states as dynamics states, if there are any."""
         return None if self._saved_bank is None else self._as_state(self._saved_bank.to(self.device, self.dtype))
 
+    def replace_bank(self, bank: Tensor | None) -> None:
+        """Take other saved initial states ``(M, N)``; engines see them when they load `bank` again."""
+        self._saved_bank = bank
+
     def initial_state(self, rng: CounterRNG, num_envs: int) -> TensorDict:
         """Starts of episodes sampled from the model itself, with the whole context unknown."""
         model = self.model
         zeros = torch.zeros(num_envs, model.bound.layout.num_positions, device=self.device, dtype=self.dtype)
-        noise = rng.normal(model.noise_size, dtype=self.dtype)
+        noise = rng.normal(model.noise_size, STREAM_BANK, self.dtype)
         filled = model.fill_in(zeros, zeros.bool(), noise, self.n_denoise_steps, self.heun)
         return self._as_state(filled)
 
@@ -117,3 +121,27 @@ class CanvasDynamics:
             zeros = torch.zeros(values.shape[0], dtype=torch.int64, device=values.device)
             state["tick"] = zeros if tick is None else tick
         return TensorDict._new_unsafe(state, batch_size=values.shape[:1])
+
+
+def denoise_steps(model: CanvasModel, n_denoise_steps: Any) -> int:
+    """K as it was asked for, checked; None for the model's own.
+
+    Raises:
+        ValueError: No whole number of at least 1.
+    """
+    if n_denoise_steps is None:
+        return model.config.n_denoise_steps
+    steps = whole_number(n_denoise_steps, "n_denoise_steps")
+    model.sigmas(steps)
+    return steps
+
+
+def whole_number(value: Any, name: str) -> int:
+    """A whole number, Python's or NumPy's.
+
+    Raises:
+        ValueError: Something else, True and 2.0 among them.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise ValueError(f"{name} must be a whole number, got {value!r} ({type(value).__name__}).")
+    return int(value)

@@ -105,4 +105,13 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from wm_vec.train.data import DataError
     from wm_vec.train.reality import RealityError
 
-    return (CommandError, OSError, gym.error.Error, CheckpointError, DataError, RealityError, SchemaError)
+    return (
+        CommandError,
+        OSError,
+        FloatingPointError,  # training that diverged: another learning rate or other data help
+        gym.error.Error,
+        CheckpointError,
+        DataError,
+        RealityError,
+        SchemaError,
+    )

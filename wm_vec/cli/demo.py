@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from wm_vec.cli.arguments import add_common, add_examples, positive
+from wm_vec.cli.errors import CommandError
 
 ENV_ID = "CartPole-v1"
 NUM_EPISODES = 20
@@ -42,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Imagine, train, try, draw."""
+    _check_out(args.out)
     from wm_vec.cli.loading import load_device
     from wm_vec.cli.output import reporting
     from wm_vec.render.demo_plot import plot_demo
@@ -73,7 +75,6 @@ def run(args: argparse.Namespace) -> int:
         reporter.note(f"3. Trying it in the real {ENV_ID}, {NUM_EPISODES} episodes")
         trained = episode_returns(ENV_ID, policy, NUM_EPISODES, seed=args.seed)
         random = episode_returns(ENV_ID, None, NUM_EPISODES, seed=args.seed)
-        args.out.parent.mkdir(parents=True, exist_ok=True)
         plot_demo(args.out, drift=drift, curve=curve, trained=trained, random=random, speed=speed)
         payload: dict[str, Any] = {
             "world": ENV_ID,
@@ -86,6 +87,17 @@ def run(args: argparse.Namespace) -> int:
         }
         reporter.result(payload, _summary(payload))
     return 0
+
+
+def _check_out(path: Path) -> None:
+    """Refuse before the work a picture that could not be drawn after it."""
+    if path.is_dir():
+        raise CommandError(f"--out {path} is a folder; expected a file.")
+    try:
+        import matplotlib  # noqa: F401 - only to see that it is there
+    except ImportError as error:
+        raise CommandError("the demo draws a picture, which needs matplotlib: pip install 'wm_vec[plot]'.") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _imagine(world: Any, num_envs: int, seed: int, steps: int = 50) -> float:

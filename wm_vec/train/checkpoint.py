@@ -28,8 +28,12 @@ def write_checkpoint(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]
         path: Where to; its folder must exist.
         tensors: By name.
         config: Plain data; `format_version` is added.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
     """
     path = Path(path)
+    check_folder(path)
     header = {_KEY: json.dumps({"format_version": FORMAT_VERSION, **config}, allow_nan=False)}
     data = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, metadata=header)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
@@ -43,6 +47,17 @@ def write_checkpoint(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def check_folder(path: str | os.PathLike[str]) -> None:
+    """Refuse a file whose folder is not there.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: there is no folder {path.parent}. Make it first, or write elsewhere.")
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import chain
 from typing import Any
 
 import gymnasium as gym
@@ -30,8 +31,8 @@ def collect_transitions(
     Args:
         env_id: A registered Gymnasium id.
         n: Transitions to collect.
-        policy: Observations ``(num_envs, ...)`` -> actions; a torch module gets float32 tensors, any other callable
-            NumPy arrays. None draws from the action space.
+        policy: Observations ``(num_envs, ...)`` -> actions; a torch module gets float32 tensors on its device, any
+            other callable NumPy arrays. None draws from the action space.
         seed: Seeds environments and random actions.
         num_envs: Environments run side by side.
         env_kwargs: Keyword arguments of the environment.
@@ -92,8 +93,10 @@ def collect_transitions(
 def act(policy: Policy, observation: np.ndarray, action_space: gym.Space) -> np.ndarray:
     """A batch of actions from a policy, in the batched action space's shape and dtype, clipped to its bounds."""
     if isinstance(policy, nn.Module):
+        first = next(chain(policy.parameters(), policy.buffers()), None)
+        device = torch.device("cpu") if first is None else first.device
         with torch.no_grad():
-            action = policy(torch.as_tensor(observation, dtype=torch.float32))
+            action = policy(torch.as_tensor(observation, dtype=torch.float32, device=device))
     else:
         action = policy(observation)
     if isinstance(action, torch.Tensor):
