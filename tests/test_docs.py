@@ -28,3 +28,9 @@ def test_the_readme_opens_with_the_two_commands_and_has_code():
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+def test_the_benchmark_page_says_what_was_measured():
+    from benchmarks.report import PAGE, page
+
+    assert PAGE.read_text() == page(), "run `python -m benchmarks.report`"
