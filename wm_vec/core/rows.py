@@ -55,7 +55,7 @@ class RowLayout:
 
     def to_tensordict(self, leaves: Sequence[Tensor]) -> TensorDict:
         """The dynamics' state ``(B,)`` of a row's leaves; reward states among them are left out."""
-        batch = torch.Size(leaves[0].shape[:1])
+        batch = leaves[0].shape[:1]
         if not self._nested:
             return TensorDict._new_unsafe(dict(zip(self.keys, leaves, strict=False)), batch_size=batch)
         state = TensorDict({}, batch_size=batch)

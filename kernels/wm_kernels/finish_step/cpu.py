@@ -51,6 +51,6 @@ def finish_step_cpu(
         over = over | (length >= horizon)
     ended = terminated.squeeze(1) if terminated.shape[1] == 1 else terminated.any(-1)
     return FinishedStep(
-        proposed, proposed, reward.clone(), terminated.clone(), over, diverged, ended | over, was_reset,
+        proposed, proposed, reward.clone(), terminated, over, diverged, ended | over, was_reset,
         length, episode, total_reward, length, total_reward,
     )  # fmt: skip
