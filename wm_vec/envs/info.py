@@ -13,13 +13,9 @@ class LazyInfo(dict):
     exist, so that wrappers which copy infos pay for nothing that nobody read.
     """
 
-    def __init__(self, entries: Mapping[str, Any], lazy: Mapping[str, Callable[[], Any]]) -> None:
+    def __init__(self, entries: Mapping[str, Any], lazy: dict[str, Callable[[], Any]]) -> None:
         super().__init__(entries)
-        self._lazy = dict(lazy)
-
-    def add_lazy(self, key: str, make: Callable[[], Any]) -> None:
-        """Add an entry that `make` makes when it is first read."""
-        self._lazy[key] = make
+        self._lazy = lazy
 
     def __missing__(self, key: str) -> Any:
         if key not in self._lazy:
@@ -41,18 +37,16 @@ class LazyInfo(dict):
 class ScalarInfo(LazyInfo):
     """A `LazyInfo` whose entries are also made when somebody looks at all of them: it iterates as a plain dict does.
 
-    The scalar view's: what one env costs to copy is small, but a step that nobody asks should not pay for it. What
-    `add_lazy` adds stays out of iteration: checkers compare infos, and a TensorDict has no single answer to ``==``.
+    The scalar view's: what one env costs to copy is small, but a step that nobody asks should not pay for it. The
+    model's state stays out of iteration: checkers compare infos, and a TensorDict has no single answer to ``==``.
     """
 
-    def __init__(self, entries: Mapping[str, Any], lazy: Mapping[str, Callable[[], Any]]) -> None:
-        super().__init__(entries, lazy)
-        self._listed = tuple(lazy)
+    UNLISTED = "model_state"
 
     def fill(self) -> None:
         """Make every listed entry that has not been read yet."""
-        for key in self._listed:
-            if key in self._lazy:
+        for key in list(self._lazy):
+            if key != self.UNLISTED:
                 self[key]
 
     def __iter__(self) -> Iterator[str]:

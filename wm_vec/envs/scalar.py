@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.spaces import Discrete
+from tensordict import TensorDictBase
 
 from wm_vec.core import AutoresetMode, Engine
 from wm_vec.envs.info import ScalarInfo
@@ -60,7 +62,7 @@ class WorldModelEnv(gym.Env):
         """Start an episode: the first one of `seed`, or the next one of the seed in use."""
         super().reset(seed=seed)
         observation = self._hand_out(self.engine.reset(seed))
-        return observation, self._info(0, self.engine.predictions())
+        return observation, self._info(0, self.engine.predictions(), self.engine.model_state())
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """One step.
@@ -73,8 +75,7 @@ class WorldModelEnv(gym.Env):
         """
         result = self.engine.step(self._take_in(action))
         observation = self._hand_out(result.observation)
-        info = self._info(int(result.episode_length.item()), result.predictions)
-        info.add_lazy("model_state", lambda: result.model_state[0].clone())
+        info = self._info(result.episode_length.item(), result.predictions, result.model_state)
         terminated, truncated = bool(result.terminated.item()), bool(result.truncated.item())
         if terminated and result.diverged.item():
             info["diverged"] = True
@@ -82,7 +83,7 @@ class WorldModelEnv(gym.Env):
             info.update({key: _only_row(value) for key, value in result.info.items()})
         if self.render_mode == "human":
             self.render()
-        return observation, result.reward.item(), terminated, truncated, info
+        return observation, float(result.reward.item()), terminated, truncated, info
 
     def render(self) -> Any:
         """The observed values: a frame ``(H, W, 3)`` uint8, or a table on standard output."""
@@ -123,9 +124,13 @@ class WorldModelEnv(gym.Env):
             observation = observation.to(self._observation_dtype)
         return _only_row(observation)
 
-    def _info(self, step: int, whole: torch.Tensor) -> ScalarInfo:
+    def _info(self, step: Any, whole: torch.Tensor, state: TensorDictBase) -> ScalarInfo:
         self._whole = whole
-        lazy = {"obs_dict": lambda: self._named(whole), "predictions": lambda: self._everything(whole)}
+        lazy: dict[str, Callable[[], Any]] = {
+            "obs_dict": lambda: self._named(whole),
+            "predictions": lambda: self._everything(whole),
+            "model_state": lambda: state[0].clone(),
+        }
         return ScalarInfo({"step": step}, lazy)
 
     def _named(self, whole: torch.Tensor) -> dict[str, np.ndarray]:
