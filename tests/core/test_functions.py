@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from wm_vec import batched
-from wm_vec.core.functions import BatchedFunction, Fields
+from wm_vec.core.functions import BatchedFunction
+from wm_vec.core.perspective import Fields
 
 ROWS = torch.tensor([[1.0, 2.0], [3.0, -4.0], [5.0, 6.0]])
 

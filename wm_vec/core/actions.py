@@ -45,9 +45,12 @@ class JointAction:
         self._bounds: tuple[Any, Any] = (low[0], high[0]) if common else (self._low, self._high)
         self._rows_of_classes: list[Tensor] | None = None
         first = self.perspectives[0].action
-        few = first.kind == "discrete" and first.high[0] < MAX_TABLE
+        classes = first.kind == "discrete" and first.shape == ()
+        few = classes and first.high[0] - first.low[0] < MAX_TABLE
         if len(self.perspectives) == 1 and few and device.type == "cpu":
-            self._rows_of_classes = [torch.full((1, 1), float(k), dtype=dtype) for k in range(int(first.high[0]) + 1)]
+            every = range(int(first.low[0]), int(first.high[0]) + 1)
+            self._rows_of_classes = [torch.full((1, 1), float(k), dtype=dtype) for k in every]
+            self._first_class = int(first.low[0]) + first.offset
 
     def check(self, action: PerMany, num_envs: int) -> list[Tensor]:
         """One checked ``(B, *shape)`` tensor per perspective.
@@ -75,8 +78,8 @@ class JointAction:
         NaN stays. One class of one env in host memory is looked up.
         """
         if self._rows_of_classes is not None and actions[0].shape[0] == 1 and is_plain_host_tensor(actions[0]):
-            index = actions[0].item() - self.perspectives[0].action.offset
-            row = self._rows_of_classes[min(max(0, int(index)), len(self._rows_of_classes) - 1)]
+            index = int(actions[0].item()) - self._first_class
+            row = self._rows_of_classes[min(max(0, index), len(self._rows_of_classes) - 1)]
             return row, row
         flat = [
             (a - p.action.offset if p.action.offset else a).to(self.dtype).reshape(a.shape[0], p.action.size)
@@ -95,9 +98,11 @@ class JointAction:
             draw: Another number gives other actions.
         """
         spec, stream = self.perspectives[0].action, STREAM_ACTION + (draw << 8)
-        if spec.kind == "discrete":
-            return rng.integers(1, int(spec.high[0]) + 1, stream)[:, 0] + spec.offset
         low, high = self._low[: spec.size], self._high[: spec.size]
+        if spec.kind == "discrete":
+            count = (high - low).to(torch.int64) + 1
+            sample = rng.integers(spec.size, count, stream) + low.to(torch.int64) + spec.offset
+            return sample.view(-1, *spec.shape)
         if all(math.isfinite(bound) for bound in (*spec.low, *spec.high)):
             sample = low + (high - low) * rng.uniform(spec.size, stream, self.dtype)
         else:

@@ -10,6 +10,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from wm_vec.core.rng import CounterRNG
+from wm_vec.core.trees import Tree
 
 
 class Transition(NamedTuple):
@@ -17,15 +18,16 @@ class Transition(NamedTuple):
 
     Attributes:
         state: The next state, batch ``(B,)``, same keys, shapes and dtypes as the one that went in.
-        observation: ``(B, ...)``, everything that perspectives can see.
+        observation: ``(B, ...)``, everything that perspectives can see; nested dicts and tuples of such tensors where
+            it has several parts.
         reward: ``(B,)`` float, or None if the dynamics does not say.
         terminated: ``(B,)`` bool, or None.
         truncated: ``(B,)`` bool, or None.
-        info: Further tensors ``(B, ...)`` by name.
+        info: Further tensors ``(B, ...)`` by name; what is no tensor is handed on as it is.
     """
 
     state: TensorDictBase
-    observation: Tensor
+    observation: Tree
     reward: Tensor | None = None
     terminated: Tensor | None = None
     truncated: Tensor | None = None
@@ -60,10 +62,36 @@ class Dynamics(Protocol):
         """States at the start of an episode, batch ``(num_envs,)``."""
         ...
 
-    def observe(self, state: TensorDictBase) -> Tensor:
+    def observe(self, state: TensorDictBase) -> Tree:
         """The observation ``(B, ...)`` of a state, as `step` would give it."""
         ...
 
     def step(self, state: TensorDictBase, action: Tensor, rng: CounterRNG) -> Transition:
         """One step of all rows; `action` is ``(B, A)`` float."""
+        ...
+
+
+@runtime_checkable
+class FreshDynamics(Dynamics, Protocol):
+    """A dynamics that makes initial states at every reset, in place of a bank.
+
+    Attributes:
+        starts_fresh: Whether it does; if not, it is a `Dynamics` like any other.
+        example: States of batch ``(0,)``, for their keys, shapes and dtypes.
+    """
+
+    starts_fresh: bool
+
+    @property
+    def example(self) -> TensorDictBase:
+        """States of batch ``(0,)``."""
+        ...
+
+    def start(self, rng: CounterRNG, options: Mapping[str, Any] | None) -> Transition:
+        """Fresh episodes at the seeds and episode numbers of `rng`: state, observation and info.
+
+        Args:
+            rng: Counters of the rows that reset, ``(B,)``.
+            options: What the caller handed to ``reset``; None where an episode starts by itself.
+        """
         ...

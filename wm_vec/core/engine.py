@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,10 @@ from wm_vec.core.judge import Judge
 from wm_vec.core.perspective import PerMany, Perspective
 from wm_vec.core.rng import STREAM_FORK, CounterRNG, LookaheadRNG, seed_list, spawn_seeds
 from wm_vec.core.rows import RowLayout, Rows
+from wm_vec.core.starts import BankStarts, FreshStarts, Starts, bank_leaves
 from wm_vec.core.state import AutoresetMode, EnvState, StepResult, as_autoreset_mode
 from wm_vec.core.transition import StepFunction
+from wm_vec.core.trees import Tree
 
 LOOKAHEAD_ROWS = 1024
 """Rows times steps whose noise is drawn in one call, where it can be drawn ahead."""
@@ -36,7 +38,8 @@ class Engine:
             dynamics' action.
         max_episode_steps: Steps after which an episode is truncated; None for no limit.
         autoreset_mode: Gymnasium's, or its name: ``"same_step"``, ``"next_step"``, ``"disabled"``.
-        bank: Initial states ``(M,)`` that resets draw from; None takes the dynamics' own, or `bank_size` fresh ones.
+        bank: Initial states ``(M,)`` that resets draw from; None takes the dynamics' own, or `bank_size` fresh ones,
+            or none at all where the dynamics starts every episode afresh.
         bank_size: M where the bank must be made.
         seed: Seed of the first reset; None takes entropy from the operating system.
         exact_rows: Run rows through the network in chunks of a fixed size, so that a row's bits do not depend on B.
@@ -72,23 +75,28 @@ class Engine:
         self.exact_rows = exact_rows
         self.validate = validate
         self.device, self.dtype = dynamics.device, dynamics.dtype
-        if bank is None:
-            bank = getattr(dynamics, "bank", None)
-        if bank is None:
-            seeds = torch.arange(BANK_SEED, BANK_SEED + bank_size, device=self.device)
-            bank = dynamics.initial_state(CounterRNG.from_seeds(seeds), bank_size)
-        judge = Judge(self.perspectives, torch.promote_types(self.dtype, torch.float32))
-        starts = {n: s.to(self.device, self.dtype) for n, s in judge.initial_reward_state().items()}
-        self._reward_starts = starts
-        self._layout = RowLayout(bank, starts, len(self.perspectives))
         # Sums of rewards need more than half precision.
-        self._reward_dtype = torch.promote_types(self.dtype, torch.float32)
+        self._reward_dtype = torch.promote_types(getattr(dynamics, "reward_dtype", self.dtype), torch.float32)
+        judge = Judge(self.perspectives, self._reward_dtype)
+        starts = {n: s.to(self.device, self.dtype) for n, s in judge.initial_reward_state().items()}
+        self._reward_starts = list(starts.values())
+        fresh = bank is None and getattr(dynamics, "starts_fresh", False)
+        if not fresh:
+            bank = self._make_bank(bank_size) if bank is None else bank
+        self._layout = RowLayout(dynamics.example if fresh else bank, starts, len(self.perspectives))  # type: ignore
+        self._starts: Starts
+        if fresh:
+            self._starts = FreshStarts(dynamics, self._layout, self._reward_starts)
+        else:
+            assert bank is not None
+            self._starts = BankStarts(bank_leaves(bank, self._layout, self._reward_starts, self.device))
         self._joint = JointAction(self.perspectives, self.dtype, self.device, validate)
         self._step = StepFunction(
             dynamics,
             judge,
             self._layout,
             self._joint,
+            self._starts,
             horizon=max_episode_steps,
             mode=self.autoreset_mode,
             exact_rows=exact_rows,
@@ -97,9 +105,16 @@ class Engine:
         self._fork_count = 0
         self._rows: Rows | None = None
         self._lookahead: LookaheadRNG | None = None
-        self.load_bank(bank)
         if judge.has_functions:
             self._probe_functions(judge)
+
+    def _make_bank(self, bank_size: int) -> TensorDictBase:
+        """The dynamics' own bank, or fresh states of it."""
+        bank = getattr(self.dynamics, "bank", None)
+        if bank is not None:
+            return bank
+        seeds = torch.arange(BANK_SEED, BANK_SEED + bank_size, device=self.device)
+        return self.dynamics.initial_state(CounterRNG.from_seeds(seeds), bank_size)
 
     # -- resets ---------------------------------------------------------------------------------------------------
 
@@ -109,19 +124,21 @@ class Engine:
         Raises:
             ValueError: No states, or the states of another world.
         """
-        if bank.batch_dims != 1 or bank.shape[0] < 1:
-            raise ValueError(f"bank must have batch size (M,) with M at least 1, got {tuple(bank.batch_size)}.")
-        leaves = [leaf.to(self.device) for leaf in self._layout.check(bank, "load_bank: the bank")]
-        starts = self._reward_starts.values()
-        self._step.bank = leaves + [start.expand(bank.shape[0], *start.shape) for start in starts]
+        leaves = bank_leaves(bank, self._layout, self._reward_starts, self.device)
+        if not isinstance(self._starts, BankStarts):
+            raise ValueError("load_bank: this dynamics starts every episode afresh; it has no bank to replace.")
+        self._starts.leaves = leaves
 
-    def reset(self, seed: Any = None, mask: Tensor | None = None) -> PerMany:
+    def reset(
+        self, seed: Any = None, mask: Tensor | None = None, options: Mapping[str, Any] | None = None
+    ) -> PerMany:
         """Start episodes.
 
         Args:
             seed: An int s seeds env i with ``s + i``, a sequence gives one each (None keeps an env's own seed and
                 goes on to its next episode). None for all: the next episode, or entropy at the first reset.
             mask: ``(B,)`` bool, the envs to reset; the others go on. None for all.
+            options: Handed to a dynamics that starts episodes afresh; a bank has no use for them.
 
         Returns:
             The observation ``(B, ...)`` of every env.
@@ -134,37 +151,55 @@ class Engine:
             if mask is not None:
                 raise ValueError("reset: the first reset must be of all envs; give no mask.")
             own = spawn_seeds(None, self.num_envs) if self._first_seed is None else self._first_seed
-            rows = self._blank_rows(seed_list(own, self.num_envs))
+            first = seed_list(own, self.num_envs)
+            rows = self._blank_rows(first)
+            self._tell_seeds(first)
         if mask is not None:
             if tuple(mask.shape) != (self.num_envs,) or mask.dtype != torch.bool:
                 raise ValueError(
                     f"reset: the mask must be bool of shape ({self.num_envs},), got {mask.dtype}, {tuple(mask.shape)}."
                 )
             mask = mask.to(self.device)
+        given = None if seed is None else seed_list(seed, self.num_envs)
+        self._tell_seeds(given)
         with torch.no_grad():
-            self._rows = self._restart(rows, seed, mask)
+            self._rows = self._restart(rows, given, mask, options)
         self._lookahead = None
         return self._step.observe(self._rows.leaves)
 
+    @property
+    def start_info(self) -> Mapping[str, Any]:
+        """What a dynamics that starts episodes afresh reported of the last ones; empty with a bank."""
+        return self._starts.info
+
+    def _tell_seeds(self, seeds: Sequence[int | None] | None) -> None:
+        """Let a dynamics that draws from torch's generator seed that, once for the whole batch."""
+        if self.dynamics.rng == "global" and seeds is not None and seeds[0] is not None:
+            self.dynamics.reseed(seeds[0])  # type: ignore[attr-defined]
+
     def _blank_rows(self, seeds: Sequence[int | None]) -> Rows:
-        """Rows before their first episode."""
+        """Rows before their first episode; no state yet."""
         zeros = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
         returns = torch.zeros(self.num_envs, len(self.perspectives), dtype=self._reward_dtype, device=self.device)
-        leaves = [leaf[:1].expand(self.num_envs, *leaf.shape[1:]) for leaf in self._step.bank]
         seed = torch.tensor(seeds, dtype=torch.int64, device=self.device)
-        return Rows(leaves, zeros, zeros - 1, seed, returns, zeros.bool())
+        return Rows([], zeros, zeros - 1, seed, returns, zeros.bool())
 
-    def _restart(self, rows: Rows, seed: Any, mask: Tensor | None) -> Rows:
+    def _restart(
+        self,
+        rows: Rows,
+        seeds: Sequence[int | None] | None,
+        mask: Tensor | None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Rows:
         """`rows` with fresh episodes where `mask` says; a new seed starts at episode 0."""
         new_seed, episode = rows.seed, rows.episode + 1
-        if seed is not None:
-            given = seed_list(seed, self.num_envs)
-            seeded = torch.tensor([s is not None for s in given], device=self.device)
-            new_seed = torch.where(seeded, torch.tensor([s or 0 for s in given], device=self.device), new_seed)
+        if seeds is not None:
+            seeded = torch.tensor([s is not None for s in seeds], device=self.device)
+            new_seed = torch.where(seeded, torch.tensor([s or 0 for s in seeds], device=self.device), new_seed)
             episode = torch.where(seeded, 0, episode)
-        index = self._step.draw_start(new_seed, episode)
+        leaves, index = self._starts.draw(new_seed, episode, options)
         fresh = Rows(
-            [leaf[index] for leaf in self._step.bank],
+            leaves if index is None else [leaf[index] for leaf in leaves],
             torch.zeros_like(rows.elapsed),
             episode,
             new_seed,
@@ -217,7 +252,7 @@ class Engine:
         """The dynamics' current state, ``(B,)``; not a copy."""
         return self._layout.to_tensordict(self._require_rows("model_state").leaves)
 
-    def predictions(self) -> Tensor:
+    def predictions(self) -> Tree:
         """The dynamics' whole observation of the current state, ``(B, ...)``; not a copy."""
         return self.dynamics.observe(self.model_state())
 
@@ -342,8 +377,9 @@ class Engine:
 
     def _probe_functions(self, judge: Judge) -> None:
         """Try users' functions on a few initial states and the middle of the action bounds."""
-        few = min(3, self._step.bank[0].shape[0])
-        leaves = [leaf[:few] for leaf in self._step.bank]
+        few = torch.arange(3, device=self.device)
+        leaves, index = self._starts.draw(BANK_SEED + few, torch.zeros_like(few))
+        leaves = [leaf[:3] if index is None else leaf[index] for leaf in leaves]
         observation = self.dynamics.observe(self._layout.to_tensordict(leaves))
-        elapsed = torch.ones(few, dtype=torch.int64, device=self.device)
-        judge.probe(observation, self._joint.middle(few), elapsed, self._layout.reward_states(leaves))
+        states = self._layout.reward_states(leaves)
+        judge.probe(observation, self._joint.middle(3), torch.ones_like(few), states)

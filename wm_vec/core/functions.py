@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -14,25 +14,17 @@ _BATCHED_MARK = "__wm_vec_batched__"
 
 
 def batched(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """Mark a reward or termination function that takes values of all envs at once, ``(B, n)`` per field."""
+    """Mark a function that takes all envs at once.
+
+    Rewards and terminations then take ``(B, n)`` values per field, resets a ``(B,)`` int64 tensor of seeds.
+    """
     setattr(fn, _BATCHED_MARK, True)
     return fn
 
 
-class Fields(Mapping[str, Tensor]):
-    """Named slices of one flat tensor, made when they are read."""
-
-    def __init__(self, flat: Tensor, where: Mapping[str, Any]) -> None:
-        self._flat, self._where = flat, where
-
-    def __getitem__(self, path: str) -> Tensor:
-        return self._flat[..., self._where[path]]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._where)
-
-    def __len__(self) -> int:
-        return len(self._where)
+def is_batched(fn: Callable[..., Any] | None) -> bool:
+    """Whether a function was marked by `batched`."""
+    return getattr(fn, _BATCHED_MARK, False)
 
 
 class BatchedFunction:
@@ -61,7 +53,7 @@ class BatchedFunction:
         stateful: bool = False,
     ) -> None:
         self.fn, self.name, self.dtype, self._call, self._stateful = fn, name, dtype, call, stateful
-        self.path: Path | None = "batched" if getattr(fn, _BATCHED_MARK, False) else None
+        self.path: Path | None = "batched" if is_batched(fn) else None
 
     def probe(self, *tensors: Tensor) -> None:
         """Decide the path on a few rows, ``(B, ...)`` each.

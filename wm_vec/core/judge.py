@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wm_vec.core.functions import BatchedFunction, Fields
+from wm_vec.core.functions import BatchedFunction
 from wm_vec.core.perspective import Perspective
+from wm_vec.core.trees import Tree
 
 
 class Judge:
@@ -45,7 +46,7 @@ class Judge:
 
     def __call__(
         self,
-        observation: Tensor,
+        observation: Tree,
         actions: Sequence[Tensor],
         elapsed: Tensor,
         states: dict[str, Tensor],
@@ -67,7 +68,7 @@ class Judge:
         """
         if not self.has_functions and len(self.perspectives) == 1 and reward is not None and terminated is not None:
             return reward.to(self.dtype).unsqueeze(1), terminated.unsqueeze(1), states
-        batch, elapsed = observation.shape[0], elapsed + 1
+        elapsed = elapsed + 1
         rewards, terminations, new_states = [], [], dict(states)
         for i, perspective in enumerate(self.perspectives):
             reward_fn, terminated_fn = self._rewards[i], self._terminations[i]
@@ -76,7 +77,7 @@ class Judge:
                 inputs = (perspective.observe(observation), actions[i], observation, elapsed)
             if reward_fn is None:
                 rewards.append(
-                    observation.new_zeros(batch, dtype=self.dtype) if reward is None else reward.to(self.dtype)
+                    torch.zeros_like(elapsed, dtype=self.dtype) if reward is None else reward.to(self.dtype)
                 )
             elif perspective.name in states:
                 value, new_states[perspective.name] = reward_fn(*inputs, states[perspective.name])
@@ -85,7 +86,7 @@ class Judge:
                 rewards.append(reward_fn(*inputs)[0])
             if terminated_fn is None:
                 terminations.append(
-                    observation.new_zeros(batch, dtype=torch.bool) if terminated is None else terminated
+                    torch.zeros_like(elapsed, dtype=torch.bool) if terminated is None else terminated
                 )
             else:
                 terminations.append(terminated_fn(*inputs)[0])
@@ -97,7 +98,7 @@ class Judge:
 def _named(perspective: Perspective, seen: Tensor, whole: Tensor, elapsed: Tensor) -> tuple[dict, dict[str, Any]]:
     """The observation by field name, and the info dict, as users' functions read them."""
     obs = perspective.named(seen)
-    info = {"step": elapsed, "obs_dict": obs, "predictions": Fields(whole, perspective.all_fields)}
+    info = {"step": elapsed, "obs_dict": obs, "predictions": perspective.everything(whole)}
     return obs, info
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+from wm_vec.core.trees import Tree, map_tree
 
 PerMany = Any
 """A tensor with one perspective; a mapping from the perspective's name with several."""
@@ -19,11 +21,11 @@ class ActionSpec:
     """Which actions a perspective takes.
 
     Attributes:
-        kind: ``"box"`` for numbers, ``"discrete"`` for one class index.
+        kind: ``"box"`` for numbers, ``"discrete"`` for whole numbers: a class index, or several.
         shape: Shape of one env's action; ``()`` for a class index.
         low: Lower bound of each element in row-major order; actions are clipped to it.
         high: Upper bound, likewise.
-        offset: First class index, where it is not 0; the dynamics counts from 0.
+        offset: Added to what the dynamics counts: the first class index, where that counts from 0 all the same.
     """
 
     kind: Literal["box", "discrete"]
@@ -69,9 +71,12 @@ class ActionSpec:
                 refused.
         """
         if self.kind == "discrete":
-            first, last = int(self.low[0]) + self.offset, int(self.high[0]) + self.offset
-            bad = (action < first) | (action > last)
-            what = f"a class index from {first} to {last}"
+            first, last = [int(x) + self.offset for x in self.low], [int(x) + self.offset for x in self.high]
+            low, high = (action.new_tensor(bound).view(self.shape) for bound in (first, last))
+            bad = (action < low) | (action > high)
+            what = f"a class index from {first[0]} to {last[0]}"
+            if self.shape:
+                what = f"class indices from {first} to {last}"
         else:
             bad, what = ~torch.isfinite(action), "finite numbers"
         if bool(bad.any()):
@@ -87,7 +92,7 @@ class Perspective:
         action: The actions it takes.
         name: Its name among several.
         obs_index: Elements of the dynamics' flat observation ``(B, n)`` that it sees, in order; None for all of it
-            as it is.
+            as it is, of however many parts.
         obs_shape: Shape in which one env's observation is handed out; None for flat.
         obs_dtype: Dtype of the observation; None for the dynamics'.
         obs_offset: Added to observations: the first class index of a Discrete space that does not start at 0.
@@ -111,8 +116,10 @@ class Perspective:
     terminated_fn: Callable[..., Any] | None = None
     reward_state: Tensor | None = None
 
-    def observe(self, observation: Tensor) -> Tensor:
+    def observe(self, observation: Tree) -> Tree:
         """This perspective's own copy of the dynamics' observation, ``(B, *obs_shape)``."""
+        if not isinstance(observation, Tensor):
+            return map_tree(Tensor.clone, observation)
         seen = observation.clone() if self.obs_index is None else observation.index_select(1, self.obs_index)
         if self.obs_shape is not None and tuple(seen.shape[1:]) != self.obs_shape:
             seen = seen.reshape(seen.shape[0], *self.obs_shape)
@@ -122,8 +129,41 @@ class Perspective:
             return seen
         return (seen if self.obs_dtype.is_floating_point else seen.round()).to(self.obs_dtype)
 
-    def named(self, observation: Tensor) -> dict[str, Tensor]:
+    def named(self, observation: Tree) -> dict[str, Tensor]:
         """What `observe` gave, ``(..., *obs_shape)``, by field name, ``(..., n)`` each."""
+        if not isinstance(observation, Tensor):
+            return dict(_parts(observation))
         axes = 1 if self.obs_shape is None else len(self.obs_shape)
+        if not self.obs_fields:
+            return {"observation": observation}
         flat = observation.unsqueeze(-1) if axes == 0 else observation.flatten(-axes)
-        return {path: flat[..., where] for path, where in self.obs_fields.items()} or {"observation": observation}
+        return {path: flat[..., where] for path, where in self.obs_fields.items()}
+
+    def everything(self, observation: Tree) -> Mapping[str, Tensor]:
+        """The dynamics' whole observation by field name, made when read; not copies."""
+        return Fields(observation, self.all_fields) if self.all_fields else self.named(observation)
+
+
+class Fields(Mapping[str, Tensor]):
+    """Named slices of one flat tensor, made when they are read."""
+
+    def __init__(self, flat: Tensor, where: Mapping[str, Any]) -> None:
+        self._flat, self._where = flat, where
+
+    def __getitem__(self, path: str) -> Tensor:
+        return self._flat[..., self._where[path]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._where)
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+
+def _parts(tree: Tree, path: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a tree by path, the names of nested parts joined by dots."""
+    if isinstance(tree, Tensor):
+        yield path, tree
+        return
+    for name, part in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
+        yield from _parts(part, f"{path}.{name}" if path else str(name))

@@ -64,10 +64,15 @@ class LookaheadRNG(CounterRNG):
     """
 
     def __init__(self, seed: Tensor, episode: Tensor, step: Tensor, depth: int) -> None:
-        super().__init__(seed, episode, step)
+        self.seed, self.episode, self._first_step = seed, episode, step
         self._depth = depth
         self._position = 0
         self._drawn: dict[tuple[int, int, torch.dtype], tuple[Tensor, ...]] = {}
+
+    @property
+    def step(self) -> Tensor:  # type: ignore[override]
+        """``(B,)`` int64, the current step."""
+        return self._first_step + self._position
 
     @property
     def exhausted(self) -> bool:
@@ -83,7 +88,7 @@ class LookaheadRNG(CounterRNG):
         key = (num_normals, stream, dtype)
         if key not in self._drawn:
             depth, batch = self._depth, self.seed.shape[0]
-            ahead = self.step + torch.arange(depth)[:, None]
+            ahead = self._first_step + torch.arange(depth)[:, None]
             normals = philox_normal(
                 self.seed.repeat(depth), self.episode.repeat(depth), ahead.flatten(), num_normals, stream
             )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gymnasium.vector import AutoresetMode
 from tensordict import TensorClass, TensorDict, TensorDictBase
 from torch import Tensor
 
 from wm_vec.core.perspective import PerMany
+from wm_vec.core.trees import Tree
 
 
 class EnvState(TensorClass):
@@ -36,8 +37,8 @@ class EnvState(TensorClass):
 class StepResult(NamedTuple):
     """What a step of the engine gives, for B envs.
 
-    With one perspective `observation`, `final_observation`, `reward` and `terminated` are tensors, with several they
-    are mappings from the perspective's name.
+    With one perspective `observation`, `final_observation`, `reward` and `terminated` are tensors (observations of
+    several parts dicts or tuples of them), with several they are mappings from the perspective's name.
 
     Attributes:
         observation: ``(B, ...)``, what the next action answers to; a fresh episode's where the env was reset.
@@ -51,7 +52,7 @@ class StepResult(NamedTuple):
         episode_return: ``(B,)`` float (``(B, P)`` with several perspectives): the episode's rewards up to this step.
         episode_length: ``(B,)`` int64: the episode's steps up to this one.
         model_state: The dynamics' state after the step, before any reset; not a copy.
-        predictions: ``(B, ...)``, the dynamics' whole observation of `model_state`; not a copy.
+        predictions: ``(B, ...)`` or a tree of such, the dynamics' whole observation of `model_state`; not a copy.
         info: What the dynamics reports besides.
     """
 
@@ -66,8 +67,8 @@ class StepResult(NamedTuple):
     episode_return: Tensor
     episode_length: Tensor
     model_state: TensorDictBase
-    predictions: Tensor
-    info: dict[str, Tensor]
+    predictions: Tree
+    info: dict[str, Any]
 
 
 def as_autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:

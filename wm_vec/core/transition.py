@@ -7,7 +7,7 @@ can be forked, restored and differentiated through.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,9 +18,11 @@ from wm_vec.core.actions import JointAction
 from wm_vec.core.dynamics import Dynamics
 from wm_vec.core.judge import Judge
 from wm_vec.core.perspective import PerMany
-from wm_vec.core.rng import STREAM_RESET, CounterRNG
+from wm_vec.core.rng import CounterRNG
 from wm_vec.core.rows import RowLayout, Rows
+from wm_vec.core.starts import Starts
 from wm_vec.core.state import AutoresetMode, StepResult
+from wm_vec.core.trees import Tree, finite_rows, join_trees, select_rows
 
 EXACT_ROWS_CHUNK = 32
 """Rows that go through the network together under ``exact_rows``."""
@@ -35,11 +37,11 @@ class Proposal(NamedTuple):
     """What dynamics and perspectives make of a step, before it is finished."""
 
     leaves: list[Tensor]
-    observation: Tensor
+    observation: Tree
     reward: Tensor
     terminated: Tensor
     truncated: Tensor | None
-    info: dict[str, Tensor]
+    info: dict[str, Any]
 
 
 class GradientGate:
@@ -77,12 +79,10 @@ class StepFunction:
         judge: Rewards and terminations of the perspectives.
         layout: The rows' leaves.
         joint: The perspectives' actions.
+        starts: Where episodes start.
         horizon: Steps after which an episode is truncated; None for no limit.
         mode: When finished rows reset.
         exact_rows: Run rows in chunks of a fixed size.
-
-    Attributes:
-        bank: The leaves of the initial states, ``(M, ...)`` each, that resets draw from.
     """
 
     def __init__(
@@ -91,6 +91,7 @@ class StepFunction:
         judge: Judge,
         layout: RowLayout,
         joint: JointAction,
+        starts: Starts,
         *,
         horizon: int | None,
         mode: AutoresetMode,
@@ -99,7 +100,7 @@ class StepFunction:
         self.dynamics, self.judge, self.layout, self.joint = dynamics, judge, layout, joint
         self.perspectives = joint.perspectives
         self.horizon, self.plan, self.exact_rows = horizon, _PLANS[mode], exact_rows
-        self.bank: list[Tensor] = []
+        self.starts = starts
 
     def __call__(
         self, rows: Rows, actions: list[Tensor], rng: CounterRNG, plan: AutoresetPlan | None = None
@@ -115,11 +116,16 @@ class StepFunction:
             proposal = self.propose_in_chunks(rows, clipped, actions)
         else:
             proposal = self.propose(rows, clipped, actions, rng)
+        starts: list[Tensor] = []
+        index = None
+        if plan != "disabled":
+            starts, index = self.starts.draw(rows.seed, rows.episode + 1)
+            index = torch.arange(rows.seed.shape[0], device=rows.seed.device) if index is None else index
         finished = finish_step(
             rows.leaves,
             proposal.leaves,
-            self.bank,
-            None if plan == "disabled" else self.draw_start(rows.seed, rows.episode + 1),
+            starts,
+            index,
             joint if self.joint.may_diverge else None,
             proposal.reward,
             proposal.terminated,
@@ -138,16 +144,11 @@ class StepFunction:
         after = Rows(finished.state, finished.elapsed, finished.episode, rows.seed, finished.returns, pending)
         return after, self.result(finished, proposal, plan)
 
-    def draw_start(self, seed: Tensor, episode: Tensor) -> Tensor:
-        """``(B,)`` int64: which initial state each row takes at the given seed and episode."""
-        rng = CounterRNG(seed, episode, torch.zeros_like(episode))
-        return rng.integers(1, self.bank[0].shape[0], STREAM_RESET)[:, 0]
-
     def observe(self, leaves: Sequence[Tensor]) -> PerMany:
         """What the perspectives see of a state's leaves."""
         return self.see(self.dynamics.observe(self.layout.to_tensordict(leaves)))
 
-    def see(self, whole: Tensor) -> PerMany:
+    def see(self, whole: Tree) -> PerMany:
         """Every perspective's own copy of the dynamics' observation."""
         if len(self.perspectives) == 1:
             return self.perspectives[0].observe(whole)
@@ -162,10 +163,7 @@ class StepFunction:
         observation = transition.observation
         if self.judge.has_functions:
             # Users' functions never see a diverged row: they get its last finite observation.
-            finite = torch.isfinite(observation).reshape(observation.shape[0], -1).all(-1)
-            shape = (-1, *(1,) * (observation.dim() - 1))
-            last = self.dynamics.observe(before)
-            observation = torch.where(finite.view(shape), observation, last)
+            observation = select_rows(finite_rows(observation), observation, self.dynamics.observe(before))
         carried = layout.reward_states(rows.leaves) if layout.stateful else {}
         reward, terminated, carried = self.judge(
             observation, actions, rows.elapsed, carried, transition.reward, transition.terminated
@@ -188,7 +186,7 @@ class StepFunction:
 
         return Proposal(
             [join(leaves) for leaves in zip(*(p.leaves for p in parts), strict=True)],
-            join([p.observation for p in parts]),
+            join_trees(join, [p.observation for p in parts]),
             join([p.reward for p in parts]),
             join([p.terminated for p in parts]),
             None if parts[0].truncated is None else join([p.truncated for p in parts if p.truncated is not None]),

@@ -14,7 +14,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from wm_vec.core import Engine, EnvState, StepResult
-from wm_vec.core.functions import Fields
+from wm_vec.core.trees import map_tree
 from wm_vec.envs.info import LazyInfo
 from wm_vec.render.frames import value_frame
 
@@ -166,7 +166,7 @@ class WorldModelVectorEnv(VectorEnv):
         perspective, observe = self._perspective, self.engine.dynamics.observe
         return {
             "obs_dict": lambda: perspective.named(perspective.observe(observe(state))),
-            "predictions": lambda: dict(Fields(observe(state).clone(), perspective.all_fields)),
+            "predictions": lambda: dict(perspective.everything(map_tree(Tensor.clone, observe(state)))),
             "model_state": lambda: state.clone(),
         }
 

@@ -35,7 +35,8 @@ def finish_step_cpu(
     """
     total = reward.item() if reward.shape[1] == 1 else reward.sum().item()
     for leaf in proposed:
-        total += leaf.sum().item()
+        if leaf.dtype.is_floating_point:
+            total += leaf.sum().item()
     if action is not None:
         total += action.sum().item()
     if not math.isfinite(total):

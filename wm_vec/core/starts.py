@@ -1,0 +1,83 @@
+"""Where episodes start: a bank of initial states, or the dynamics itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+
+from wm_vec.core.dynamics import Dynamics
+from wm_vec.core.rng import STREAM_RESET, CounterRNG
+from wm_vec.core.rows import RowLayout
+
+
+class Starts(Protocol):
+    """Gives every row the initial state that its seed and episode number say."""
+
+    info: Mapping[str, Any]
+    """What the dynamics reported of the episodes started last."""
+
+    def draw(
+        self, seed: Tensor, episode: Tensor, options: Mapping[str, Any] | None = None
+    ) -> tuple[list[Tensor], Tensor | None]:
+        """Leaves ``(M, ...)`` and which of them, ``(B,)`` int64, each row takes; None if row i takes the i-th."""
+        ...
+
+
+class BankStarts:
+    """Episodes start from a fixed bank.
+
+    Args:
+        leaves: The leaves of the initial states, ``(M, ...)`` each.
+    """
+
+    def __init__(self, leaves: list[Tensor]) -> None:
+        self.leaves = leaves
+        self.info: Mapping[str, Any] = {}
+
+    def draw(
+        self, seed: Tensor, episode: Tensor, options: Mapping[str, Any] | None = None
+    ) -> tuple[list[Tensor], Tensor | None]:
+        """The bank, and the state that each row draws at its seed and episode."""
+        rng = CounterRNG(seed, episode, torch.zeros_like(episode))
+        return self.leaves, rng.integers(1, self.leaves[0].shape[0], STREAM_RESET)[:, 0]
+
+
+class FreshStarts:
+    """The dynamics makes every initial state anew, from the row's seed and episode number.
+
+    Args:
+        dynamics: One with ``start``; see `wm_vec.core.dynamics.FreshDynamics`.
+        layout: The rows' leaves.
+        reward_starts: One env's start values of what reward functions carry.
+    """
+
+    def __init__(self, dynamics: Dynamics, layout: RowLayout, reward_starts: Sequence[Tensor]) -> None:
+        self.dynamics, self.layout, self.reward_starts = dynamics, layout, list(reward_starts)
+        self.info: Mapping[str, Any] = {}
+
+    def draw(
+        self, seed: Tensor, episode: Tensor, options: Mapping[str, Any] | None = None
+    ) -> tuple[list[Tensor], Tensor | None]:
+        """Fresh states, one per row."""
+        start = self.dynamics.start(CounterRNG(seed, episode, torch.zeros_like(episode)), options)  # type: ignore[attr-defined]
+        self.info = start.info
+        leaves = self.layout.check(start.state, "reset: the dynamics' start")
+        return leaves + [start.expand(seed.shape[0], *start.shape) for start in self.reward_starts], None
+
+
+def bank_leaves(
+    bank: TensorDictBase, layout: RowLayout, reward_starts: Sequence[Tensor], device: torch.device
+) -> list[Tensor]:
+    """The leaves of a bank ``(M,)``, reward states included.
+
+    Raises:
+        ValueError: No states, or the states of another world.
+    """
+    if bank.batch_dims != 1 or bank.shape[0] < 1:
+        raise ValueError(f"bank must have batch size (M,) with M at least 1, got {tuple(bank.batch_size)}.")
+    leaves = [leaf.to(device) for leaf in layout.check(bank, "load_bank: the bank")]
+    return leaves + [start.expand(bank.shape[0], *start.shape) for start in reward_starts]
