@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -76,18 +77,14 @@ class Judge:
             if reward_fn is not None or terminated_fn is not None:
                 inputs = (perspective.observe(observation), actions[i], observation, elapsed)
             if reward_fn is None:
-                rewards.append(
-                    torch.zeros_like(elapsed, dtype=self.dtype) if reward is None else reward.to(self.dtype)
-                )
+                rewards.append(torch.zeros_like(elapsed, dtype=self.dtype) if reward is None else reward.to(self.dtype))
             elif perspective.name in states:
                 value, new_states[perspective.name] = reward_fn(*inputs, states[perspective.name])
                 rewards.append(value)
             else:
                 rewards.append(reward_fn(*inputs)[0])
             if terminated_fn is None:
-                terminations.append(
-                    torch.zeros_like(elapsed, dtype=torch.bool) if terminated is None else terminated
-                )
+                terminations.append(torch.zeros_like(elapsed, dtype=torch.bool) if terminated is None else terminated)
             else:
                 terminations.append(terminated_fn(*inputs)[0])
         if len(rewards) == 1:
@@ -105,21 +102,28 @@ def _named(perspective: Perspective, seen: Tensor, whole: Tensor, elapsed: Tenso
 def _reward_function(perspective: Perspective, dtype: torch.dtype) -> BatchedFunction | None:
     if perspective.reward_fn is None:
         return None
-
-    def call(fn: Any, seen: Tensor, action: Tensor, whole: Tensor, elapsed: Tensor, *state: Tensor) -> Any:
-        obs, info = _named(perspective, seen, whole, elapsed)
-        return fn(obs, action, info, *state)
-
-    stateful = perspective.reward_state is not None
+    # A partial of a module's function, since environments are pickled, and a closure cannot be.
+    call, stateful = partial(_call_reward, perspective), perspective.reward_state is not None
     return BatchedFunction(perspective.reward_fn, "reward_fn", dtype, call, stateful)
+
+
+def _call_reward(
+    perspective: Perspective, fn: Any, seen: Tensor, action: Tensor, whole: Tensor, elapsed: Tensor, *state: Tensor
+) -> Any:
+    obs, info = _named(perspective, seen, whole, elapsed)
+    return fn(obs, action, info, *state)
 
 
 def _terminated_function(perspective: Perspective) -> BatchedFunction | None:
     if perspective.terminated_fn is None:
         return None
+    return BatchedFunction(
+        perspective.terminated_fn, "terminated_fn", torch.bool, partial(_call_terminated, perspective)
+    )
 
-    def call(fn: Any, seen: Tensor, action: Tensor, whole: Tensor, elapsed: Tensor) -> Any:
-        obs, info = _named(perspective, seen, whole, elapsed)
-        return fn(obs, elapsed, info)
 
-    return BatchedFunction(perspective.terminated_fn, "terminated_fn", torch.bool, call)
+def _call_terminated(
+    perspective: Perspective, fn: Any, seen: Tensor, action: Tensor, whole: Tensor, elapsed: Tensor
+) -> Any:
+    obs, info = _named(perspective, seen, whole, elapsed)
+    return fn(obs, elapsed, info)
