@@ -11,11 +11,22 @@ class LazyInfo(dict):
 
     ``info["predictions"]`` and ``"predictions" in info`` work as ever; iterating and copying go over the entries that
     exist, so that wrappers which copy infos pay for nothing that nobody read.
+
+    Args:
+        entries: What exists from the start.
+        lazy: Key -> what makes the entry; None for none.
+        named: Entries too, as `dict` takes them: Gymnasium's ArrayConversion makes infos by ``type(info)(**entries)``.
     """
 
-    def __init__(self, entries: Mapping[str, Any], lazy: dict[str, Callable[[], Any]]) -> None:
-        super().__init__(entries)
-        self._lazy = lazy
+    def __init__(
+        self,
+        entries: Mapping[str, Any] | None = None,
+        lazy: dict[str, Callable[[], Any]] | None = None,
+        /,
+        **named: Any,
+    ) -> None:
+        super().__init__({} if entries is None else entries, **named)
+        self._lazy = {} if lazy is None else lazy
 
     def __missing__(self, key: str) -> Any:
         if key not in self._lazy:

@@ -246,6 +246,14 @@ class CanvasModel(nn.Module):
         copied.load_state_dict(self.state_dict())
         return copied
 
+    def __getstate__(self) -> dict[str, Any]:
+        # What `prepare` made is views of the weights, and would be pickled as tensors of its own.
+        return {**self.__dict__, "_sources": None, "_prepared": {}, "_storages": []}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        _MODELS.add(self)  # as __init__ does, which unpickling leaves out
+
     @torch.inference_mode(False)
     @torch.no_grad()
     def _prepare(self, n_denoise_steps: int, heun: bool, known: Tensor, relative: Tensor, flag: int) -> Prepared:
