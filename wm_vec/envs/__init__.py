@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wm_vec.envs.checker import CheckError, check_vector_env
+    from wm_vec.envs.sb3 import SB3VecEnv as SB3VecEnv
     from wm_vec.envs.scalar import WorldModelEnv
     from wm_vec.envs.vector import WorldModelVectorEnv
 
 _HOME = {
     "CheckError": "checker",
+    "SB3VecEnv": "sb3",
     "WorldModelEnv": "scalar",
     "WorldModelVectorEnv": "vector",
     "check_vector_env": "checker",
 }
 
+# Without SB3VecEnv, which cannot be imported where Stable-Baselines3 is not installed.
 __all__ = ["CheckError", "WorldModelEnv", "WorldModelVectorEnv", "check_vector_env"]
 
 

@@ -1,0 +1,74 @@
+"""Which spaces Stable-Baselines3 has policies for, how it names their parts, and actions that fit them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+LEAF_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+"""What Stable-Baselines3 takes as an observation, as an entry of a Dict of observations, and as an action."""
+
+
+def face_keys(space: gym.Space) -> dict[Any, Any]:
+    """The observation's parts: key in the environment -> key here, without dots; ``{None: None}`` if it is no Dict.
+
+    Raises:
+        ValueError: Parts that no policy takes, or two that would have one key.
+    """
+    if not isinstance(space, spaces.Dict):
+        check_leaf("the observation space", space)
+        return {None: None}
+    keys: dict[Any, Any] = {}
+    for source, leaf in space.spaces.items():
+        check_leaf(f"the observation space's {source!r}", leaf)
+        keys[source] = source.replace(".", "_")
+    if len({*keys.values()}) < len(keys):
+        twice = sorted(source for source, key in keys.items() if list(keys.values()).count(key) > 1)
+        raise ValueError(
+            "SB3VecEnv: Stable-Baselines3 takes no dots in the keys of observations, and with underscores in their "
+            f"place {twice} would have one name; rename one of them."
+        )
+    return keys
+
+
+def check_leaf(what: str, space: gym.Space) -> None:
+    """Refuse a space that no policy of Stable-Baselines3 takes.
+
+    Raises:
+        ValueError: Naming `what` it is the space of.
+    """
+    if not isinstance(space, LEAF_SPACES):
+        raise ValueError(
+            f"SB3VecEnv: {what} is {space}; Stable-Baselines3 takes Box, Discrete, MultiDiscrete and MultiBinary, "
+            "for observations also one flat Dict of these. Give the environment a space of these."
+        )
+    if np.any(getattr(space, "start", 0)):
+        raise ValueError(f"SB3VecEnv: {what} is {space}; Stable-Baselines3 counts classes from 0. Shift it.")
+
+
+def checked_actions(actions: Any, space: gym.Space, num_envs: int) -> np.ndarray:
+    """A copy of the actions ``(B, *shape)`` in the space's dtype. They are on the host, so their values are checked.
+
+    Raises:
+        ValueError: Another shape, a number that is not finite, or no element of a discrete space.
+    """
+    given = np.asarray(actions)
+    shape = (num_envs, *(space.shape or ()))
+    if given.shape != shape or given.dtype.kind not in "fiub":
+        raise ValueError(
+            f"SB3VecEnv.step: actions must be numbers of shape {shape}, got shape {given.shape}, {given.dtype}."
+        )
+    if isinstance(space, spaces.Box):
+        bad, wanted = ~np.isfinite(given), "finite numbers"
+    else:
+        classes = space.nvec if isinstance(space, spaces.MultiDiscrete) else getattr(space, "n", 0)
+        if isinstance(space, spaces.MultiBinary):
+            classes = 2
+        bad, wanted = ~((given >= 0) & (given < classes) & (given % 1 == 0)), f"elements of {space}"
+    if bad.any():
+        row = int(np.argwhere(bad)[0][0])
+        raise ValueError(f"SB3VecEnv.step: actions must be {wanted}, got {given[row]} for env {row}.")
+    return given.astype(space.dtype)
