@@ -1,0 +1,16 @@
+"""Reading recorded videos back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+
+def frames_of(path: Path) -> np.ndarray:
+    """Every frame of a video, ``(T, H, W, 3)`` uint8, decoded by ffmpeg."""
+    import imageio_ffmpeg
+
+    reader = imageio_ffmpeg.read_frames(str(path))
+    width, height = next(reader)["source_size"]
+    return np.stack([np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader])
