@@ -90,5 +90,6 @@ def _round_up(size: np.ndarray) -> np.ndarray:
 
 def number(value: float) -> str:
     """A number in few letters."""
+    value += 0.0  # minus zero is zero
     whole = abs(value) < 1e6 and float(value).is_integer()
     return f"{value:.0f}" if whole else f"{value:.3g}"

@@ -47,7 +47,7 @@ def set_up(entries: Sequence[tuple[KeyPath, Space]], names: Sequence[str] | None
         heights = [max(HEIGHT, heights[0])]
     columns = _columns(heights)
     more = len(entries) - len(shown)
-    height = max(sum(heights[i] for i in column) for column in columns) + (TITLE if more else 0) or HEIGHT // 4
+    height = max(sum(heights[i] for i in column) for column in columns) + (TITLE if more else 0) or HEIGHT
     sheet = Sheet(WIDTH * len(columns), height + height % 2)
     for x, column in enumerate(columns):
         y = 0

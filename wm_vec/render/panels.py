@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 ROW, ROW_WITH_ENDS = 17, 27
 """Pixels of a row of bars, without and with the ends of its own axis below."""
-THICKEST = 22
+THICKEST, NUMBER = 22, 64
+"""Pixels of a bar's height at most, and of the room for its number."""
 
 
 class Panel(Protocol):
@@ -74,7 +75,7 @@ class Bars:
         """Draw names and tracks."""
         count, limits = len(self.names), self.limits
         label = min(0.4 * area.width, 8 + LETTER * max(len(name) for name in self.names))
-        left, width = area.left + label + 6, area.width - label - 6 - 52
+        left, width = area.left + label + 6, area.width - label - 6 - NUMBER
         self._track = (left, width)
         step = min(2 * self.row - 4, (area.height - (16 if limits.shared else 4)) / count)
         thick = min(THICKEST, 0.66 * step) if limits.shared else min(THICKEST, step - 13)
@@ -221,14 +222,16 @@ class HeatMap:
         room = Area(area.left + 2, area.top + 6, area.width - 56, area.height - 12)
         rows, columns = example.shape
         side = min(room.width / columns, room.height / rows)
-        # Long strips are stretched so that thin rows and columns can be seen.
-        width = max(side * columns, min(room.width, 4 * side * rows))
+        # Of long strips the short side is stretched, so that thin rows and columns can be seen.
+        width = max(side * columns, min(room.width, side * rows / 4))
         height = max(side * rows, min(room.height, side * columns / 4))
         left, top = room.left + (room.width - width) / 2, room.top + (room.height - height) / 2
         colours = "RdBu_r" if self._signed else "viridis"
         self._image = sheet.image(example, Area(left, top, width, height), colours, live=True)
         bar = Area(area.left + area.width - 46, room.top, 10, room.height)
-        sheet.image(np.linspace(1, 0, 64)[:, None], bar, colours)
+        self._scale = sheet.image(np.zeros((64, 1)), bar, colours)
+        for image in (self._image, self._scale):
+            image.set_clim(-1 if self._signed else 0, 1)
         self._high = sheet.text(bar.left + 14, bar.top + 4, "", colour=FAINT, size=SMALL)
         self._low = sheet.text(bar.left + 14, bar.top + bar.height - 4, "", colour=FAINT, size=SMALL)
         self._settle()
@@ -242,14 +245,20 @@ class HeatMap:
 
     def show(self, values: np.ndarray) -> None:
         """Set the colours."""
-        self._image.set_data(self._tiled(np.asarray(values, dtype=np.float64)))
+        self._image.set_data(self._tiled(self._strength(np.asarray(values, dtype=np.float64))))
 
     def _settle(self) -> None:
         low, high = float(self.limits.low[0]), float(self.limits.high[0])
         self._low.set_text(number(low))
         self._high.set_text(number(high))
-        reach = max(-low, high)
-        self._image.set_clim(*((-reach, reach) if self._signed else (low, high)))
+        self._scale.set_data(self._strength(np.linspace(high, low, 64)[:, None]))
+
+    def _strength(self, values: np.ndarray) -> np.ndarray:
+        """In [-1, 1] with zero in the middle of the colours, or, for values of one sign, in [0, 1]."""
+        if not self._signed:
+            return self.limits.place(values)
+        reach = max(-self.limits.low[0], self.limits.high[0])
+        return np.clip(values / reach, -1, 1)
 
     def _tiled(self, values: np.ndarray) -> np.ndarray:
         """``(h, w)``; tiles in rows as nearly square as can be, a cell of nothing between them."""
