@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wm_vec.render.sheet import FAINT, FONT, GRID, INK, LETTER, POSITIVE, TRACK, Area, Sheet
+from wm_vec.render.sheet import FAINT, GRID, LETTER, POSITIVE, TRACK, WIDE_LETTER, Area, Sheet
 
 if TYPE_CHECKING:
     from matplotlib.patches import Rectangle
@@ -83,15 +84,15 @@ class Cells:
 class Words:
     """What has no other picture, as text: Text, Sequence, Graph and OneOf spaces, and empty ones."""
 
-    LINES = 5
-    height = 12 * LINES + 8
+    LINE = 12
+    height = 5 * LINE + 8
 
     def build(self, sheet: Sheet, area: Area) -> None:
         """Make room."""
-        self._room = int(area.width / LETTER)
+        self._room = int(area.width / WIDE_LETTER)
         self._lines = [
-            sheet.text(area.left, area.top + 10 + 12 * i, "", colour=INK, size=FONT, live=True)
-            for i in range(self.LINES)
+            sheet.text(area.left, area.top + 10 + self.LINE * i, "", family="monospace", live=True)
+            for i in range(int((area.height - 8) / self.LINE))
         ]
 
     def grow(self, values: Any) -> bool:
@@ -100,8 +101,7 @@ class Words:
 
     def show(self, values: Any) -> None:
         """Set the text, cut to the room."""
-        words = " ".join((values if isinstance(values, str) else repr(values)).split())
+        words = values if isinstance(values, str) else " ".join(repr(values).split())
+        wrapped = textwrap.wrap(words, self._room, max_lines=len(self._lines), placeholder=" …")
         for i, line in enumerate(self._lines):
-            part = words[i * self._room : (i + 1) * self._room]
-            cut = i == self.LINES - 1 and len(words) > self.LINES * self._room
-            line.set_text(part[:-1] + "…" if cut else part)
+            line.set_text(wrapped[i] if i < len(wrapped) else "")

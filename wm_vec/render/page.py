@@ -85,13 +85,14 @@ def make_panel(space: Space, names: Sequence[str] | None = None) -> Panel:
     return Words()
 
 
-def _numbers(low: np.ndarray, high: np.ndarray, names: Sequence[str] | None) -> Panel:
+def _numbers(low: np.ndarray, high: np.ndarray, names: Sequence[str] | None, in_order: bool = True) -> Panel:
+    """Of many values on one axis, those `in_order` make a line; between classes a line would mean nothing."""
     if low.size == 0:
         return Words()
     if low.size <= MAX_BARS:
         return Bars(Limits(low, high), list(names) if names is not None else _indices(low.shape))
     overall = Limits.overall(low, high)
-    return Line(overall, low.size) if low.ndim == 1 else HeatMap(overall, low.shape)
+    return Line(overall, low.size) if low.ndim == 1 and in_order else HeatMap(overall, low.shape)
 
 
 def _classes(first: np.ndarray, last: np.ndarray) -> Panel:
@@ -103,7 +104,7 @@ def _classes(first: np.ndarray, last: np.ndarray) -> Panel:
     room = WIDTH - 2 * MARGIN - Cells.margin(names)
     if first.size and first.size == len(rows) <= MAX_BARS and all(Cells.fit(row, room) for row in rows):
         return Cells(rows, names, np.ravel(first))
-    return _numbers(first.astype(np.float64), last.astype(np.float64), None)
+    return _numbers(first.astype(np.float64), last.astype(np.float64), None, in_order=False)
 
 
 def _switches(shape: tuple[int, ...]) -> Panel:
@@ -117,7 +118,7 @@ def _switches(shape: tuple[int, ...]) -> Panel:
         names = _indices(shape[:-1])
     if size and len(rows) <= MAX_BARS and all(Cells.fit(row, WIDTH - 2 * MARGIN - Cells.margin(names)) for row in rows):
         return Cells(rows, names, None)
-    return _numbers(np.zeros(shape), np.ones(shape), None)
+    return _numbers(np.zeros(shape), np.ones(shape), None, in_order=False)
 
 
 def _indices(shape: tuple[int, ...]) -> list[str]:

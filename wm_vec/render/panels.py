@@ -200,11 +200,11 @@ class Line:
 
 
 class HeatMap:
-    """Many values in rows and columns as colours; further axes are tiles beside each other.
+    """Many values in rows and columns as colours; further axes are tiles beside each other, a single one is wrapped.
 
     Args:
         limits: One axis for all.
-        shape: Of the values, two axes or more.
+        shape: Of the values.
     """
 
     height = 200
@@ -264,6 +264,11 @@ class HeatMap:
         """``(h, w)``; tiles in rows as nearly square as can be, a cell of nothing between them."""
         if values.ndim == 2:
             return values
+        if values.ndim == 1:
+            columns = math.ceil(math.sqrt(1.4 * values.size))
+            page = np.full((-(-values.size // columns), columns), np.nan)
+            page.flat[: values.size] = values
+            return page
         if self._channels_last:
             values = np.moveaxis(values, -1, 0)
         tiles = values.reshape(-1, *values.shape[-2:])

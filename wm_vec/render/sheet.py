@@ -21,8 +21,8 @@ LETTERS = "0123456789.-+einfa"
 """What numbers are written with."""
 INK, FAINT, TRACK, GRID = "#222222", "#777777", "#eeeff2", "#c8cad0"
 POSITIVE, NEGATIVE = "#1f77b4", "#d62728"
-LETTER = 5.6
-"""Mean width of a letter of `FONT` points in pixels."""
+LETTER, WIDE_LETTER = 5.6, 5.9
+"""Width of a letter of `FONT` points in pixels: the mean one, and that of typewriters."""
 FONT, SMALL = 7.0, 5.8
 """Points."""
 
@@ -158,11 +158,21 @@ class Sheet:
         colour: str = INK,
         size: float = FONT,
         weight: str = "normal",
+        family: str = "sans-serif",
         live: bool = False,
     ) -> Text:
         """A line of text whose middle is at height `y`."""
         text = self._axes.text(
-            x, y, words, color=colour, size=size, weight=weight, ha=align, va="center_baseline", parse_math=False
+            x,
+            y,
+            words,
+            color=colour,
+            size=size,
+            weight=weight,
+            family=family,
+            ha=align,
+            va="center_baseline",
+            parse_math=False,
         )
         return self._kept(text, live)
 
