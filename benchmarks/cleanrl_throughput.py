@@ -1,9 +1,9 @@
 """Env steps/s of a whole training loop: SyncVectorEnv over scalar views beside tensors, in the same PPO.
 
 The loops are those of ``examples/ppo_sync.py`` and ``examples/ppo_tensor.py``, which differ in their rollouts alone:
-acting, stepping, advantages and gradient steps are all timed. At one number of envs both take turns, iteration by
-iteration, in one process, so that a machine whose speed drifts slows both alike. The figures are medians, the ratio the
-median of the turns' ratios. Run: ``python -m benchmarks.cleanrl_throughput`` (two to three minutes).
+acting, stepping, advantages and gradient steps are all timed. At one number of envs both take turns in one process, so
+that a machine whose speed drifts slows both alike. The figures are medians, the ratio the median of the turns' ratios.
+Run: ``python -m benchmarks.cleanrl_throughput`` (two to three minutes).
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from examples import ppo_sync, ppo_tensor
 SIZES = {64: True, 256: True, 1024: False, 4096: False}
 """Number of envs -> whether SyncVectorEnv is timed too; an iteration of 4,096 scalar views would last minutes."""
 NUM_STEPS = 32
+TURN_SECONDS = 2.0
+"""A turn lasts at least this long, in whole iterations: a tensor one may be over in a fifth of a second."""
 
 
 def sync_loop(num_envs: int) -> Iterator[dict[str, float]]:
@@ -43,15 +45,17 @@ def tensor_loop(num_envs: int) -> Iterator[dict[str, float]]:
 
 
 def time_in_turn(loops: dict[str, Iterator[Any]], turns: int) -> dict[str, list[float]]:
-    """Seconds of every iteration, the loops taking turns, after one that is not timed."""
+    """Seconds an iteration in each turn, the loops taking turns, after an iteration that is not timed."""
     for loop in loops.values():
         next(loop)
     seconds: dict[str, list[float]] = {name: [] for name in loops}
     for _ in range(turns):
         for name, loop in loops.items():
-            before = time.perf_counter()
-            next(loop)
-            seconds[name].append(time.perf_counter() - before)
+            started, iterations, elapsed = time.perf_counter(), 0, 0.0
+            while elapsed < TURN_SECONDS:
+                next(loop)
+                iterations, elapsed = iterations + 1, time.perf_counter() - started
+            seconds[name].append(elapsed / iterations)
     return seconds
 
 
@@ -77,7 +81,7 @@ def main() -> None:
     """Measure, print a table and write benchmarks/results/cleanrl_throughput.json."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", "1")))
-    parser.add_argument("--turns", type=int, default=3, help="timed iterations of each loop at each size")
+    parser.add_argument("--turns", type=int, default=3, help="timed turns of each loop at each size")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/cleanrl_throughput.json"))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
