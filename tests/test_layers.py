@@ -21,12 +21,12 @@ BELOW = {
     "wm_vec.perspectives": {"wm_vec.canvas", "wm_vec.core"},
     "wm_vec.train": {"wm_vec.canvas", "wm_vec.core", "wm_vec.model"},
     "wm_vec.render": {"wm_vec.train"},
-    "wm_vec.envs": {"wm_vec.core", "wm_vec.render"},
+    "wm_vec.envs": {"wm_vec.core", "wm_vec.adapters", "wm_vec.render"},
 }
 """Layer -> the layers it may import besides itself. What is not named here composes: `world_model`, `cli`."""
 
 COMPOSE = {"wm_vec", "wm_vec.__main__", "wm_vec.world_model", "wm_vec.cli"}
-SUPPORT = {"info", "checker", "checks", "registration", "statistics"}
+SUPPORT = {"elements", "info", "process", "checker", "checks", "registration", "sb3_spaces", "statistics", "transfer"}
 """Parts of `wm_vec.envs` that are no faces, and that faces may share."""
 EXCEPTIONS = {("wm_vec.envs.registration", "wm_vec.world_model")}
 """Entry points that Gymnasium calls by name, which make whole worlds."""

@@ -626,7 +626,7 @@ class WorldModel:
             seed=seed,
             exact_rows=exact_rows,
         )
-        return WorldModelEnv(engine, observation_space, action_space, render_mode)
+        return WorldModelEnv.from_engine(engine, observation_space, action_space, render_mode)
 
     def to_openenv(
         self,

@@ -179,7 +179,7 @@ def test_numbers_out_of_bounds_are_clipped(pendulum):
 def test_it_needs_an_engine_of_one_env(cartpole):
     vector = cartpole.to_vector_env(2)
     with pytest.raises(ValueError, match="one env"):
-        WorldModelEnv(vector.engine, vector.single_observation_space, vector.single_action_space)
+        WorldModelEnv.from_engine(vector.engine, vector.single_observation_space, vector.single_action_space)
 
 
 def test_render_modes(cartpole, capsys):

@@ -20,7 +20,7 @@ from wm_vec.core.rows import RowLayout, Rows
 from wm_vec.core.starts import BankStarts, FreshStarts, Starts, bank_leaves
 from wm_vec.core.state import AutoresetMode, EnvState, StepResult, as_autoreset_mode
 from wm_vec.core.transition import StepFunction
-from wm_vec.core.trees import Tree
+from wm_vec.core.trees import Tree, as_entry
 
 LOOKAHEAD_ROWS = 1024
 """Rows times steps whose noise is drawn in one call, where it can be drawn ahead."""
@@ -129,9 +129,7 @@ class Engine:
             raise ValueError("load_bank: this dynamics starts every episode afresh; it has no bank to replace.")
         self._starts.leaves = leaves
 
-    def reset(
-        self, seed: Any = None, mask: Tensor | None = None, options: Mapping[str, Any] | None = None
-    ) -> PerMany:
+    def reset(self, seed: Any = None, mask: Tensor | None = None, options: Mapping[str, Any] | None = None) -> PerMany:
         """Start episodes.
 
         Args:
@@ -252,6 +250,18 @@ class Engine:
         """The dynamics' current state, ``(B,)``; not a copy."""
         return self._layout.to_tensordict(self._require_rows("model_state").leaves)
 
+    def present(self, state: TensorDictBase, row: int | None = None) -> Any:
+        """A dynamics state as users know it: in their model's own structure where the dynamics has one, as a copy.
+
+        Args:
+            state: The dynamics' state, ``(B,)``.
+            row: Of this env alone; None for all.
+        """
+        own = getattr(self.dynamics, "model_state", None)
+        if own is not None:
+            return own(state, row)
+        return (state if row is None else state[row]).clone()
+
     def predictions(self) -> Tree:
         """The dynamics' whole observation of the current state, ``(B, ...)``; not a copy."""
         return self.dynamics.observe(self.model_state())
@@ -346,7 +356,9 @@ class Engine:
         with torch.enable_grad() if grad else torch.no_grad():
             observation = self._step.observe(rows.leaves)
             for _ in range(horizon):
-                step = TensorDict({"observation": observation}, batch_size=[self.num_envs], device=self.device)
+                step = TensorDict(
+                    {"observation": as_entry(observation)}, batch_size=[self.num_envs], device=self.device
+                )
                 if takes_tensordict:
                     step = policy(step)
                 else:
@@ -357,7 +369,7 @@ class Engine:
                 step.set(
                     "next",
                     {
-                        "observation": result.final_observation,
+                        "observation": as_entry(result.final_observation),
                         "reward": result.reward.unsqueeze(1),
                         "terminated": result.terminated.unsqueeze(1),
                         "truncated": result.truncated.unsqueeze(1),

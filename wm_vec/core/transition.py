@@ -190,7 +190,10 @@ class StepFunction:
             join([p.reward for p in parts]),
             join([p.terminated for p in parts]),
             None if parts[0].truncated is None else join([p.truncated for p in parts if p.truncated is not None]),
-            {name: join([p.info[name] for p in parts]) for name in parts[0].info},
+            {
+                name: join([p.info[name] for p in parts]) if isinstance(value, Tensor) else value
+                for name, value in parts[0].info.items()
+            },
         )
 
     def result(self, finished: FinishedStep, proposal: Proposal, plan: AutoresetPlan) -> StepResult:

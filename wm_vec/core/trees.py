@@ -40,6 +40,15 @@ def join_trees(fn: Callable[[Sequence[Tensor]], Tensor], trees: Sequence[Tree]) 
     return tuple(join_trees(fn, parts) for parts in zip(*trees, strict=True))
 
 
+def rows_of(tree: Tree, num_rows: int) -> list[Tree]:
+    """The tree's rows as trees of batch 1."""
+
+    def row(i: int) -> Tree:
+        return map_tree(lambda leaf: leaf[i : i + 1], tree)
+
+    return [row(i) for i in range(num_rows)]
+
+
 def select_rows(mask: Tensor, where_true: Tree, where_false: Tree) -> Tree:
     """`torch.where` by rows: a ``(B,)`` mask over trees of ``(B, ...)`` tensors."""
 
@@ -60,3 +69,11 @@ def finite_rows(tree: Tree) -> Tensor:
         first = next(leaves_of(tree))
         finite = torch.ones(first.shape[0], dtype=torch.bool, device=first.device)
     return finite
+
+
+def as_entry(tree: Tree) -> Any:
+    """What a TensorDict takes as one entry: tuples become dicts by place, ``"0"``, ``"1"``, ..."""
+    if isinstance(tree, Tensor):
+        return tree
+    parts = tree.items() if isinstance(tree, Mapping) else enumerate(tree)
+    return {str(key): as_entry(part) for key, part in parts}

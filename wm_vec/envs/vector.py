@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
-from tensordict import TensorDict
+from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from wm_vec.core import Engine, EnvState, StepResult
-from wm_vec.core.trees import map_tree
+from wm_vec.adapters import CallableDynamics
+from wm_vec.adapters.callables import Batching
+from wm_vec.adapters.calls import UserCall
+from wm_vec.adapters.spaces import ActionForm, check_spaces
+from wm_vec.core import Dynamics, Engine, EnvState, Perspective, StepResult
+from wm_vec.core.trees import map_tree, rows_of
+from wm_vec.envs.elements import collected, element_of, painter_of, render_call
 from wm_vec.envs.info import LazyInfo
-from wm_vec.render.frames import value_frame
+from wm_vec.render.frames import FramePainter
 
 
 class WorldModelVectorEnv(VectorEnv):
@@ -54,6 +59,148 @@ class WorldModelVectorEnv(VectorEnv):
         self.metadata = {"autoreset_mode": engine.autoreset_mode, "render_modes": ["rgb_array"], "render_fps": 30}
         self._perspective = engine.perspectives[0]
         self._draws = 0
+        self.world_model: Any = None
+        self._render_call: UserCall | None = None
+        self._painter: FramePainter | None = None
+
+    @classmethod
+    def from_dynamics(
+        cls,
+        dynamics: Dynamics,
+        observation_space: gym.Space,
+        action_space: gym.Space,
+        *,
+        num_envs: int,
+        max_episode_steps: int | None = None,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
+        bank: TensorDictBase | None = None,
+        bank_size: int = 1024,
+        seed: int | None = None,
+        exact_rows: bool = False,
+        validate: bool = False,
+        render_mode: str | None = None,
+    ) -> WorldModelVectorEnv:
+        """Many envs of any `Dynamics`, seen by one agent that observes and does everything.
+
+        Args:
+            dynamics: The batched transition; its observations are those of `observation_space`, its action columns
+                those of `action_space`, flattened, whole numbers as they are.
+            observation_space: One env's observations.
+            action_space: One env's actions.
+            num_envs: B.
+            max_episode_steps: Steps after which an episode is truncated; None for no limit.
+            autoreset_mode: Gymnasium's, or its name.
+            bank: Initial states ``(M,)``; None for the dynamics' own, or `bank_size` fresh ones.
+            bank_size: M where the bank must be made.
+            seed: Seed of the first reset.
+            exact_rows: Bit-equal rows at any B.
+            validate: Check the values of actions; reads them on the host.
+            render_mode: ``"rgb_array"`` or None.
+        """
+        check_spaces(observation_space, action_space)
+        engine = Engine(
+            dynamics,
+            num_envs,
+            [Perspective(ActionForm(action_space).spec)],
+            max_episode_steps=max_episode_steps,
+            autoreset_mode=autoreset_mode,
+            bank=bank,
+            bank_size=bank_size,
+            seed=seed,
+            exact_rows=exact_rows,
+            validate=validate,
+        )
+        return cls(engine, observation_space, action_space, render_mode)
+
+    @classmethod
+    def from_callables(
+        cls,
+        world_model: Any,
+        observation_space: gym.Space,
+        action_space: gym.Space,
+        *,
+        num_envs: int,
+        batching: Batching = "batched",
+        initial_observation: Any = None,
+        initial_state: Any = None,
+        reset_fn: Callable[..., Any] | None = None,
+        transition_fn: Callable[..., Any] | None = None,
+        reward_fn: Callable[..., Any] | None = None,
+        terminal_fn: Callable[..., Any] | None = None,
+        render_fn: Callable[..., Any] | None = None,
+        action_transform_fn: Callable[..., Any] | None = None,
+        max_episode_steps: int | None = None,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
+        render_mode: str | None = None,
+        device: torch.device | str | None = None,
+        torch_actions: bool = True,
+        seed: int | None = None,
+        bank_size: int = 1024,
+        rng: Literal["counter", "global"] = "counter",
+        exact_rows: bool = False,
+        validate: bool = False,
+    ) -> WorldModelVectorEnv:
+        """Many envs of anybody's model; the arguments of `WorldModelEnv`, and these.
+
+        Args:
+            world_model, observation_space, action_space: The model, and one env's spaces.
+            num_envs: B.
+            batching: ``"batched"`` for models that take states and actions with a leading axis ``(B, ...)``, ``"vmap"``
+                for pure functions of one env, ``"loop"`` for anything else.
+            initial_observation, initial_state: Of one env; under ``"batched"`` and ``"vmap"`` also of several, ``(M,
+                ...)``, from which episodes then draw.
+            reset_fn: Called with one seed at a time, to fill the bank that episodes draw from; marked
+                `wm_vec.batched`, at every reset with a tensor of seeds ``(B,)``.
+            transition_fn, reward_fn, terminal_fn, action_transform_fn: See `CallableDynamics`.
+            render_fn: ``(model, state, observation)`` or fewer of one env -> a frame.
+            max_episode_steps: Steps after which an episode is truncated.
+            autoreset_mode: Gymnasium's, or its name.
+            render_mode: ``"rgb_array"`` or None.
+            device: Where tensors live; None for where the model is.
+            torch_actions: Under ``"loop"``, give the model actions as tensors; False for NumPy.
+            seed: Seed of the first reset.
+            bank_size: Resets that fill the bank.
+            rng: ``"global"`` for a model that draws from torch's global generator; then the batch as a whole is
+                reproducible, not each row by itself (except under ``"loop"``).
+            exact_rows: Bit-equal rows at any B.
+            validate: Check the values of actions; reads them on the host.
+
+        Raises:
+            AdapterError: Model, callables and spaces do not fit together.
+        """
+        dynamics = CallableDynamics(
+            world_model,
+            observation_space,
+            action_space,
+            batching=batching,
+            initial_observation=initial_observation,
+            initial_state=initial_state,
+            reset_fn=reset_fn,
+            transition_fn=transition_fn,
+            reward_fn=reward_fn,
+            terminal_fn=terminal_fn,
+            action_transform_fn=action_transform_fn,
+            device=device,
+            torch_actions=torch_actions,
+            rng=rng,
+        )
+        env = cls.from_dynamics(
+            dynamics,
+            observation_space,
+            action_space,
+            num_envs=num_envs,
+            max_episode_steps=max_episode_steps,
+            autoreset_mode=autoreset_mode,
+            bank_size=bank_size,
+            seed=seed,
+            exact_rows=exact_rows,
+            validate=validate,
+            render_mode=render_mode,
+        )
+        env.world_model = world_model
+        if render_fn is not None:
+            env._render_call = render_call(render_fn)
+        return env
 
     @property
     def device(self) -> torch.device:
@@ -92,7 +239,8 @@ class WorldModelVectorEnv(VectorEnv):
         super().reset(seed=seed if isinstance(seed, int) else None)
         observation = self.engine.reset(seed, self._reset_mask(options))
         self._draws = 0
-        return observation, LazyInfo({}, self._lazy(self.engine.model_state()))
+        info = collected(self.engine.start_info, self.num_envs, self.device)
+        return observation, LazyInfo(info, self._lazy(self.engine.model_state()))
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
         """Step all envs; no host sync.
@@ -129,7 +277,7 @@ class WorldModelVectorEnv(VectorEnv):
         forked = WorldModelVectorEnv(
             self.engine.fork(indices, rng), self.single_observation_space, self.single_action_space, self.render_mode
         )
-        forked.spec = self.spec
+        forked.spec, forked.world_model, forked._render_call = self.spec, self.world_model, self._render_call
         return forked
 
     def imagine(self, policy: Callable[..., Any], horizon: int, grad: bool = False) -> TensorDict:
@@ -141,14 +289,20 @@ class WorldModelVectorEnv(VectorEnv):
         if self.render_mode is None:
             gym.logger.warn("render() does nothing without render_mode='rgb_array'.")
             return None
-        observation = self._perspective.observe(self.engine.predictions())
-        named = {k: v.cpu().numpy() for k, v in self._perspective.named(observation).items()}
-        return tuple(value_frame({k: v[i] for k, v in named.items()}) for i in range(self.num_envs))
+        state, whole = self.engine.model_state(), self._perspective.observe(self.engine.predictions())
+        space = self.single_observation_space
+        rows = [element_of(row, space) for row in rows_of(whole, self.num_envs)]
+        if self._render_call is not None:
+            present, call = self.engine.present, self._render_call
+            return tuple(call(self.world_model, present(state, i), row) for i, row in enumerate(rows))
+        if self._painter is None:
+            self._painter = painter_of(self._perspective, space)
+        return self._painter.batch(rows)
 
     def _info(self, result: StepResult) -> dict[str, Any]:
         episode = {"r": result.episode_return, "l": result.episode_length}
         info: dict[str, Any] = {
-            **result.info,
+            **collected(result.info, self.num_envs, self.device),
             "episode": episode,
             "_episode": result.finished,
             "diverged": result.diverged,
@@ -167,7 +321,7 @@ class WorldModelVectorEnv(VectorEnv):
         return {
             "obs_dict": lambda: perspective.named(perspective.observe(observe(state))),
             "predictions": lambda: dict(perspective.everything(map_tree(Tensor.clone, observe(state)))),
-            "model_state": lambda: state.clone(),
+            "model_state": lambda: self.engine.present(state),
         }
 
     def _reset_mask(self, options: Mapping[str, Any] | None) -> Tensor | None:

@@ -1,0 +1,170 @@
+"""Running a model for all envs in one call: on batches, or as a function of one env under vmap."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+
+from wm_vec.adapters.errors import AdapterError, describe
+from wm_vec.adapters.forms import MISSING, ResetParts, read_transition
+from wm_vec.adapters.running import Runner, Setting, as_flags, numbers
+from wm_vec.adapters.states import StateForm
+from wm_vec.core import CounterRNG, Transition
+
+
+class _Outcome(NamedTuple):
+    """What a call of a model gave, as tensors."""
+
+    state: dict[str, Tensor]
+    observation: dict[str, Tensor]
+    reward: Tensor
+    terminated: Tensor
+    truncated: Tensor | None
+    info: dict[str, Any]
+
+
+class BatchRunner(Runner):
+    """All envs in one call: states, actions and results have a leading axis ``(B, ...)``."""
+
+    batching = "batched"
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        self.states: StateForm | None = None
+
+    def pack(self, starts: Sequence[ResetParts], lead: tuple[int, ...]) -> TensorDict:
+        """The states' tensors stacked, or joined along the axis that they have in front."""
+        where = self.where(self.calls.reset or "initial_state")
+        if self.states is None:
+            self.states = StateForm(starts[0].state, where, self.batching)
+        join = torch.cat if lead else torch.stack
+        rows = [self.observations.tensors(start.observation, lead, self.device, where) for start in starts]
+        states = [self.states.flatten(start.state, where) for start in starts]
+        for state in states:
+            for name, leaf in state.items():
+                if lead and leaf.shape[:1] != lead:
+                    raise AdapterError(
+                        f"{where}: the observation starts {lead[0]} envs, but {name} has shape {tuple(leaf.shape)}. "
+                        "Both must have the same leading axis, or none."
+                    )
+        if len({tuple((n, s.shape, s.dtype) for n, s in state.items()) for state in states}) > 1:
+            raise AdapterError(f"{where}: states of different shapes or dtypes came back; all must be alike.")
+        column = {name: join([s[name].detach().to(self.device) for s in states]) for name in self.states.names}
+        observation = {name: join([row[name] for row in rows]) for name in rows[0]}
+        return self._finish(column, observation, len(starts) * (lead[0] if lead else 1))
+
+    def step(self, state: TensorDictBase, action: Tensor, rng: CounterRNG) -> Transition:
+        """One call for all envs."""
+        lead = (action.shape[0],)
+        assert self.states is not None
+        before = {name: state.get(name) for name in self.states.names}
+        with self.generator.stream() if self.generator is not None else self._watch(self.calls.transition):
+            out = self._run(before, self.actions.unpack(action), rng, lead)
+        for name, leaf in out.state.items():
+            self._check_leaf(name, before[name], leaf)
+        after = self._finish(out.state, out.observation, lead[0])
+        tree = self.observations.tree(out.observation)
+        return Transition(after, tree, out.reward, out.terminated, out.truncated, out.info)
+
+    def model_state(self, state: TensorDictBase, row: int | None) -> Any:
+        """A copy in the model's own structure."""
+        assert self.states is not None
+        leaves = {name: state.get(name) for name in self.states.names}
+        if row is None:
+            return self.states.rebuild({n: leaf.clone() for n, leaf in leaves.items()}, tuple(state.batch_size))
+        return self.states.rebuild({n: leaf[row].clone() for n, leaf in leaves.items()}, ())
+
+    def _run(self, before: dict[str, Tensor], action: Tensor, rng: CounterRNG, lead: tuple[int, ...]) -> _Outcome:
+        return self._outcome(before, action, rng, lead)
+
+    def _outcome(self, before: Mapping[str, Tensor], action: Any, rng: CounterRNG, lead: tuple[int, ...]) -> _Outcome:
+        """Call the model once and read what came back."""
+        calls, states, row = self.calls, self.states, 0
+        assert states is not None
+        if calls.action_transform is not None:
+            action = self._call(calls.action_transform, (calls.model, action), rng, row)
+        values = (calls.model, states.rebuild(before, lead), action, rng)
+        result = self._call(calls.transition, values, rng, row)
+        where = self.where(calls.transition)
+        parts = read_transition(result, self.observations, lead, where)
+        judged = (calls.model, parts.state, parts.observation, action)
+        reward, terminated = parts.reward, parts.terminated
+        if reward is MISSING:
+            reward = 0.0 if calls.reward is None else self._call(calls.reward, judged, rng, row)
+        if terminated is MISSING:
+            terminated = False if calls.terminal is None else self._call(calls.terminal, judged, rng, row)
+        truncated = parts.truncated
+        return _Outcome(
+            states.flatten(parts.state, where),
+            self.observations.tensors(parts.observation, lead, self.device, where),
+            self._per_env(reward, "reward", lead, where),
+            as_flags(self._per_env(terminated, "terminated", lead, where)),
+            None if truncated is None else as_flags(self._per_env(truncated, "truncated", lead, where)),
+            dict(parts.info),
+        )
+
+    def _per_env(self, value: Any, what: str, lead: tuple[int, ...], where: str) -> Tensor:
+        """A number per env, ``lead``, from that, from ``(*lead, 1)``, or from one Python number for all."""
+        if isinstance(value, (bool, int, float)):
+            dtype = torch.bool if isinstance(value, bool) else torch.float32
+            return torch.full(lead, value, dtype=dtype, device=self.device)
+        tensor = value if isinstance(value, Tensor) else numbers(value, what, where)
+        if tensor.shape != lead:
+            if tensor.shape != (*lead, 1) and not (tensor.numel() == 1 and lead in ((), (1,))):
+                raise AdapterError(
+                    f"{where}: {what} must be one number per env, shape {lead} or {(*lead, 1)}, got {describe(value)}. "
+                    "Reduce over the other axes only, for example with .mean(-1)."
+                )
+            tensor = tensor.reshape(lead)
+        return tensor.to(self.device)
+
+    def _check_leaf(self, name: str, before: Tensor, after: Tensor) -> None:
+        if after.shape == before.shape and after.dtype is before.dtype:
+            return
+        where = self.where(self.calls.transition)
+        if after.shape[:1] != before.shape[:1] and after.shape[1:] == before.shape[1:]:
+            envs = after.shape[0] if after.dim() else 0
+            raise AdapterError(
+                f"{where}: {name} came back for {envs} envs, {before.shape[0]} went in. The model must keep the leading "
+                "batch axis."
+            )
+        raise AdapterError(
+            f"{where}: {name} went in as {describe(before)} and came back as {describe(after)}. A state keeps its "
+            "shape and dtype from the reset on."
+        )
+
+
+class VmapRunner(BatchRunner):
+    """A function of one env, mapped over all by `torch.func.vmap`."""
+
+    batching = "vmap"
+
+    def _run(self, before: dict[str, Tensor], action: Tensor, rng: CounterRNG, lead: tuple[int, ...]) -> _Outcome:
+        constants: dict[str, Any] = {}
+
+        def one(state: dict[str, Tensor], own: Tensor) -> tuple[Any, ...]:
+            out = self._outcome(state, own, rng, ())
+            info = {key: value for key, value in out.info.items() if isinstance(value, Tensor)}
+            constants.update((key, value) for key, value in out.info.items() if key not in info)
+            judged = {"reward": out.reward, "terminated": out.terminated}
+            if out.truncated is not None:
+                judged["truncated"] = out.truncated
+            return out.state, out.observation, judged, info
+
+        try:
+            state, observation, judged, info = torch.func.vmap(one, randomness="different")(before, action)
+        except AdapterError:
+            raise
+        except Exception as error:
+            error.add_note(
+                f"{self.where(self.calls.transition)}: torch.func.vmap takes pure functions of one env's tensors: no "
+                ".item(), float(), NumPy or `if` on values (torch.where instead), no writing in place. What it cannot "
+                "take runs with batching='loop', and models with a leading batch axis with 'batched'."
+            )
+            raise
+        info.update(constants)
+        return _Outcome(state, observation, judged["reward"], judged["terminated"], judged.get("truncated"), info)

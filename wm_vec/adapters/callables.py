@@ -1,0 +1,285 @@
+"""Any model, through its own methods or a user's callables, as a `Dynamics`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import gymnasium as gym
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor, nn
+
+from wm_vec.adapters.batch import BatchRunner, VmapRunner
+from wm_vec.adapters.calls import ModelCalls
+from wm_vec.adapters.errors import AdapterError
+from wm_vec.adapters.forms import ResetParts, read_reset
+from wm_vec.adapters.loop import LoopRunner
+from wm_vec.adapters.objects import ObjectTensor
+from wm_vec.adapters.randomness import GlobalGenerator
+from wm_vec.adapters.running import Runner, Setting
+from wm_vec.adapters.spaces import ActionForm, ObservationForm, check_spaces
+from wm_vec.adapters.states import STATE
+from wm_vec.core import CounterRNG, Perspective, Transition
+from wm_vec.core.functions import is_batched
+from wm_vec.core.rng import STREAM_RESET
+from wm_vec.core.trees import Tree, leaves_of
+
+Batching = Literal["batched", "vmap", "loop"]
+RUNNERS: dict[str, type[Runner]] = {"batched": BatchRunner, "vmap": VmapRunner, "loop": LoopRunner}
+SEED_LIMIT = 2**31
+"""Seeds of later episodes stay below it, so that every seeding function takes them."""
+
+
+class CallableDynamics:
+    """The bridge between an engine and a model that knows nothing of it.
+
+    The state holds the model's own under ``state`` and the last observation under ``observation``, several parts with
+    dots in between.
+
+    Args:
+        model: Any object. Without `transition_fn` its own method is used, the first of ``env_step``, ``step``,
+            ``predict_step``, ``predict``, ``imagine_step``, ``transition``, ``__call__``; without `reset_fn` the first
+            of ``reset_env``, ``reset_state``, ``reset``.
+        observation_space: One env's observations.
+        action_space: One env's actions.
+        batching: ``"batched"``: the model takes states and actions with a leading axis ``(B, ...)``; ``"vmap"``: it is
+            a pure function of one env; ``"loop"``: env by env, states of any kind.
+        initial_observation: What episodes start with where nothing resets; None for the state itself, if it is an
+            observation, or what the model's ``decode_observation``, ``decode`` or ``observe`` makes of it.
+        initial_state: The model's state at the start of episodes where nothing resets; None for the observation.
+        reset_fn: ``(model, seed, options)`` or fewer, of one env; marked `wm_vec.batched`, of as many as it gets seeds,
+            ``(B,)`` int64. See `read_reset` for what it may return.
+        transition_fn: ``(model, state, action)`` or ``(state, action)``, also with a `CounterRNG` by the name ``rng``.
+            See `read_transition` for what it may return.
+        reward_fn: ``(model, state, observation, action)`` or fewer, of the state after the step, where a transition
+            gives no reward; None for 0.0.
+        terminal_fn: Likewise for terminations; None for False.
+        action_transform_fn: ``(model, action)`` or ``(action)`` -> what the model takes.
+        device: Where tensors live; None for where the model's parameters are.
+        torch_actions: Under ``"loop"``, whether models get actions as tensors or as NumPy. `action_transform_fn` always
+            gets NumPy there.
+        rng: ``"global"`` for models that draw from torch's global generator: under ``"loop"`` it is seeded for every
+            env and step, otherwise once per seeded reset for the whole batch.
+        starts_fresh: Reset at every episode instead of drawing from a bank, which functions marked batched do anyway.
+
+    Raises:
+        AdapterError: Something in this does not fit together.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        observation_space: gym.Space,
+        action_space: gym.Space,
+        *,
+        batching: Batching = "batched",
+        initial_observation: Any = None,
+        initial_state: Any = None,
+        reset_fn: Callable[..., Any] | None = None,
+        transition_fn: Callable[..., Any] | None = None,
+        reward_fn: Callable[..., Any] | None = None,
+        terminal_fn: Callable[..., Any] | None = None,
+        action_transform_fn: Callable[..., Any] | None = None,
+        device: torch.device | str | None = None,
+        torch_actions: bool = True,
+        rng: Literal["counter", "global"] = "counter",
+        starts_fresh: bool = False,
+    ) -> None:
+        check_spaces(observation_space, action_space)
+        if batching not in RUNNERS:
+            raise AdapterError(f"batching must be one of {', '.join(map(repr, RUNNERS))}, got {batching!r}.")
+        if rng not in ("counter", "global"):
+            raise AdapterError(f"rng must be 'counter' or 'global', got {rng!r}.")
+        self.calls = ModelCalls(
+            model,
+            reset_fn=reset_fn,
+            transition_fn=transition_fn,
+            reward_fn=reward_fn,
+            terminal_fn=terminal_fn,
+            action_transform_fn=action_transform_fn,
+        )
+        self.observations, self.actions = ObservationForm(observation_space), ActionForm(action_space)
+        self._device = _device_of(model, device)
+        generator = GlobalGenerator(self._device) if rng == "global" else None
+        setting = Setting(self.calls, self.observations, self.actions, self._device, torch_actions, generator)
+        self.runner: Runner = RUNNERS[batching](setting)
+        self.batching = batching
+        # Env by env, every draw is seeded by the env's own counter.
+        self.rng: Literal["counter", "global"] = "counter" if batching == "loop" else rng
+        self._generator = generator
+        self._initial_observation, self._initial_state = initial_observation, initial_state
+        self._resets_batched = self.calls.reset is not None and is_batched(self.calls.reset.fn)
+        self.starts_fresh = self.calls.reset is not None and (starts_fresh or self._resets_batched)
+        if self._resets_batched and batching == "loop":
+            raise AdapterError("reset_fn is marked batched: that needs batching='batched' or 'vmap', got 'loop'.")
+
+    # -- Dynamics -------------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where states live."""
+        return self._device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating dtype of actions and rewards: float32, or float64 where the action space's is."""
+        return self.actions.dtype
+
+    @property
+    def reward_dtype(self) -> torch.dtype:
+        """Floating dtype of rewards; float64 env by env, so that a Python number stays what it was."""
+        return torch.float64 if self.batching == "loop" else self.dtype
+
+    @property
+    def perspective(self) -> Perspective:
+        """The view of one agent that sees and does everything."""
+        return Perspective(self.actions.spec)
+
+    @property
+    def example(self) -> TensorDictBase:
+        """States of batch ``(0,)``."""
+        if isinstance(self.runner, LoopRunner):
+            leaves = {STATE: ObjectTensor.of([]), **self.observations.example(self._device)}
+            return TensorDict(leaves, batch_size=[0])
+        seeds = torch.zeros(1, dtype=torch.int64, device=self._device)
+        return self.start(CounterRNG.from_seeds(seeds), None).state[:0]
+
+    @property
+    def bank(self) -> TensorDictBase | None:
+        """The given initial states, ``(M,)``; None where the model resets."""
+        if self.calls.reset is not None:
+            return None
+        start, lead = self._given_start()
+        return self.runner.pack([start], lead)
+
+    def initial_state(self, rng: CounterRNG, num_envs: int) -> TensorDictBase:
+        """States ``(num_envs,)`` of episodes reset with the seeds of `rng`."""
+        if self.calls.reset is None:
+            raise AdapterError(
+                "CallableDynamics: nothing says how episodes start. Give reset_fn, initial_state or "
+                "initial_observation, or a model with reset_env, reset_state or reset."
+            )
+        return self.start(rng, None).state
+
+    def start(self, rng: CounterRNG, options: Mapping[str, Any] | None) -> Transition:
+        """Episodes reset with the seeds of `rng`: the env's own seed in its first episode, later ones drawn from it."""
+        num_envs = rng.seed.shape[0]
+        where = self.runner.where(self.calls.reset or "reset_fn")
+        if self._resets_batched:
+            start = read_reset(self._reset(_episode_seeds(rng), options, rng, 0), self.observations, (num_envs,), where)
+            state = self.runner.pack([start], (num_envs,))
+            info = start.info
+        else:
+            seeds = _episode_seeds(rng).tolist()
+            results = [self._reset(seed, options, rng, row) for row, seed in enumerate(seeds)]
+            lead = self._lead(results[0], where)
+            starts = [read_reset(result, self.observations, lead, where) for result in results]
+            state = self.runner.pack(starts, lead)
+            info = starts[0].info if num_envs == 1 else {}
+        return Transition(state, self.observe(state), info=info)
+
+    def observe(self, state: TensorDictBase) -> Tree:
+        """The last observation, ``(B, ...)`` in the space's structure."""
+        single = self.observations.single
+        return state.get(single.name) if single is not None else self.observations.tree(state)
+
+    def step(self, state: TensorDictBase, action: Tensor, rng: CounterRNG) -> Transition:
+        """Run the model; `action` is ``(B, A)``."""
+        return self.runner.step(state, action, rng)
+
+    def model_state(self, state: TensorDictBase, row: int | None = None) -> Any:
+        """The model's own state in its own structure: of one row, or of all (a list under ``"loop"``)."""
+        return self.runner.model_state(state, row)
+
+    def reseed(self, seed: int) -> None:
+        """Begin the model's stream of torch's generator anew, for the whole batch."""
+        if self._generator is not None:
+            self._generator.restart(seed)
+
+    # -- starts ---------------------------------------------------------------------------------------------------
+
+    def _reset(self, seed: Any, options: Mapping[str, Any] | None, rng: CounterRNG, row: int) -> Any:
+        call = self.calls.reset
+        assert call is not None
+        try:
+            if self._generator is None:
+                return call(self.calls.model, seed, options)
+            if self._resets_batched:
+                with self._generator.stream():
+                    return call(self.calls.model, seed, options)
+            with self._generator.seeded(int(seed)):
+                return call(self.calls.model, seed, options)
+        except Exception as error:
+            error.add_note(f"Raised in {call.name}, called with ({', '.join(call.takes)}), at a reset, seed {seed}.")
+            raise
+
+    def _lead(self, result: Any, where: str) -> tuple[int, ...]:
+        """The axes that one env's reset has in front: none, or one of size 1 where the model takes batches."""
+        if not isinstance(self.runner, BatchRunner):
+            return ()
+        observation = read_reset(result, self.observations, (), where).observation
+        return (1,) if self.observations.fits(observation, (1,)) else ()
+
+    def _given_start(self) -> tuple[ResetParts, tuple[int, ...]]:
+        """What the initial observation and state say, and the axes they have in front."""
+        state, observation = self._initial_state, self._initial_observation
+        if state is None and observation is None:
+            raise AdapterError(
+                "CallableDynamics: nothing says how episodes start. Give reset_fn, initial_state or "
+                "initial_observation, or a model with reset_env, reset_state or reset."
+            )
+        if observation is None:
+            observation = self._observation_of(state)
+        state = observation if state is None else state
+        lead: tuple[int, ...] = ()
+        if isinstance(self.runner, BatchRunner) and not self.observations.fits(observation):
+            sizes = {leaf.shape[:1] for leaf in leaves_of(_as_tree(observation)) if leaf.dim()}
+            if len(sizes) == 1:
+                lead = tuple(sizes.pop())
+        return ResetParts(state, observation, {}), lead
+
+    def _observation_of(self, state: Any) -> Any:
+        """What an initial state looks like."""
+        fits = self.observations.fits
+        if fits(state) or (isinstance(state, Tensor) and state.dim() and fits(state, tuple(state.shape[:1]))):
+            return state
+        if self.calls.decode is None:
+            raise AdapterError(
+                "CallableDynamics: initial_state is no observation of the observation space. Give initial_observation "
+                "too, or reset_fn, or a model with decode_observation, decode or observe."
+            )
+        with torch.no_grad():
+            return self.calls.decode(state)
+
+
+def _episode_seeds(rng: CounterRNG) -> Tensor:
+    """``(B,)`` int64: an env's own seed in its first episode, a number drawn at (seed, episode) later."""
+    later = rng.integers(1, SEED_LIMIT, STREAM_RESET)[:, 0]
+    return torch.where(rng.episode == 0, rng.seed, later)
+
+
+def _as_tree(observation: Any) -> Tree:
+    """Tensors in place of arrays."""
+    if isinstance(observation, (Mapping, TensorDictBase)):
+        return {key: _as_tree(part) for key, part in observation.items()}
+    if isinstance(observation, tuple):
+        return tuple(_as_tree(part) for part in observation)
+    return torch.as_tensor(observation)
+
+
+def _device_of(model: Any, device: torch.device | str | None) -> torch.device:
+    """Where the model is.
+
+    Raises:
+        AdapterError: It is somewhere else than it was said to be.
+    """
+    first = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    if device is None:
+        return torch.device("cpu") if first is None else first.device
+    wanted = torch.empty(0, device=device).device
+    if first is not None and first.device != wanted:
+        raise AdapterError(
+            f"The model is on {first.device}, device is {wanted}. Move it with model.to({str(wanted)!r})."
+        )
+    return wanted

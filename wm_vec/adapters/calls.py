@@ -1,0 +1,181 @@
+"""Calling what users hand in: with the arguments it declares, and with its errors told apart from ours."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import nn
+
+from wm_vec.adapters.errors import AdapterError, describe
+
+NAMES = {
+    "model": ("model", "world_model", "wm", "m"),
+    "state": ("state", "latent", "next_state", "next_latent", "s"),
+    "observation": ("observation", "obs", "next_observation", "next_obs", "o"),
+    "action": ("action", "act", "a"),
+    "seed": ("seed", "seeds"),
+    "options": ("options",),
+    "rng": ("rng",),
+}
+"""Argument -> the parameter names by which callables may ask for it."""
+_MEANING = {name: argument for argument, names in NAMES.items() for name in names}
+
+
+class UserCall:
+    """A user's callable, called with the arguments that it declares.
+
+    If all its parameters have names that `NAMES` knows, it gets what they say. Otherwise their number decides, by
+    the first of `forms` of that length.
+
+    Args:
+        fn: The callable.
+        name: What to call it in messages: ``"transition_fn"``, ``"world_model.step"``.
+        known: The arguments there are, in the order in which `__call__` takes them.
+        forms: Arguments by position, the fullest first.
+
+    Raises:
+        AdapterError: No callable, or one that wants more than there is.
+    """
+
+    def __init__(self, fn: Any, name: str, known: Sequence[str], forms: Sequence[Sequence[str]]) -> None:
+        if not callable(fn):
+            raise AdapterError(f"{name} must be callable, got {describe(fn)}.")
+        self.fn, self.name = fn, name
+        self.takes, keywords = _arguments(fn, name, known, forms)
+        self._pick = [list(known).index(argument) for argument in self.takes]
+        self._keywords = {parameter: list(known).index(argument) for parameter, argument in keywords.items()}
+
+    def __call__(self, *values: Any) -> Any:
+        """Call it; `values` are all known arguments in their order."""
+        if self._keywords:
+            return self.fn(*[values[i] for i in self._pick], **{name: values[i] for name, i in self._keywords.items()})
+        return self.fn(*[values[i] for i in self._pick])
+
+
+def _arguments(
+    fn: Any, name: str, known: Sequence[str], forms: Sequence[Sequence[str]]
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Which arguments `fn` takes by position, in its own order, and which by keyword alone."""
+    # A module's signature is its forward's; __call__ itself takes anything.
+    declared = fn.forward if isinstance(fn, nn.Module) else fn
+    try:
+        parameters = list(inspect.signature(declared).parameters.values())
+    except (TypeError, ValueError):  # a builtin tells nothing
+        return tuple(forms[0]), {}
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    meant = {p.name: _MEANING.get(p.name) for p in parameters if p.kind is p.KEYWORD_ONLY}
+    keywords = {
+        parameter: argument for parameter, argument in meant.items() if argument is not None and argument in known
+    }
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return tuple(forms[0]), keywords
+    while positional and positional[-1].default is not inspect.Parameter.empty:
+        if _MEANING.get(positional[-1].name) in known and len(positional) <= len(known):
+            break
+        positional.pop()
+    meanings = [_MEANING.get(p.name) for p in positional]
+    if positional and all(meaning in known for meaning in meanings) and len({*meanings}) == len(meanings):
+        return tuple(str(meaning) for meaning in meanings), keywords
+    for form in forms:
+        if len(form) == len(positional):
+            return tuple(form), keywords
+    takes = " or ".join(f"({', '.join(form)})" for form in forms)
+    raise AdapterError(
+        f"{name} takes ({', '.join(p.name for p in positional)}); it is called with {takes}. Give it one of these "
+        "signatures."
+    )
+
+
+def known_methods(model: Any, names: Sequence[str]) -> tuple[str, Callable[..., Any]] | None:
+    """The first of a model's methods of these names, with its name; ``__call__`` counts if it is implemented."""
+    for name in names:
+        if name == "__call__":
+            if isinstance(model, nn.Module):
+                implemented = type(model).forward is not nn.Module.forward
+            else:
+                implemented = callable(model)
+            if implemented:
+                return name, model
+            continue
+        method = getattr(model, name, None)
+        if callable(method):
+            return name, method
+    return None
+
+
+TRANSITION_METHODS = ("env_step", "step", "predict_step", "predict", "imagine_step", "transition", "__call__")
+RESET_METHODS = ("reset_env", "reset_state", "reset")
+OBSERVATION_METHODS = ("decode_observation", "decode", "observe")
+
+
+class ModelCalls:
+    """A model's callables: those handed in, else its own methods.
+
+    Args:
+        model: The world model; methods are looked up in the order of `TRANSITION_METHODS` and `RESET_METHODS`.
+        reset_fn: ``(model, seed, options)`` or fewer.
+        transition_fn: ``(model, state, action)``, ``(state, action)`` or ``(action)``.
+        reward_fn: ``(model, state, observation, action)`` or fewer; state and observation are those after the step.
+        terminal_fn: As `reward_fn`.
+        action_transform_fn: ``(model, action)`` or ``(action)``.
+
+    Attributes:
+        transition, reset, reward, terminal, action_transform, decode: The calls; None where there is none. Their values
+            are those of ``TRANSITION``, ``RESET``, ``JUDGE``, ``TRANSFORM`` and ``DECODE``, in that order.
+    """
+
+    RESET = ("model", "seed", "options")
+    TRANSITION = ("model", "state", "action", "rng")
+    JUDGE = ("model", "state", "observation", "action")
+    TRANSFORM = ("model", "action")
+    DECODE = ("state",)
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        reset_fn: Callable[..., Any] | None = None,
+        transition_fn: Callable[..., Any] | None = None,
+        reward_fn: Callable[..., Any] | None = None,
+        terminal_fn: Callable[..., Any] | None = None,
+        action_transform_fn: Callable[..., Any] | None = None,
+    ) -> None:
+        self.model = model
+        self.transition = self._find_transition(transition_fn)
+        self.reset = self._find_reset(reset_fn)
+        self.reward = self._judge(reward_fn, "reward_fn")
+        self.terminal = self._judge(terminal_fn, "terminal_fn")
+        self.action_transform = None
+        if action_transform_fn is not None:
+            forms = [self.TRANSFORM, ("action",)]
+            self.action_transform = UserCall(action_transform_fn, "action_transform_fn", self.TRANSFORM, forms)
+        found = known_methods(model, OBSERVATION_METHODS)
+        self.decode = UserCall(found[1], f"world_model.{found[0]}", self.DECODE, [self.DECODE]) if found else None
+
+    def _find_transition(self, transition_fn: Any) -> UserCall:
+        if transition_fn is not None:
+            forms = [self.TRANSITION[:3], ("state", "action"), ("action",)]
+            return UserCall(transition_fn, "transition_fn", self.TRANSITION, forms)
+        found = known_methods(self.model, TRANSITION_METHODS)
+        if found is None:
+            raise AdapterError(
+                f"CallableDynamics: world_model ({type(self.model).__name__}) has none of the methods "
+                f"{', '.join(TRANSITION_METHODS)}. Give transition_fn(model, state, action)."
+            )
+        return UserCall(found[1], f"world_model.{found[0]}", self.TRANSITION, [("state", "action"), ("action",)])
+
+    def _find_reset(self, reset_fn: Any) -> UserCall | None:
+        if reset_fn is not None:
+            forms = [self.RESET, self.RESET[:2], self.RESET[:1], ()]
+            return UserCall(reset_fn, "reset_fn", self.RESET, forms)
+        found = known_methods(self.model, RESET_METHODS)
+        if found is None:
+            return None
+        return UserCall(found[1], f"world_model.{found[0]}", self.RESET, [self.RESET[1:], ("seed",), ()])
+
+    def _judge(self, fn: Any, name: str) -> UserCall | None:
+        if fn is None:
+            return None
+        return UserCall(fn, name, self.JUDGE, [self.JUDGE, self.JUDGE[:3], self.JUDGE[:2], self.JUDGE[:1], ()])

@@ -1,0 +1,171 @@
+"""What resets and transitions may return, and how it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from tensordict import TensorDictBase
+
+from wm_vec.adapters.errors import AdapterError, describe
+from wm_vec.adapters.spaces import ObservationForm
+
+RESET_FORMS = (
+    "obs",
+    "(obs, info)",
+    "(state, obs)",
+    "(state, obs, info)",
+    "a mapping with state, observation/obs/image, and optional info",
+)
+TRANSITION_FORMS = (
+    "(obs, reward, terminated, truncated, info)",
+    "(obs, reward, done, info)",
+    "(state, obs, reward)",
+    "(state, obs, reward, terminated, truncated, info)",
+    "a mapping with state/next_state, observation/obs/image, reward, terminated/done, truncated, and optional info",
+)
+OBSERVATION_KEYS = ("observation", "obs", "image", "pixels", "next_observation", "next_obs")
+STATE_KEYS = ("state", "next_state")
+TERMINATED_KEYS = ("terminated", "done")
+
+
+class Missing:
+    """What a form left out."""
+
+
+MISSING = Missing()
+
+
+class ResetParts(NamedTuple):
+    """A reset's result: `state` is the observation itself where none was given."""
+
+    state: Any
+    observation: Any
+    info: Mapping[str, Any]
+
+
+class StepParts(NamedTuple):
+    """A transition's result; `reward` and `terminated` may be `MISSING`, `truncated` None."""
+
+    state: Any
+    observation: Any
+    reward: Any
+    terminated: Any
+    truncated: Any
+    info: Mapping[str, Any]
+
+
+def read_reset(result: Any, observations: ObservationForm, lead: tuple[int, ...], where: str) -> ResetParts:
+    """Read what a reset returned.
+
+    What is an observation by its structure and shapes is one. A pair is ``(obs, info)`` if its second part is a
+    mapping that is no observation, and ``(state, obs)`` otherwise; a mapping is an observation if it has the keys of
+    the Dict space, and a form otherwise.
+
+    Args:
+        result: What came back.
+        observations: The space.
+        lead: Axes in front of observations, ``(B,)`` or none.
+        where: The callable, for the error.
+
+    Raises:
+        AdapterError: None of `RESET_FORMS`.
+    """
+    if result is None:
+        raise _refuse(where, result, RESET_FORMS)
+    if observations.fits(result, lead):
+        return ResetParts(result, result, {})
+    if _is_form(result, observations):
+        found = dict(result.items())
+        state = _take(found, STATE_KEYS)
+        observation = _take(found, OBSERVATION_KEYS)
+        info = found.pop("info", None)
+        if observation is MISSING:
+            raise _refuse(where, result, RESET_FORMS, "It has no observation.")
+        return ResetParts(observation if state is MISSING else state, observation, _as_info(info, where, found))
+    if isinstance(result, tuple):
+        if len(result) == 3:
+            state, observation, info = result
+            return ResetParts(state, observation, _as_info(info, where))
+        if len(result) == 2:
+            first, second = result
+            if second is None or (isinstance(second, Mapping) and not observations.fits(second, lead)):
+                return ResetParts(first, first, _as_info(second, where))
+            return ResetParts(first, second, {})
+        raise _refuse(where, result, RESET_FORMS)
+    # An observation of the wrong shape or dtype: what takes its tensors says what is wrong with it.
+    return ResetParts(result, result, {})
+
+
+def read_transition(result: Any, observations: ObservationForm, lead: tuple[int, ...], where: str) -> StepParts:
+    """Read what a transition returned; arguments and errors as `read_reset`.
+
+    The number of a tuple's parts says which form it is. Where no state is given it is ``info["model_state"]``, or else
+    the observation. A bare observation leaves out everything else.
+
+    Raises:
+        AdapterError: None of `TRANSITION_FORMS`.
+    """
+    if observations.fits(result, lead):
+        return StepParts(result, result, MISSING, MISSING, None, {})
+    if isinstance(result, tuple):
+        if len(result) == 5:
+            observation, reward, terminated, truncated, info = result
+        elif len(result) == 4:
+            (observation, reward, terminated, info), truncated = result, None
+        elif len(result) == 3:
+            state, observation, reward = result
+            return StepParts(state, observation, reward, MISSING, None, {})
+        elif len(result) == 6:
+            state, observation, reward, terminated, truncated, info = result
+            return StepParts(state, observation, reward, terminated, truncated, _as_info(info, where))
+        else:
+            raise _refuse(where, result, TRANSITION_FORMS)
+        info = _as_info(info, where)
+        return StepParts(info.pop("model_state", observation), observation, reward, terminated, truncated, info)
+    if not _is_form(result, observations):
+        raise _refuse(where, result, TRANSITION_FORMS)
+    found = dict(result.items())
+    state, observation = _take(found, STATE_KEYS), _take(found, OBSERVATION_KEYS)
+    if observation is MISSING:
+        raise _refuse(where, result, TRANSITION_FORMS, "It has no observation.")
+    reward, terminated = _take(found, ("reward",)), _take(found, TERMINATED_KEYS)
+    truncated, given = found.pop("truncated", None), found.pop("info", None)
+    info = _as_info(given, where, found)
+    if state is MISSING:
+        state = info.pop("model_state", observation)
+    return StepParts(state, observation, reward, terminated, truncated, info)
+
+
+def _is_form(result: Any, observations: ObservationForm) -> bool:
+    """Whether a mapping is one of our forms, not a Dict space's observation of the wrong shape."""
+    if not isinstance(result, (Mapping, TensorDictBase)):
+        return False
+    return not observations.has_keys(result) or _holds_observation(result, observations)
+
+
+def _holds_observation(result: Any, observations: ObservationForm) -> bool:
+    """Whether a mapping with the Dict space's keys still is a form around an observation of that space."""
+    inside = next((result[key] for key in OBSERVATION_KEYS if key in result), None)
+    return isinstance(inside, (Mapping, TensorDictBase)) and observations.has_keys(inside)
+
+
+def _take(found: dict[str, Any], keys: tuple[str, ...]) -> Any:
+    """The entry under the first of these keys that stands there, taken out; None counts as left out."""
+    for key in keys:
+        if key in found:
+            value = found.pop(key)
+            return MISSING if value is None else value
+    return MISSING
+
+
+def _as_info(info: Any, where: str, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """An info dict; what a mapping holds besides its form's keys goes in too."""
+    if info is not None and not isinstance(info, (Mapping, TensorDictBase)):
+        raise AdapterError(f"{where}: info must be a mapping, got {describe(info)}.")
+    return {**(extra or {}), **({} if info is None else dict(info.items()))}
+
+
+def _refuse(where: str, result: Any, forms: tuple[str, ...], why: str = "") -> AdapterError:
+    listed = "\n".join(f"  - {form}" for form in forms)
+    return AdapterError(f"{where} returned {describe(result)}. {why}{' ' if why else ''}It may return:\n{listed}")

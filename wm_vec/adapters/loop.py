@@ -1,0 +1,114 @@
+"""Running a model env by env."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+
+from wm_vec.adapters.errors import AdapterError
+from wm_vec.adapters.forms import MISSING, ResetParts, StepParts, read_transition
+from wm_vec.adapters.objects import ObjectTensor
+from wm_vec.adapters.running import Runner, as_flag, one_number
+from wm_vec.adapters.states import STATE
+from wm_vec.core import CounterRNG, Transition
+
+
+class LoopRunner(Runner):
+    """Env by env, with states of any kind: the model sees one env's state and action, no leading axis."""
+
+    batching = "loop"
+
+    def pack(self, starts: Sequence[ResetParts], lead: tuple[int, ...]) -> TensorDict:
+        """States of any kind in one column."""
+        where = self.where(self.calls.reset or "initial_observation")
+        if lead:
+            raise AdapterError(f"{where}: starts of many envs at once need batching='batched' or 'vmap'.")
+        rows = [self.observations.tensors(start.observation, (), self.device, where) for start in starts]
+        state = {STATE: ObjectTensor.of([start.state for start in starts])}
+        return self._finish(state, _stack(rows), len(starts))
+
+    def step(self, state: TensorDictBase, action: Tensor, rng: CounterRNG) -> Transition:
+        """Env by env."""
+        states, actions = state.get(STATE).objects(), self.actions.unpack(action)
+        rows = [self._one(states[i], actions[i], rng, i) for i in range(len(states))]
+        parts, observations, judged = zip(*rows, strict=True)
+        info: dict[str, list[Any]] = {}
+        for i, part in enumerate(parts):
+            for key, value in part.info.items():
+                info.setdefault(key, [None] * len(rows))[i] = value
+        reward, terminated, truncated = _columns(judged, self.device)
+        column = {STATE: ObjectTensor.of([part.state for part in parts])}
+        after = self._finish(column, _stack(observations), len(rows))
+        return Transition(after, self.observations.tree(after), reward, terminated, truncated, info)
+
+    def model_state(self, state: TensorDictBase, row: int | None) -> Any:
+        """The object itself, or a list of all."""
+        column = state.get(STATE)
+        return column.objects() if row is None else column.objects()[row]
+
+    def _one(
+        self, state: Any, action: Tensor, rng: CounterRNG, row: int
+    ) -> tuple[StepParts, dict[str, Tensor], tuple[Any, Any, Any]]:
+        """One env: what came back, its observation, and ``(reward, terminated, truncated)``."""
+        calls = self.calls
+        if self.generator is not None:
+            words = [int(counter[row]) for counter in (rng.seed, rng.episode, rng.step)]
+            with self.generator.seeded(*words):
+                return self._transition(state, action, rng, row)
+        if self._watched:
+            return self._transition(state, action, rng, row)
+        with self._watch(calls.transition):
+            return self._transition(state, action, rng, row)
+
+    def _transition(
+        self, state: Any, action: Tensor, rng: CounterRNG, row: int
+    ) -> tuple[StepParts, dict[str, Tensor], tuple[Any, Any, Any]]:
+        calls, own = self.calls, None
+        taken: Any = action
+        if not self.torch_actions or calls.action_transform is not None:
+            taken = self.actions.to_numpy(action)
+        if calls.action_transform is not None:
+            taken = self._call(calls.action_transform, (calls.model, taken), rng, row)
+            if self.torch_actions and isinstance(taken, (np.ndarray, np.number, int, float)):
+                taken = torch.as_tensor(taken, device=self.device)
+        if "rng" in calls.transition.takes:
+            own = CounterRNG(rng.seed[row : row + 1], rng.episode[row : row + 1], rng.step[row : row + 1])
+        result = self._call(calls.transition, (calls.model, state, taken, own), rng, row)
+        where = self.where(calls.transition)
+        parts = read_transition(result, self.observations, (), where)
+        observation = self.observations.tensors(parts.observation, (), self.device, where)
+        judged = (calls.model, parts.state, parts.observation, taken)
+        reward, terminated = parts.reward, parts.terminated
+        if reward is MISSING:
+            reward = 0.0 if calls.reward is None else self._call(calls.reward, judged, rng, row)
+        if terminated is MISSING:
+            terminated = False if calls.terminal is None else self._call(calls.terminal, judged, rng, row)
+        reward = one_number(reward, "reward", where)
+        terminated = as_flag(one_number(terminated, "terminated", where))
+        truncated = None if parts.truncated is None else as_flag(one_number(parts.truncated, "truncated", where))
+        return parts, observation, (reward, terminated, truncated)
+
+
+def _stack(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Leaves ``(B, ...)`` of each env's own, as copies."""
+    if len(rows) == 1:
+        return {name: leaf.unsqueeze(0).clone() for name, leaf in rows[0].items()}
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def _columns(
+    judged: Sequence[tuple[Any, bool, bool | None]], device: torch.device
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Rewards ``(B,)`` float64, terminations and truncations ``(B,)`` bool of every env's own."""
+    rewards, terminated, truncated = zip(*judged, strict=True)
+    if any(isinstance(reward, Tensor) for reward in rewards):
+        reward = torch.stack([torch.as_tensor(r, dtype=torch.float64, device=device) for r in rewards])
+    else:
+        reward = torch.tensor(rewards, dtype=torch.float64, device=device)
+    over = None if all(t is None for t in truncated) else torch.tensor([bool(t) for t in truncated], device=device)
+    return reward, torch.tensor(terminated, device=device), over

@@ -1,0 +1,134 @@
+"""What the ways to run a model over B envs have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+
+from wm_vec.adapters.calls import ModelCalls, UserCall
+from wm_vec.adapters.errors import AdapterError, describe
+from wm_vec.adapters.forms import ResetParts
+from wm_vec.adapters.randomness import GlobalGenerator, warn_of_draws
+from wm_vec.adapters.spaces import ActionForm, ObservationForm
+from wm_vec.core import CounterRNG, Transition
+
+
+class Setting(NamedTuple):
+    """What every way of running needs.
+
+    Attributes:
+        calls: The model's callables.
+        observations: The observation space.
+        actions: The action space.
+        device: Where tensors live.
+        torch_actions: Whether a model gets tensors under ``"loop"``.
+        generator: Torch's generator where the model draws from it.
+    """
+
+    calls: ModelCalls
+    observations: ObservationForm
+    actions: ActionForm
+    device: torch.device
+    torch_actions: bool
+    generator: GlobalGenerator | None
+
+
+class Runner:
+    """One way of running; `start` and `step` make states whose leaves an engine can select by rows."""
+
+    batching: str
+
+    def __init__(self, setting: Setting) -> None:
+        self.calls, self.observations, self.actions = setting.calls, setting.observations, setting.actions
+        self.device, self.torch_actions, self.generator = setting.device, setting.torch_actions, setting.generator
+        self._watched = False
+
+    def where(self, call: UserCall | str) -> str:
+        """How messages name a callable."""
+        name = call if isinstance(call, str) else call.name
+        return f"CallableDynamics(batching={self.batching!r}), {name}"
+
+    def pack(self, starts: Sequence[ResetParts], lead: tuple[int, ...]) -> TensorDict:
+        """The states ``(M,)`` of started episodes: one per env without `lead`, else batches with that axis in front."""
+        raise NotImplementedError
+
+    def step(self, state: TensorDictBase, action: Tensor, rng: CounterRNG) -> Transition:
+        """One step of all rows; `action` is ``(B, A)``."""
+        raise NotImplementedError
+
+    def model_state(self, state: TensorDictBase, row: int | None) -> Any:
+        """The model's own state in its own structure; of one row, or of all."""
+        raise NotImplementedError
+
+    def _watch(self, call: UserCall) -> Any:
+        """The first time, look whether an undeclared model draws from torch's generator."""
+        if self._watched or self.generator is not None:
+            return nullcontext()
+        self._watched = True
+        return warn_of_draws(call.name)
+
+    def _call(self, call: UserCall, values: tuple[Any, ...], rng: CounterRNG, row: int) -> Any:
+        try:
+            return call(*values)
+        except Exception as error:
+            add_place(error, call, rng, row)
+            raise
+
+    def _finish(self, state: Mapping[str, Tensor], observation: dict[str, Tensor], num_envs: int) -> TensorDict:
+        return TensorDict._new_unsafe({**state, **observation}, batch_size=torch.Size([num_envs]))
+
+
+def add_place(error: Exception, call: UserCall, rng: CounterRNG, row: int) -> None:
+    """Note in an exception where in the rollout it was raised; its type and traceback stay as they are."""
+    try:
+        step, episode, seed = (int(counter[row]) for counter in (rng.step, rng.episode, rng.seed))
+    except Exception:  # no values to read, as on the meta device
+        error.add_note(f"Raised in {call.name}.")
+        return
+    envs = rng.seed.shape[0]
+    error.add_note(
+        f"Raised in {call.name}, called with ({', '.join(call.takes)}), in step {step + 1} of episode {episode} of env "
+        f"{row} of {envs} (seed {seed})."
+    )
+
+
+def one_number(value: Any, what: str, where: str) -> Any:
+    """A number of one env: a Python number, or a tensor of shape ``()``.
+
+    Raises:
+        AdapterError: Several numbers, or none.
+    """
+    if isinstance(value, (float, bool, int)):
+        return value
+    tensor = value if isinstance(value, Tensor) else numbers(value, what, where)
+    if tensor.numel() != 1:
+        raise AdapterError(f"{where}: {what} must be one number of one env, got {describe(value)}.")
+    return tensor.reshape(()) if tensor.requires_grad else tensor.item()
+
+
+def numbers(value: Any, what: str, where: str) -> Tensor:
+    """What is no tensor yet as one.
+
+    Raises:
+        AdapterError: It is no number and no numbers.
+    """
+    try:
+        return torch.as_tensor(np.asarray(value))
+    except (TypeError, ValueError) as error:
+        raise AdapterError(f"{where}: {what} must be one number per env, got {describe(value)}.") from error
+
+
+def as_flag(value: Any) -> bool:
+    """A flag or a probability as a flag: above one half is true."""
+    return value if isinstance(value, bool) else bool(value > 0.5)
+
+
+def as_flags(value: Tensor) -> Tensor:
+    """`as_flag` of every element."""
+    return value if value.dtype is torch.bool else value > 0.5

@@ -1,0 +1,290 @@
+"""Gymnasium's spaces as tensors: what a model's observations must be, and which actions it gets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from tensordict import TensorDictBase
+from torch import Tensor
+
+from wm_vec.adapters.errors import AdapterError, describe
+from wm_vec.core import ActionSpec
+from wm_vec.core.trees import Tree
+
+OBSERVATION = "observation"
+LEAF_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+
+
+def torch_dtype(space: gym.Space) -> torch.dtype:
+    """The dtype of a space's tensors."""
+    return torch.from_numpy(np.zeros(0, space.dtype)).dtype
+
+
+def check_spaces(observation_space: Any, action_space: Any) -> None:
+    """Both must be Gymnasium's.
+
+    Raises:
+        AdapterError: One is something else.
+    """
+    for role, space in (("observation_space", observation_space), ("action_space", action_space)):
+        if not isinstance(space, gym.Space):
+            hint = " It is a space of the old `gym` package." if type(space).__module__.startswith("gym.") else ""
+            raise AdapterError(f"{role} must be a gymnasium.Space, got {describe(space)}.{hint}")
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One tensor of an observation.
+
+    Attributes:
+        name: ``"observation"``, followed by the keys of Dict and the places of Tuple spaces: ``"observation.image"``.
+        shape: Of one env.
+        dtype: The space's.
+        accepts: NumPy names of the dtypes that are taken: those that the space's can hold without a change of kind.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    accepts: frozenset[torch.dtype]
+
+
+class ObservationForm:
+    """The observations of a space, as flat leaves and as trees.
+
+    Args:
+        space: Box, Discrete, MultiDiscrete, MultiBinary, or Dict and Tuple of these, nested at will.
+
+    Attributes:
+        leaves: In the order of the space.
+        single: The only leaf, where the observation is one tensor.
+    """
+
+    def __init__(self, space: gym.Space) -> None:
+        self.space = space
+        self._structure = _structure(space, OBSERVATION)
+        self.leaves = list(_leaves(self._structure))
+        self.single = self._structure if isinstance(self._structure, Leaf) else None
+
+    def fits(self, value: Any, lead: tuple[int, ...] = ()) -> bool:
+        """Whether a value has the structure and shapes of an observation, with axes `lead` in front."""
+        return _fits(self._structure, value, lead)
+
+    def has_keys(self, value: Any) -> bool:
+        """Whether a mapping has the keys of this Dict space, and so is an observation, not a form with one inside."""
+        structure = self._structure
+        return isinstance(structure, dict) and _is_mapping(value) and set(value.keys()) == set(structure)
+
+    def tensors(self, value: Any, lead: tuple[int, ...], device: torch.device, where: str) -> dict[str, Tensor]:
+        """The leaves of an observation by name, ``(*lead, *shape)``.
+
+        Args:
+            value: Tensors, arrays or numbers in the space's structure.
+            lead: The axes in front, ``(B,)`` or none.
+            device: Where the tensors go.
+            where: The callable, for the error.
+
+        Raises:
+            AdapterError: Another structure, shape, or kind of dtype.
+        """
+        if self.single is not None:
+            return {self.single.name: _tensor(self.single, value, lead, device, where)}
+        found: dict[str, Tensor] = {}
+        _collect(self._structure, value, lead, device, where, OBSERVATION, found)
+        return found
+
+    def tree(self, flat: Any) -> Tree:
+        """The observation in the space's structure; `flat` maps names to tensors."""
+        return flat[self.single.name] if self.single is not None else _rebuild(self._structure, flat)
+
+    def example(self, device: torch.device) -> dict[str, Tensor]:
+        """Leaves of no env, ``(0, *shape)``."""
+        return {leaf.name: torch.empty(0, *leaf.shape, dtype=leaf.dtype, device=device) for leaf in self.leaves}
+
+
+class ActionForm:
+    """The actions of a space, between the engine's columns and the model.
+
+    Args:
+        space: Box, Discrete, MultiDiscrete or MultiBinary.
+
+    Attributes:
+        spec: Which actions the engine takes.
+        dtype: Of the engine's columns: float64 where the space's is.
+    """
+
+    def __init__(self, space: gym.Space) -> None:
+        if not isinstance(space, LEAF_SPACES):
+            raise AdapterError(
+                f"action_space must be one of {', '.join(s.__name__ for s in LEAF_SPACES)}, got {space}. Offer one of "
+                "these and turn its actions into the model's with action_transform_fn."
+            )
+        self.space = space
+        low, high = _bounds(space)
+        whole = np.issubdtype(space.dtype, np.integer)
+        if whole and not np.isfinite(low + high).all():
+            raise AdapterError(f"action_space: whole numbers need finite bounds, got {space}.")
+        shape = tuple(space.shape or ())
+        self.spec = ActionSpec("discrete" if whole else "box", shape, tuple(low.tolist()), tuple(high.tolist()))
+        self.dtype = torch.float64 if space.dtype == np.float64 else torch.float32
+        if whole and max(np.abs(low).max(), np.abs(high).max()) >= 2**24:
+            self.dtype = torch.float64
+        self._model_dtype = torch.int64 if whole else torch_dtype(space)
+
+    def unpack(self, columns: Tensor) -> Tensor:
+        """``(B, *shape)`` as a model takes it: int64 for whole numbers, the space's dtype otherwise."""
+        actions = columns if columns.dtype is self._model_dtype else columns.to(self._model_dtype)
+        return actions if len(self.spec.shape) == 1 else actions.view(-1, *self.spec.shape)
+
+    def to_numpy(self, action: Tensor) -> Any:
+        """One env's unpacked action as an element of the space."""
+        array = action.cpu().numpy()
+        return array.astype(self.space.dtype)[()]
+
+
+def _bounds(space: gym.Space) -> tuple[np.ndarray, np.ndarray]:
+    if isinstance(space, spaces.Box):
+        return space.low.astype(np.float64).ravel(), space.high.astype(np.float64).ravel()
+    if isinstance(space, spaces.Discrete):
+        return np.array([float(space.start)]), np.array([float(space.start + space.n - 1)])
+    if isinstance(space, spaces.MultiDiscrete):
+        start = np.asarray(getattr(space, "start", 0), np.float64)
+        low = np.broadcast_to(start, space.nvec.shape).ravel()
+        return low, low + space.nvec.ravel() - 1.0
+    size = int(np.prod(space.shape or ()))
+    return np.zeros(size), np.ones(size)
+
+
+def _structure(space: gym.Space, name: str) -> Any:
+    """A space as a `Leaf`, or dicts and tuples of them."""
+    if isinstance(space, spaces.Dict):
+        return {key: _structure(part, f"{name}.{key}") for key, part in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(_structure(part, f"{name}.{i}") for i, part in enumerate(space.spaces))
+    if not isinstance(space, LEAF_SPACES):
+        raise AdapterError(
+            f"observation_space: {space} cannot be laid out as tensors. Take Box, Discrete, MultiDiscrete, MultiBinary, "
+            "or Dict and Tuple of these."
+        )
+    wanted = np.dtype(space.dtype)
+    numpy_of = {torch.from_numpy(np.zeros(0, d)).dtype: d for d in _NUMPY_DTYPES}
+    accepted = {t for t, d in numpy_of.items() if np.can_cast(d, wanted, "same_kind")}
+    if wanted.kind == "f":
+        accepted.add(torch.bfloat16)
+    return Leaf(name, tuple(space.shape or ()), torch_dtype(space), frozenset(accepted))
+
+
+_NUMPY_DTYPES = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
+
+
+def _leaves(structure: Any) -> Iterator[Leaf]:
+    if isinstance(structure, Leaf):
+        yield structure
+    else:
+        for part in structure.values() if isinstance(structure, dict) else structure:
+            yield from _leaves(part)
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, (Mapping, TensorDictBase))
+
+
+def _fits(structure: Any, value: Any, lead: tuple[int, ...]) -> bool:
+    if isinstance(structure, dict):
+        if not _is_mapping(value) or set(value.keys()) != set(structure):
+            return False
+        return all(_fits(part, value[key], lead) for key, part in structure.items())
+    if isinstance(structure, tuple):
+        if not isinstance(value, tuple) or len(value) != len(structure):
+            return False
+        return all(_fits(part, one, lead) for part, one in zip(structure, value, strict=True))
+    if value is None or isinstance(value, str) or _is_mapping(value):
+        return False
+    if isinstance(value, Tensor):
+        return tuple(value.shape) == (*lead, *structure.shape)
+    try:
+        array = np.asarray(value)
+    except ValueError:  # a ragged sequence
+        return False
+    return array.dtype.kind in "biuf" and array.shape == (*lead, *structure.shape)
+
+
+def _collect(
+    structure: Any,
+    value: Any,
+    lead: tuple[int, ...],
+    device: torch.device,
+    where: str,
+    name: str,
+    found: dict[str, Tensor],
+) -> None:
+    if isinstance(structure, Leaf):
+        found[structure.name] = _tensor(structure, value, lead, device, where)
+        return
+    if isinstance(structure, dict):
+        if not _is_mapping(value) or set(value.keys()) != set(structure):
+            raise AdapterError(
+                f"{where}: {name} must be a mapping with the keys {sorted(structure)} of its Dict space, "
+                f"got {describe(value)}."
+            )
+        for key, part in structure.items():
+            _collect(part, value[key], lead, device, where, f"{name}.{key}", found)
+        return
+    if not isinstance(value, tuple) or len(value) != len(structure):
+        raise AdapterError(f"{where}: {name} must be a tuple of {len(structure)}, got {describe(value)}.")
+    for i, part in enumerate(structure):
+        _collect(part, value[i], lead, device, where, f"{name}.{i}", found)
+
+
+def _tensor(leaf: Leaf, value: Any, lead: tuple[int, ...], device: torch.device, where: str) -> Tensor:
+    """One leaf of an observation, checked."""
+    if isinstance(value, Tensor):
+        tensor = value
+    else:
+        try:
+            tensor = torch.as_tensor(np.asarray(value))
+        except (TypeError, ValueError) as error:
+            raise AdapterError(f"{where}: {leaf.name} must be numbers, got {describe(value)}.") from error
+    if tensor.shape != (*lead, *leaf.shape):
+        raise _wrong_shape(leaf, tensor, lead, where)
+    if tensor.dtype is not leaf.dtype:
+        if tensor.dtype not in leaf.accepts:
+            raise AdapterError(
+                f"{where}: {leaf.name} has dtype {tensor.dtype}, its space {leaf.dtype}. Convert it, with its scale, "
+                "to the space's dtype, or declare another space."
+            )
+        tensor = tensor.to(leaf.dtype)
+    if tensor.device != device:
+        tensor = tensor.to(device)
+    if tensor.requires_grad and not torch.is_grad_enabled():
+        tensor = tensor.detach()
+    return tensor
+
+
+def _wrong_shape(leaf: Leaf, tensor: Tensor, lead: tuple[int, ...], where: str) -> AdapterError:
+    expected, got = (*lead, *leaf.shape), tuple(tensor.shape)
+    if lead and got[1:] == leaf.shape:
+        return AdapterError(
+            f"{where}: {leaf.name} came back for {got[0]} envs, {lead[0]} went in. The model must keep the leading "
+            "batch axis."
+        )
+    hint = ""
+    if not lead and got == (1, *leaf.shape):
+        hint = " Does the model take a leading batch axis? Then say batching='batched'."
+    if lead and got == leaf.shape:
+        hint = " Is it one env's? Models without a leading batch axis take batching='vmap' or 'loop'."
+    return AdapterError(f"{where}: {leaf.name} must have shape {expected}, got {got}.{hint}")
+
+
+def _rebuild(structure: Any, flat: Any) -> Tree:
+    if isinstance(structure, Leaf):
+        return flat[structure.name]
+    if isinstance(structure, dict):
+        return {key: _rebuild(part, flat) for key, part in structure.items()}
+    return tuple(_rebuild(part, flat) for part in structure)
