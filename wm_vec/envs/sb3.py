@@ -103,7 +103,9 @@ class SB3VecEnv(VecEnv):
         if self._pending is not None:
             raise RuntimeError("SB3VecEnv.step_async: a step is under way; call step_wait() first.")
         # A copy: the environment may keep it, and the caller may write into theirs.
-        taken = torch.from_numpy(checked_actions(actions, self.action_space, self.num_envs)).to(self._device)
+        taken = torch.from_numpy(checked_actions(actions, self.action_space, self.num_envs)).to(
+            self._device, non_blocking=True
+        )
         observation, reward, terminated, truncated, info = self.vector_env.step(taken)
         tensors = self._leaves("observation", observation, "step")
         verdict = {
