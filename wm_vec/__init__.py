@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 from wm_vec.envs.registration import register_worlds
 
 if TYPE_CHECKING:
+    from wm_vec.adapters import AdapterError
     from wm_vec.canvas import BoundSchema, Field, compile_schema
     from wm_vec.core import AutoresetMode, Engine, EnvState, batched, spawn_seeds
     from wm_vec.envs import WorldModelEnv, WorldModelVectorEnv, check_vector_env
+    from wm_vec.factory import make_env
     from wm_vec.model import ModelConfig
     from wm_vec.train import TrainConfig, collect_transitions
     from wm_vec.world_model import WorldModel
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "AdapterError": "adapters",
     "AutoresetMode": "core",
     "BoundSchema": "canvas",
     "Engine": "core",
@@ -35,10 +38,12 @@ _HOME = {
     "check_vector_env": "envs",
     "collect_transitions": "train",
     "compile_schema": "canvas",
+    "make_env": "factory",
     "spawn_seeds": "core",
 }
 
 __all__ = [
+    "AdapterError",
     "AutoresetMode",
     "BoundSchema",
     "Engine",
@@ -53,6 +58,7 @@ __all__ = [
     "check_vector_env",
     "collect_transitions",
     "compile_schema",
+    "make_env",
     "spawn_seeds",
 ]
 

@@ -129,8 +129,8 @@ class BatchRunner(Runner):
         if after.shape[:1] != before.shape[:1] and after.shape[1:] == before.shape[1:]:
             envs = after.shape[0] if after.dim() else 0
             raise AdapterError(
-                f"{where}: {name} came back for {envs} envs, {before.shape[0]} went in. The model must keep the leading "
-                "batch axis."
+                f"{where}: {name} came back for {envs} envs, {before.shape[0]} went in. The model must keep the "
+                "leading batch axis."
             )
         raise AdapterError(
             f"{where}: {name} went in as {describe(before)} and came back as {describe(after)}. A state keeps its "

@@ -169,7 +169,7 @@ def _structure(space: gym.Space, name: str) -> Any:
         return tuple(_structure(part, f"{name}.{i}") for i, part in enumerate(space.spaces))
     if not isinstance(space, LEAF_SPACES):
         raise AdapterError(
-            f"observation_space: {space} cannot be laid out as tensors. Take Box, Discrete, MultiDiscrete, MultiBinary, "
+            f"observation_space: {space} cannot be laid out as tensors. Take Box, Discrete, MultiDiscrete, MultiBinary "
             "or Dict and Tuple of these."
         )
     wanted = np.dtype(space.dtype)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wm_vec.envs.checker import CheckError, check_vector_env
+    from wm_vec.envs.factory import make_world_model_env
     from wm_vec.envs.sb3 import SB3VecEnv as SB3VecEnv
     from wm_vec.envs.scalar import WorldModelEnv
     from wm_vec.envs.vector import WorldModelVectorEnv
@@ -17,10 +18,11 @@ _HOME = {
     "WorldModelEnv": "scalar",
     "WorldModelVectorEnv": "vector",
     "check_vector_env": "checker",
+    "make_world_model_env": "factory",
 }
 
 # Without SB3VecEnv, which cannot be imported where Stable-Baselines3 is not installed.
-__all__ = ["CheckError", "WorldModelEnv", "WorldModelVectorEnv", "check_vector_env"]
+__all__ = ["CheckError", "WorldModelEnv", "WorldModelVectorEnv", "check_vector_env", "make_world_model_env"]
 
 
 def __getattr__(name: str) -> Any:
