@@ -17,6 +17,7 @@ import torch
 from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from tests.envs import models
 from wm_vec import ModelConfig, WorldModel, compile_schema
 from wm_vec.canvas import Field
 
@@ -135,6 +136,20 @@ MAKERS = [
         market_vector,
         ("observation without a lower bound", "observation without an upper bound"),
     ),
+    Maker(
+        "latent",
+        partial(models.scalar_env, "latent"),
+        partial(models.vector_env, "latent"),
+        ("observation without a lower bound", "observation without an upper bound"),
+    ),
+    Maker(
+        "vmapped",
+        partial(models.scalar_env, "vmapped"),
+        partial(models.vector_env, "vmapped"),
+        ("observation without a lower bound", "observation without an upper bound"),
+    ),
+    Maker("painter", partial(models.scalar_env, "painter"), partial(models.vector_env, "painter")),
+    Maker("game", partial(models.scalar_env, "game"), partial(models.vector_env, "game"), ("Tuple observations",)),
 ]
 BY_NAME = {maker.name: maker for maker in MAKERS}
 
