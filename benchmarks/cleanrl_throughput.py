@@ -3,14 +3,16 @@
 The loops are those of ``examples/ppo_sync.py`` and ``examples/ppo_tensor.py``, which differ in their rollouts alone:
 acting, stepping, advantages and gradient steps are all timed. At one number of envs both take turns in one process, so
 that a machine whose speed drifts slows both alike. The figures are medians, the ratio the median of the turns' ratios.
-Run: ``python -m benchmarks.cleanrl_throughput`` (two to three minutes).
+
+The seconds are the process's own, on one thread: where nothing else runs they are the seconds on the clock, and where
+the machine is shared they leave out the waits for a core. Those on the clock are in the result too.
+Run: ``python -m benchmarks.cleanrl_throughput`` (two minutes).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import time
 from collections.abc import Iterator
@@ -44,18 +46,19 @@ def tensor_loop(num_envs: int) -> Iterator[dict[str, float]]:
     return ppo_tensor.train(envs, ppo_tensor.Agent(envs.single_observation_space, envs.single_action_space), args)
 
 
-def time_in_turn(loops: dict[str, Iterator[Any]], turns: int) -> dict[str, list[float]]:
-    """Seconds an iteration in each turn, the loops taking turns, after an iteration that is not timed."""
+def time_in_turn(loops: dict[str, Iterator[Any]], turns: int) -> dict[str, list[tuple[float, float]]]:
+    """Seconds an iteration, the process's own and the clock's, in each turn; an iteration before is not timed."""
     for loop in loops.values():
         next(loop)
-    seconds: dict[str, list[float]] = {name: [] for name in loops}
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in loops}
     for _ in range(turns):
         for name, loop in loops.items():
-            started, iterations, elapsed = time.perf_counter(), 0, 0.0
-            while elapsed < TURN_SECONDS:
+            own, clock, iterations = time.process_time(), time.perf_counter(), 0
+            while time.perf_counter() - clock < TURN_SECONDS:
                 next(loop)
-                iterations, elapsed = iterations + 1, time.perf_counter() - started
-            seconds[name].append(elapsed / iterations)
+                iterations += 1
+            spent = time.process_time() - own, time.perf_counter() - clock
+            seconds[name].append((spent[0] / iterations, spent[1] / iterations))
     return seconds
 
 
@@ -67,11 +70,13 @@ def measure(turns: int) -> list[dict[str, Any]]:
         loops = {"sync": sync_loop(num_envs)} if both else {}
         seconds = time_in_turn({**loops, "tensor": tensor_loop(num_envs)}, turns)
         row: dict[str, Any] = {"num_envs": num_envs, "turns": turns}
-        for name, times in seconds.items():
+        own = {name: [one for one, _ in times] for name, times in seconds.items()}
+        for name, times in own.items():
             row[f"{name}_env_steps_per_s"] = num_envs * NUM_STEPS / statistics.median(times)
             row[f"{name}_iteration_s"] = times
+            row[f"{name}_iteration_clock_s"] = [clock for _, clock in seconds[name]]
         if both:
-            ratios = [s / t for s, t in zip(seconds["sync"], seconds["tensor"], strict=True)]
+            ratios = [s / t for s, t in zip(own["sync"], own["tensor"], strict=True)]
             row["tensor_is_times_faster"] = statistics.median(ratios)
         rows.append(row)
     return rows
@@ -80,11 +85,10 @@ def measure(turns: int) -> list[dict[str, Any]]:
 def main() -> None:
     """Measure, print a table and write benchmarks/results/cleanrl_throughput.json."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", "1")))
     parser.add_argument("--turns", type=int, default=3, help="timed turns of each loop at each size")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/cleanrl_throughput.json"))
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(1)
     rows = measure(args.turns)
     for row in rows:
         sync, ratio = row.get("sync_env_steps_per_s"), row.get("tensor_is_times_faster")
