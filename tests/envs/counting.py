@@ -29,7 +29,7 @@ class Counting(VectorEnv):
         return self.observe(self.index, self.count), {}
 
     def step(self, actions):
-        self.count = self.count + 1
+        self.taken, self.count = actions, self.count + 1
         over = self.count == self.index + 2
         last = self.observe(self.index, self.count)
         self.count = torch.where(over, 0, self.count)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
@@ -90,11 +91,41 @@ def test_options_are_shared():
         venv.reset()
 
 
+@pytest.mark.parametrize(
+    ("space", "given", "dtype"),
+    [
+        (spaces.Discrete(3), np.array([2, 1], np.int32), torch.int64),
+        # Of such actions policies make floats.
+        (spaces.MultiBinary(2), np.array([[1, 0], [0, 1]], np.float32), torch.int8),
+        (spaces.Box(-1, 1, (1,)), np.array([[0.5], [-0.5]]), torch.float32),
+    ],
+)
+def test_the_environment_gets_actions_of_its_own(space, given, dtype):
+    vector = Counting(2, *KINDS["classes"], actions=space)
+    venv = SB3VecEnv(vector)
+    venv.reset()
+    values = given.tolist()
+    venv.step(given)
+    given[:] = 0
+    assert vector.taken.dtype == dtype
+    assert vector.taken.tolist() == values
+
+
 def test_a_normaliser_leaves_the_environments_spaces_alone():
-    """It writes boxes of its own into the Dict that it is given."""
+    """It writes boxes of its own into the Dict that it is given; algorithms seed spaces."""
     vector = Counting(2, *KINDS["dict"])
-    VecNormalize(SB3VecEnv(vector), norm_obs_keys=["image"])
+    venv = SB3VecEnv(vector)
+    VecNormalize(venv, norm_obs_keys=["image"])
     assert vector.single_observation_space == KINDS["dict"][0]
+    for theirs, ours in (
+        (vector.single_action_space, venv.action_space),
+        (vector.single_observation_space["mode"], venv.observation_space["mode"]),
+    ):
+        theirs.seed(0)
+        expected = [theirs.sample() for _ in range(20)]
+        theirs.seed(0)
+        ours.seed(1)
+        assert [theirs.sample() for _ in range(20)] == expected
 
 
 @pytest.mark.parametrize(
