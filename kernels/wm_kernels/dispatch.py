@@ -87,7 +87,6 @@ class Op:
         contract: What each tensor argument must be, by parameter name.
         first: Position of the contract's first argument among the operation's; the others follow it.
         implementations: Faster ones by backend name, tried in order: ``(supports, run)``.
-        trusted: Those whose `supports` already holds the arguments to the contract.
     """
 
     name: str
@@ -95,7 +94,6 @@ class Op:
     contract: Contract | None = None
     first: int = 0
     implementations: dict[str, tuple[Callable[..., bool], Callable[..., Any]]] = field(default_factory=dict)
-    trusted: set[Callable[..., Any]] = field(default_factory=set)
 
     def register(
         self, backend: str, supports: Callable[..., bool]
@@ -110,10 +108,6 @@ class Op:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Check the contract, then run the implementation that `choose` names."""
-        if self.trusted:
-            run = self.choose(*args, **kwargs)
-            if run in self.trusted:
-                return run(*args, **kwargs)
         if self.contract is not None:
             tensors = dict(zip(self.contract, args[self.first :] if self.first else args, strict=False))
             if kwargs:

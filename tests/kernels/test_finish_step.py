@@ -7,7 +7,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.kernels.harness import assert_matches_reference
 from wm_kernels import finish_step
 
 BANK = 3
@@ -16,9 +15,9 @@ FINITE = st.sampled_from([0.0, 1.0, -2.5, 7.0])
 
 
 @st.composite
-def steps(draw, max_rows=5, modes=("same_step", "next_step", "disabled")):
+def steps(draw):
     """One step of a few rows: a float leaf (B, 2), a scalar float leaf (B,), an int leaf (B,)."""
-    rows, agents = draw(st.integers(1, max_rows)), draw(st.integers(1, 2))
+    rows, agents = draw(st.integers(1, 5)), draw(st.integers(1, 2))
 
     def table(cells, width):
         return draw(st.lists(st.lists(cells, min_size=width, max_size=width), min_size=rows, max_size=rows))
@@ -39,7 +38,7 @@ def steps(draw, max_rows=5, modes=("same_step", "next_step", "disabled")):
         "returns": table(FINITE, agents),
         "pending": column(st.booleans()),
         "horizon": draw(st.none() | st.integers(1, 5)),
-        "autoreset": draw(st.sampled_from(modes)),
+        "autoreset": draw(st.sampled_from(["same_step", "next_step", "disabled"])),
     }
 
 
@@ -139,13 +138,6 @@ def test_every_row_is_what_the_design_says(step):
             value = getattr(got, name)
             row = [leaf[i].tolist() for leaf in value] if isinstance(value, list) else value[i].tolist()
             assert row == expected, f"row {i}, {name}, {step['autoreset']}"
-
-
-@settings(max_examples=200, deadline=None)
-@given(steps(max_rows=1, modes=["disabled"]))
-@torch.no_grad()
-def test_the_shortcut_for_one_row_is_the_reference_bit_for_bit(step):
-    assert_matches_reference(finish_step, arguments(step), backend="cpu", exact=True)
 
 
 @settings(max_examples=50, deadline=None)

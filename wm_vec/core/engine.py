@@ -17,6 +17,7 @@ from wm_vec.core.judge import Judge
 from wm_vec.core.perspective import PerMany, Perspective
 from wm_vec.core.rng import STREAM_FORK, CounterRNG, LookaheadRNG, seed_list, spawn_seeds
 from wm_vec.core.rows import RowLayout, Rows
+from wm_vec.core.single import RowStep, SingleRow
 from wm_vec.core.starts import BankStarts, FreshStarts, Starts, bank_leaves
 from wm_vec.core.state import AutoresetMode, EnvState, StepResult, as_autoreset_mode
 from wm_vec.core.transition import StepFunction
@@ -103,7 +104,9 @@ class Engine:
         )
         self._first_seed = seed
         self._fork_count = 0
+        # One of the two: `step_row` keeps the counters on the host, everything else on the device.
         self._rows: Rows | None = None
+        self._row: SingleRow | None = None
         self._lookahead: LookaheadRNG | None = None
         if judge.has_functions:
             self._probe_functions(judge)
@@ -144,7 +147,7 @@ class Engine:
         Raises:
             ValueError: A mask before the first full reset, or of another shape; seeds that do not fit.
         """
-        rows = self._rows
+        rows = self._settled()
         if rows is None:
             if mask is not None:
                 raise ValueError("reset: the first reset must be of all envs; give no mask.")
@@ -226,6 +229,29 @@ class Engine:
             self._lookahead.advance()
         return result
 
+    def step_row(self, action: Tensor) -> RowStep:
+        """`step` of an engine of one env and one perspective without autoreset; reads the host.
+
+        Args:
+            action: ``(1, *shape)``, finite.
+
+        Raises:
+            RuntimeError, TypeError, ValueError: As `step`; also for an engine of another kind.
+        """
+        if self.num_envs > 1 or len(self.perspectives) > 1 or self.autoreset_mode is not AutoresetMode.DISABLED:
+            raise ValueError("step_row: needs an engine of one env and one perspective with autoreset_mode='disabled'.")
+        if self.exact_rows:
+            return RowStep.of(self.step(action))
+        row = self._row
+        if row is None:
+            row = SingleRow.of(self._require_rows("step"), self._layout)
+        actions = self._joint.check(action, 1)
+        with torch.no_grad():
+            self._row, result = self._step.single(row, actions, self._row_rng(row))
+        if self._lookahead is not None:
+            self._lookahead.advance()
+        return result
+
     def transition(self, state: EnvState, action: PerMany) -> tuple[EnvState, StepResult]:
         """The step as a pure function of any state with this engine's settings; the engine's own state is not touched.
 
@@ -235,6 +261,12 @@ class Engine:
         actions = self._joint.check(action, rows.elapsed.shape[0])
         rows, result = self._step(rows, actions, CounterRNG(rows.seed, rows.episode, rows.elapsed))
         return self._layout.to_state(rows), result
+
+    def _row_rng(self, row: SingleRow) -> CounterRNG:
+        """The numbers of the next step of the only row."""
+        if self._lookahead is not None and not self._lookahead.exhausted:
+            return self._lookahead
+        return self._rng(row.to_rows(self._layout, self.device))
 
     def _rng(self, rows: Rows) -> CounterRNG:
         """The numbers of the next step; drawn ahead where episodes change between calls alone."""
@@ -289,7 +321,7 @@ class Engine:
         """
         if tuple(state.batch_size) != (self.num_envs,):
             raise ValueError(f"set_state: this engine has {self.num_envs} envs, the state {tuple(state.batch_size)}.")
-        self._rows = self._layout.to_rows(state.clone())
+        self._rows, self._row = self._layout.to_rows(state.clone()), None
         self._lookahead = None
         return self._step.observe(self._rows.leaves)
 
@@ -323,6 +355,7 @@ class Engine:
         forked = Engine.__new__(Engine)
         forked.__dict__.update(self.__dict__)
         forked.num_envs = index.shape[0]
+        forked._row = None
         forked._rows, forked._lookahead, forked._fork_count = picked, None, 0
         return forked
 
@@ -383,8 +416,15 @@ class Engine:
         return torch.stack(steps, 1)
 
     def _require_rows(self, what: str) -> Rows:
-        if self._rows is None:
+        rows = self._settled()
+        if rows is None:
             raise RuntimeError(f"{what}: call reset() first; there is no episode yet.")
+        return rows
+
+    def _settled(self) -> Rows | None:
+        """The rows as tensors, if there are any yet."""
+        if self._row is not None:
+            self._rows, self._row = self._row.to_rows(self._layout, self.device), None
         return self._rows
 
     def _probe_functions(self, judge: Judge) -> None:

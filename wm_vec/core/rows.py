@@ -51,6 +51,7 @@ class RowLayout:
         self.num_perspectives = num_perspectives
         self._nested = any(isinstance(key, tuple) for key in self.keys)
         self._examples = [example.get(key)[:0] for key in self.keys]
+        self.floating = [k for k, e in zip(self.keys, self._examples, strict=True) if e.dtype.is_floating_point]
         self._examples += [start.expand(0, *start.shape) for start in reward_states.values()]
 
     def to_tensordict(self, leaves: Sequence[Tensor]) -> TensorDict:

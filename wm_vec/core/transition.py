@@ -20,6 +20,7 @@ from wm_vec.core.judge import Judge
 from wm_vec.core.perspective import PerMany
 from wm_vec.core.rng import CounterRNG
 from wm_vec.core.rows import RowLayout, Rows
+from wm_vec.core.single import RowStep, SingleRow
 from wm_vec.core.starts import Starts
 from wm_vec.core.state import AutoresetMode, StepResult
 from wm_vec.core.trees import Tree, finite_rows, join_trees, select_rows
@@ -116,6 +117,39 @@ class StepFunction:
             proposal = self.propose_in_chunks(rows, clipped, actions)
         else:
             proposal = self.propose(rows, clipped, actions, rng)
+        after, finished = self._finish(rows, proposal, joint, plan)
+        if gate is not None:
+            gate.closed = finished.diverged
+        return after, self.result(finished, proposal, plan)
+
+    def single(self, row: SingleRow, actions: list[Tensor], rng: CounterRNG) -> tuple[SingleRow, RowStep]:
+        """The same for one row of one perspective without autoreset, whose action is finite; no gradients."""
+        joint, clipped = self.joint.join(actions)
+        state, observation, reward, terminated, truncated, info = self.dynamics.step(row.state, clipped, rng)
+        carried = row.carried
+        if self.judge.has_functions:
+            if not finite_rows(observation).item():
+                observation = self.dynamics.observe(row.state)
+            elapsed = torch.tensor([row.elapsed], device=joint.device)
+            reward, terminated, carried = self.judge(observation, actions, elapsed, carried, reward, terminated)
+        paid = type(row.returns)(0.0 if reward is None else reward.item())
+        ended = terminated is not None and bool(terminated.item())
+        length = row.elapsed + 1
+        after = SingleRow(state, carried, length, row.episode, row.seed, row.returns + paid)
+        if not after.is_finite(self.layout, float(paid)):
+            leaves = [state.get(key) for key in self.layout.keys] + [carried[name] for name in self.layout.stateful]
+            one = torch.full((1, 1), float(paid), dtype=self.judge.dtype, device=joint.device)
+            proposal = Proposal(leaves, observation, one, torch.full_like(one, ended).bool(), truncated, dict(info))
+            rows, finished = self._finish(row.to_rows(self.layout, joint.device), proposal, joint, "disabled")
+            return SingleRow.of(rows, self.layout), RowStep.of(self.result(finished, proposal, "disabled"))
+        over = (truncated is not None and bool(truncated.item())) or (
+            self.horizon is not None and length >= self.horizon
+        )
+        seen = self.see(observation)
+        return after, RowStep(seen, float(paid), ended, over, False, length, state, observation, dict(info))
+
+    def _finish(self, rows: Rows, proposal: Proposal, joint: Tensor, plan: AutoresetPlan) -> tuple[Rows, FinishedStep]:
+        """Contain, end, reset, count."""
         starts: list[Tensor] = []
         index = None
         if plan != "disabled":
@@ -137,12 +171,10 @@ class StepFunction:
             self.horizon,
             plan,
         )
-        if gate is not None:
-            gate.closed = finished.diverged
         # A copy, since `finished` is handed out.
         pending = finished.finished.clone() if plan == "next_step" else rows.pending
         after = Rows(finished.state, finished.elapsed, finished.episode, rows.seed, finished.returns, pending)
-        return after, self.result(finished, proposal, plan)
+        return after, finished
 
     def observe(self, leaves: Sequence[Tensor]) -> PerMany:
         """What the perspectives see of a state's leaves."""

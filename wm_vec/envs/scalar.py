@@ -164,6 +164,8 @@ class WorldModelEnv(gym.Env):
         self._perspective = engine.perspectives[0]
         self._class_actions = _tensor_per_class(action_space, engine.device)
         self._action_shape = action_space.shape or ()
+        self._number_type = np.float64 if engine.dtype is torch.float64 else np.float32
+        self._on_host = engine.device.type == "cpu" and engine.dtype in (torch.float32, torch.float64)
         self._whole_numbers = self._perspective.action.kind == "discrete"
         self._render_call = None if render_fn is None else render_call(render_fn)
         self._painter: FramePainter | None = None
@@ -197,17 +199,15 @@ class WorldModelEnv(gym.Env):
         Raises:
             ValueError: An action of another shape, or with values that are no actions.
         """
-        result = self.engine.step(self._take_in(action))
-        observation = self._hand_out(result.observation)
-        info = self._info(result.episode_length.item(), result.predictions, result.model_state)
-        terminated, truncated = bool(result.terminated.item()), bool(result.truncated.item())
-        if terminated and result.diverged.item():
+        result = self.engine.step_row(self._take_in(action))
+        info = self._info(result.episode_length, result.predictions, result.model_state)
+        if result.diverged:
             info["diverged"] = True
         if result.info:
             info.update({key: only_env(value) for key, value in result.info.items()})
         if self.render_mode == "human":
             self.render()
-        return observation, float(result.reward.item()), terminated, truncated, info
+        return self._hand_out(result.observation), result.reward, result.terminated, result.truncated, info
 
     def render(self) -> Any:
         """The last observation: a frame ``(H, W, 3)`` uint8, or a table on standard output."""
@@ -253,8 +253,8 @@ class WorldModelEnv(gym.Env):
             return torch.from_numpy(np.array(array, dtype=np.int64, ndmin=array.ndim + 1)).to(self.engine.device)
         if not np.isfinite(array).all():
             raise ValueError(f"step: the action must be finite, got {action!r}.")
-        batch = torch.from_numpy(np.array(array, dtype=np.float64, ndmin=array.ndim + 1)).to(self.engine.dtype)
-        return batch.to(self.engine.device)
+        batch = torch.from_numpy(np.array(array, dtype=self._number_type, ndmin=array.ndim + 1))
+        return batch if self._on_host else batch.to(self.engine.device, self.engine.dtype)
 
     def _hand_out(self, observation: Tree) -> Any:
         return element_of(observation, self.observation_space)
