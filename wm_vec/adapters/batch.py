@@ -89,7 +89,7 @@ class BatchRunner(Runner):
             action = self._call(calls.action_transform, (calls.model, action), rng, row)
         values = (calls.model, states.rebuild(before, lead), action, rng)
         result = self._call(calls.transition, values, rng, row)
-        where = self.where(calls.transition)
+        where = self._transition_name
         parts = read_transition(result, self.observations, lead, where)
         judged = (calls.model, parts.state, parts.observation, action)
         reward, terminated = parts.reward, parts.terminated
@@ -125,7 +125,7 @@ class BatchRunner(Runner):
     def _check_leaf(self, name: str, before: Tensor, after: Tensor) -> None:
         if after.shape == before.shape and after.dtype is before.dtype:
             return
-        where = self.where(self.calls.transition)
+        where = self._transition_name
         if after.shape[:1] != before.shape[:1] and after.shape[1:] == before.shape[1:]:
             envs = after.shape[0] if after.dim() else 0
             raise AdapterError(
@@ -161,7 +161,7 @@ class VmapRunner(BatchRunner):
             raise
         except Exception as error:
             error.add_note(
-                f"{self.where(self.calls.transition)}: torch.func.vmap takes pure functions of one env's tensors: no "
+                f"{self._transition_name}: torch.func.vmap takes pure functions of one env's tensors: no "
                 ".item(), float(), NumPy or `if` on values (torch.where instead), no writing in place. What it cannot "
                 "take runs with batching='loop', and models with a leading batch axis with 'batched'."
             )

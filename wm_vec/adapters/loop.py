@@ -13,7 +13,7 @@ from torch import Tensor
 from wm_vec.adapters.errors import AdapterError
 from wm_vec.adapters.forms import MISSING, ResetParts, StepParts, read_transition
 from wm_vec.adapters.objects import ObjectTensor
-from wm_vec.adapters.running import Runner, as_flag, one_number
+from wm_vec.adapters.running import Runner, Setting, as_flag, one_number
 from wm_vec.adapters.states import STATE
 from wm_vec.core import CounterRNG, Transition
 
@@ -22,6 +22,10 @@ class LoopRunner(Runner):
     """Env by env, with states of any kind: the model sees one env's state and action, no leading axis."""
 
     batching = "loop"
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        self._flag_of = [torch.tensor([flag], device=self.device) for flag in (False, True)]
 
     def pack(self, starts: Sequence[ResetParts], lead: tuple[int, ...]) -> TensorDict:
         """States of any kind in one column."""
@@ -39,9 +43,10 @@ class LoopRunner(Runner):
         parts, observations, judged = zip(*rows, strict=True)
         info: dict[str, list[Any]] = {}
         for i, part in enumerate(parts):
-            for key, value in part.info.items():
-                info.setdefault(key, [None] * len(rows))[i] = value
-        reward, terminated, truncated = _columns(judged, self.device)
+            if part.info:
+                for key, value in part.info.items():
+                    info.setdefault(key, [None] * len(rows))[i] = value
+        reward, terminated, truncated = self._columns(judged)
         column = {STATE: ObjectTensor.of([part.state for part in parts])}
         after = self._finish(column, _stack(observations), len(rows))
         return Transition(after, self.observations.tree(after), reward, terminated, truncated, info)
@@ -79,7 +84,7 @@ class LoopRunner(Runner):
         if "rng" in calls.transition.takes:
             own = CounterRNG(rng.seed[row : row + 1], rng.episode[row : row + 1], rng.step[row : row + 1])
         result = self._call(calls.transition, (calls.model, state, taken, own), rng, row)
-        where = self.where(calls.transition)
+        where = self._transition_name
         parts = read_transition(result, self.observations, (), where)
         observation = self.observations.tensors(parts.observation, (), self.device, where)
         judged = (calls.model, parts.state, parts.observation, taken)
@@ -93,22 +98,25 @@ class LoopRunner(Runner):
         truncated = None if parts.truncated is None else as_flag(one_number(parts.truncated, "truncated", where))
         return parts, observation, (reward, terminated, truncated)
 
+    def _columns(self, judged: Sequence[tuple[Any, bool, bool | None]]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Rewards ``(B,)`` float64, terminations and truncations ``(B,)`` bool of every env's own."""
+        rewards, terminated, truncated = zip(*judged, strict=True)
+        if any(isinstance(reward, Tensor) for reward in rewards):
+            reward = torch.stack([torch.as_tensor(r, dtype=torch.float64, device=self.device) for r in rewards])
+        else:
+            reward = torch.tensor(rewards, dtype=torch.float64, device=self.device)
+        over = None if truncated == (None,) * len(rewards) else self._flags([bool(t) for t in truncated])
+        return reward, self._flags(terminated), over
+
+    def _flags(self, values: Sequence[bool]) -> Tensor:
+        """``(B,)`` bool; those of one env are made once, since nobody writes into them."""
+        if len(values) > 1:
+            return torch.tensor(values, device=self.device)
+        return self._flag_of[bool(values[0])]
+
 
 def _stack(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Leaves ``(B, ...)`` of each env's own, as copies."""
     if len(rows) == 1:
         return {name: leaf.unsqueeze(0).clone() for name, leaf in rows[0].items()}
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-
-
-def _columns(
-    judged: Sequence[tuple[Any, bool, bool | None]], device: torch.device
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Rewards ``(B,)`` float64, terminations and truncations ``(B,)`` bool of every env's own."""
-    rewards, terminated, truncated = zip(*judged, strict=True)
-    if any(isinstance(reward, Tensor) for reward in rewards):
-        reward = torch.stack([torch.as_tensor(r, dtype=torch.float64, device=device) for r in rewards])
-    else:
-        reward = torch.tensor(rewards, dtype=torch.float64, device=device)
-    over = None if all(t is None for t in truncated) else torch.tensor([bool(t) for t in truncated], device=device)
-    return reward, torch.tensor(terminated, device=device), over

@@ -60,7 +60,7 @@ class ObjectTensor(Tensor):
     def objects(self) -> list[Any]:
         """The objects themselves, in row-major order."""
         with torch._C.DisableTorchFunctionSubclass():
-            handles = self.reshape(-1).tolist()
+            handles = self.tolist() if self.dim() == 1 else self.reshape(-1).tolist()
         return [self.find(handle) for handle in handles]
 
     def find(self, handle: int) -> Any:

@@ -48,6 +48,7 @@ class Runner:
         self.calls, self.observations, self.actions = setting.calls, setting.observations, setting.actions
         self.device, self.torch_actions, self.generator = setting.device, setting.torch_actions, setting.generator
         self._watched = False
+        self._transition_name = self.where(setting.calls.transition)
 
     def where(self, call: UserCall | str) -> str:
         """How messages name a callable."""
@@ -109,7 +110,7 @@ def one_number(value: Any, what: str, where: str) -> Any:
     tensor = value if isinstance(value, Tensor) else numbers(value, what, where)
     if tensor.numel() != 1:
         raise AdapterError(f"{where}: {what} must be one number of one env, got {describe(value)}.")
-    return tensor.reshape(()) if tensor.requires_grad else tensor.item()
+    return tensor.reshape(()) if tensor.requires_grad and torch.is_grad_enabled() else tensor.item()
 
 
 def numbers(value: Any, what: str, where: str) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from wm_kernels.dispatch import is_plain_host_tensor
-from wm_vec.core.perspective import PerMany, Perspective
+from wm_vec.core.perspective import ActionSpec, PerMany, Perspective
 from wm_vec.core.rng import STREAM_ACTION, CounterRNG
 
 MAX_TABLE = 4096
@@ -81,12 +81,17 @@ class JointAction:
             index = int(actions[0].item()) - self._first_class
             row = self._rows_of_classes[min(max(0, index), len(self._rows_of_classes) - 1)]
             return row, row
-        flat = [
-            (a - p.action.offset if p.action.offset else a).to(self.dtype).reshape(a.shape[0], p.action.size)
-            for a, p in zip(actions, self.perspectives, strict=True)
-        ]
+        flat = [self._columns(a, p.action) for a, p in zip(actions, self.perspectives, strict=True)]
         joint = flat[0] if len(flat) == 1 else torch.cat(flat, 1)
         return joint, torch.clamp(joint, *self._bounds)
+
+    def _columns(self, action: Tensor, spec: ActionSpec) -> Tensor:
+        """One perspective's action ``(B, *shape)`` as ``(B, size)`` in the joint dtype."""
+        if spec.offset:
+            action = action - spec.offset
+        if action.dtype is not self.dtype:
+            action = action.to(self.dtype)
+        return action if action.dim() == 2 else action.reshape(action.shape[0], spec.size)
 
     def sample(self, rng: CounterRNG, draw: int) -> Tensor:
         """Random actions ``(B, *shape)`` of the first perspective.
