@@ -14,6 +14,7 @@ from gymnasium import spaces
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
 from wm_vec.render.frames import FramePainter, observation_frame, value_frame
+from wm_vec.render.sheet import Block
 
 BLUE, RED = (0x1F, 0x77, 0xB4), (0xD6, 0x27, 0x28)
 UNBOUNDED = Box(-np.inf, np.inf, (3,))
@@ -61,6 +62,20 @@ def test_each_value_has_the_scale_of_its_own_bounds() -> None:
     frame = inked(observation_frame(np.array([0.5, 50.0]), space), BLUE)
     widths = {int(row.sum()) for row in frame if row.any()}
     assert len(widths) == 1
+    # The ends of the second axis are written too, below its bar.
+    narrower = Box(np.array([-1.0, -100.0]), np.array([1.0, 500.0]), dtype=np.float64)
+    top, _, _, _ = rows_and_columns(changed(*(observation_frame(np.zeros(2), box) for box in (space, narrower))))
+    assert top > rows_and_columns(frame)[0] + 20
+
+
+def test_an_open_value_beside_bounded_ones_grows_alone() -> None:
+    painter = FramePainter(Box(np.array([-1.0, -np.inf]), np.array([1.0, np.inf]), dtype=np.float64))
+    before = painter(np.array([0.5, 0.0]))
+    painter(np.array([0.5, 4000.0]))
+    _, bottom, _, _ = rows_and_columns(inked(before, BLUE))
+    after = painter(np.array([0.5, 0.0]))
+    np.testing.assert_array_equal(before[: bottom + 1], after[: bottom + 1])
+    assert changed(before, after).any(), "the second axis now says 5000"
 
 
 def test_only_bars_and_numbers_move_within_finite_bounds() -> None:
@@ -76,6 +91,24 @@ def test_only_bars_and_numbers_move_within_finite_bounds() -> None:
     # Far beyond the bounds the bar ends where the axis ends.
     at_the_end, beyond = (rows_and_columns(inked(painter(np.full(4, x)), BLUE)) for x in (1.0, 50.0))
     assert at_the_end == beyond
+
+
+def test_numbers_are_written_beside_the_bars() -> None:
+    painter = FramePainter(Box(-1, 1, (1,)))
+    # Beyond the bounds the bars are alike, only the numbers differ.
+    one, other = painter(np.array([50.0])), painter(np.array([60.0]))
+    top, bottom, left, _ = rows_and_columns(changed(one, other))
+    bar_top, bar_bottom, _, bar_right = rows_and_columns(inked(one, BLUE))
+    assert left > bar_right
+    assert bar_top <= top < bottom <= bar_bottom
+
+
+def test_the_ends_of_bars_cover_parts_of_pixels() -> None:
+    frame = np.full((3, 8, 3), 255, np.uint8)
+    Block(left=5.0, top=1.0, width=-2.75, height=1.0, colour="#000000").paint(frame)
+    # From 2.25 to 5: three quarters of pixel 2, all of 3 and 4.
+    assert frame[1, :, 0].tolist() == [255, 255, 64, 0, 0, 255, 255, 255]
+    assert (frame[[0, 2]] == 255).all()
 
 
 def test_an_open_axis_grows_and_stays() -> None:
@@ -395,6 +428,7 @@ sys.modules["matplotlib"] = None
 import numpy as np
 from gymnasium.spaces import Box
 from wm_vec.render.frames import FramePainter, observation_frame, value_frame
+from wm_vec.render.sheet import Block
 image = np.full((64, 64, 3), 7, np.uint8)
 assert (observation_frame(image, Box(0, 255, image.shape, np.uint8)) == image).all()
 painter = FramePainter(Box(-1, 1, (3,)))

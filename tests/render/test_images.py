@@ -111,23 +111,23 @@ def test_sizes(shape: tuple[int, ...], frame: tuple[int, ...]) -> None:
     assert observation_frame(np.zeros(shape, np.uint8), bytes_space(shape)).shape == frame
 
 
-def test_numbers_beyond_the_range_are_clipped() -> None:
+def test_fractions_are_rounded_and_numbers_beyond_the_range_clipped() -> None:
     image = np.zeros((64, 64), np.float32)
-    image[0, :4] = [np.nan, -3, 7, np.inf]
+    image[0, :6] = [np.nan, -3, 7, np.inf, 0.31, 0.999]  # 79.05 and 254.745
     frame = observation_frame(image, unit_space((64, 64)))
-    assert frame[0, :4, 0].tolist() == [0, 0, 255, 255]
+    assert frame[0, :6, 0].tolist() == [0, 0, 255, 255, 79, 255]
 
 
 IMAGE, OTHER = bytes_space((64, 64, 3)), Box(-1, 1, (3,))
 SPACES = [
-    (Dict(image=OTHER, pixels=IMAGE, camera=IMAGE), ("pixels",)),
+    (Dict(camera=IMAGE, image=OTHER, pixels=IMAGE), ("pixels",)),
     (Dict(rgb=IMAGE, image=IMAGE, pixels=IMAGE), ("image",)),
-    (Dict(rgb=IMAGE, camera=IMAGE), ("rgb",)),
+    (Dict(camera=IMAGE, rgb=IMAGE), ("rgb",)),
     (Dict(position=OTHER, view=IMAGE), ("view",)),
     (Dict(position=OTHER, a=Dict(speed=OTHER, lens=IMAGE)), ("a", "lens")),
     (Dict(aaa=IMAGE, zzz=Dict(rgb=IMAGE)), ("zzz", "rgb")),
     (Tuple((OTHER, IMAGE)), (1,)),
-    (Dict(pixels=Tuple((IMAGE, IMAGE)), camera=IMAGE), ("pixels", 0)),
+    (Dict(camera=IMAGE, pixels=Tuple((IMAGE, IMAGE))), ("pixels", 0)),
     (unit_space((8, 8)), ()),
     (Discrete(4), None),
     (OTHER, None),
