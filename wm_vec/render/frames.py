@@ -98,7 +98,7 @@ class FramePainter:
 
 
 def observation_frame(observation: Any, space: Space) -> np.ndarray:
-    """A frame of one observation; `FramePainter` is ten times faster for many.
+    """A frame of one observation; `FramePainter` is far faster for many.
 
     Args:
         observation: One env's observation: NumPy, or nested mappings and tuples of it.
