@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 from benchmarks.machine import machine
+from benchmarks.timing import time_in_turn
 from wm_vec import WorldModel
 
 SIZES = (1, 64, 1024, 4096)
@@ -77,20 +77,6 @@ def subjects(world: WorldModel, num_envs: int, sync_envs: bool) -> dict[str, Cal
         sync.reset(seed=0)
         named["SyncVectorEnv of scalar views"] = lambda: sync.step(torch.randint(0, 2, (num_envs,)).numpy())
     return named
-
-
-def time_in_turn(named: dict[str, Callable[[], Any]], seconds: float) -> dict[str, list[float]]:
-    """Seconds of every call, the subjects called in turn until the time is up; at least three turns."""
-    for call in named.values():
-        call()
-    times: dict[str, list[float]] = {name: [] for name in named}
-    started = time.perf_counter()
-    while time.perf_counter() - started < seconds or len(times["bare network"]) < 3:
-        for name, call in named.items():
-            before = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - before)
-    return times
 
 
 def measure(world: WorldModel, seconds: float) -> list[dict[str, Any]]:

@@ -39,7 +39,7 @@ class Latent(nn.Module):
 
     def reset_state(self, seed=None):
         latent = torch.randn(4, generator=generator(seed))
-        return latent, self.decoder(latent).detach()
+        return latent, self.decoder(latent)
 
 
 class Painter(nn.Module):

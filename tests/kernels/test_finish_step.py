@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.kernels.harness import assert_matches_reference
 from wm_kernels import finish_step
 
 BANK = 3
@@ -15,7 +16,7 @@ FINITE = st.sampled_from([0.0, 1.0, -2.5, 7.0])
 
 
 @st.composite
-def steps(draw):
+def steps(draw, modes=("same_step", "next_step", "disabled")):
     """One step of a few rows: a float leaf (B, 2), a scalar float leaf (B,), an int leaf (B,)."""
     rows, agents = draw(st.integers(1, 5)), draw(st.integers(1, 2))
 
@@ -38,7 +39,7 @@ def steps(draw):
         "returns": table(FINITE, agents),
         "pending": column(st.booleans()),
         "horizon": draw(st.none() | st.integers(1, 5)),
-        "autoreset": draw(st.sampled_from(["same_step", "next_step", "disabled"])),
+        "autoreset": draw(st.sampled_from(modes)),
     }
 
 
@@ -138,6 +139,13 @@ def test_every_row_is_what_the_design_says(step):
             value = getattr(got, name)
             row = [leaf[i].tolist() for leaf in value] if isinstance(value, list) else value[i].tolist()
             assert row == expected, f"row {i}, {name}, {step['autoreset']}"
+
+
+@settings(max_examples=300, deadline=None)
+@given(steps(modes=["same_step", "disabled"]))
+@torch.no_grad()
+def test_in_host_memory_it_is_the_reference_bit_for_bit(step):
+    assert_matches_reference(finish_step, arguments(step), backend="cpu", exact=True)
 
 
 @settings(max_examples=50, deadline=None)

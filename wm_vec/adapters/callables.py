@@ -162,6 +162,7 @@ class CallableDynamics:
             )
         return self.start(rng, None).state
 
+    @torch.no_grad()
     def start(self, rng: CounterRNG, options: Mapping[str, Any] | None) -> Transition:
         """Episodes reset with the seeds of `rng`: the env's own seed in its first episode, later ones drawn from it."""
         num_envs = rng.seed.shape[0]

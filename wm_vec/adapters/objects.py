@@ -20,6 +20,7 @@ _SELECT: set[Callable[..., Any]] = {
     Tensor.reshape,
     Tensor.view,
     Tensor.unsqueeze,
+    Tensor.index_copy,
     Tensor.index_select,
     Tensor.to,
     Tensor.detach,

@@ -208,6 +208,8 @@ def _fits(structure: Any, value: Any, lead: tuple[int, ...]) -> bool:
         return False
     if isinstance(value, Tensor):
         return tuple(value.shape) == (*lead, *structure.shape)
+    if isinstance(value, (tuple, list)) and any(isinstance(part, Tensor) for part in value):
+        return False
     try:
         array = np.asarray(value)
     except ValueError:  # a ragged sequence

@@ -9,6 +9,7 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
+from wm_kernels.dispatch import is_plain_host_tensor
 from wm_vec.core.dynamics import Dynamics
 from wm_vec.core.rng import STREAM_RESET, CounterRNG
 from wm_vec.core.rows import RowLayout
@@ -37,13 +38,31 @@ class BankStarts:
     def __init__(self, leaves: list[Tensor]) -> None:
         self.leaves = leaves
         self.info: Mapping[str, Any] = {}
+        self._drawn: tuple[int, Tensor, Tensor, Tensor] | None = None
 
     def draw(
         self, seed: Tensor, episode: Tensor, options: Mapping[str, Any] | None = None
     ) -> tuple[list[Tensor], Tensor | None]:
         """The bank, and the state that each row draws at its seed and episode."""
-        rng = CounterRNG(seed, episode, torch.zeros_like(episode))
-        return self.leaves, rng.integers(1, self.leaves[0].shape[0], STREAM_RESET)[:, 0]
+        size = self.leaves[0].shape[0]
+        if not is_plain_host_tensor(seed):
+            return self.leaves, _place(seed, episode, size)
+        # Most rows draw what they drew at the last step. In host memory a look tells which do not.
+        index = None
+        if self._drawn is not None and self._drawn[0] == size and self._drawn[1].shape == seed.shape:
+            _, old_seed, old_episode, old_index = self._drawn
+            changed = ((seed != old_seed) | (episode != old_episode)).nonzero()[:, 0]
+            index = old_index
+            if changed.numel():
+                index = old_index.index_copy(0, changed, _place(seed[changed], episode[changed], size))
+        index = _place(seed, episode, size) if index is None else index
+        self._drawn = (size, seed, episode, index)
+        return self.leaves, index
+
+
+def _place(seed: Tensor, episode: Tensor, size: int) -> Tensor:
+    """``(B,)`` int64: the place in a bank of `size` states that each row draws at its seed and episode."""
+    return CounterRNG(seed, episode, torch.zeros_like(episode)).integers(1, size, STREAM_RESET)[:, 0]
 
 
 class FreshStarts:
