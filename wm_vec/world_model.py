@@ -25,6 +25,7 @@ from wm_vec.core import AutoresetMode, CounterRNG, Engine, Perspective
 from wm_vec.core.engine import BANK_SEED
 from wm_vec.core.rng import STREAM_BANK
 from wm_vec.envs import WorldModelEnv, WorldModelVectorEnv
+from wm_vec.envs.process import warn_if_forked
 from wm_vec.envs.registration import BUNDLED
 from wm_vec.model import CanvasModel, ModelConfig
 from wm_vec.perspectives import check_paths, field_perspective, signature_perspective
@@ -78,6 +79,7 @@ class WorldModel:
         dtype: torch.dtype | None = None,
         seed: int = 0,
     ) -> None:
+        warn_if_forked()
         self.bound = schema if isinstance(schema, BoundSchema) else compile_schema(schema)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -118,7 +118,6 @@ def test_spaces_keep_their_place_in_their_random_numbers():
     assert same(pickle.loads(pickle.dumps(env)).action_space.sample(), env.action_space.sample())
 
 
-@pytest.mark.xfail(strict=True, reason="LookaheadRNG pickles every number it drew ahead, each with the whole draw")
 def test_a_pickle_holds_the_weights_once_and_no_noise():
     """In the middle of an episode noise and tables are there that are cheaper made again than sent."""
     env = BY_NAME["cartpole"].scalar()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -170,6 +171,37 @@ def test_forked_processes_are_told_once_how_to_make_workers(tmp_path):
         assert 'AsyncVectorEnv(..., context="spawn")' in message
         assert "torch.set_num_threads(1)" in message
         assert place.endswith("forking.py")
+
+
+HANGING = """
+import gymnasium as gym
+import torch
+import wm_vec
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    first = gym.make("wm_vec/CartPole-v1")
+    first.reset(seed=0)
+    torch.zeros(1_000_000).exp_()
+    make = {make}
+    gym.vector.AsyncVectorEnv([make], context="fork").reset(seed=0)
+"""
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("make", ['lambda: gym.make("wm_vec/CartPole-v1")', "lambda: first"])
+def test_users_are_told_before_a_forked_worker_hangs(tmp_path, make):
+    """Whether the worker makes the environment or was handed one."""
+    script = tmp_path / "hanging.py"
+    script.write_text(HANGING.format(make=make))
+    command = [sys.executable, str(script)]
+    options = {"stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    with subprocess.Popen(command, cwd=ROOT, env=environment(), **options) as run:
+        try:
+            told = next((line for line in run.stderr if "RuntimeWarning" in line), "")
+        finally:
+            os.killpg(run.pid, signal.SIGKILL)  # it would wait forever
+    assert 'AsyncVectorEnv(..., context="spawn")' in told
 
 
 def environment() -> dict[str, str]:

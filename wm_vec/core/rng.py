@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,6 +69,10 @@ class LookaheadRNG(CounterRNG):
         self._depth = depth
         self._position = 0
         self._drawn: dict[tuple[int, int, torch.dtype], tuple[Tensor, ...]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Every number drawn is a view, and would be pickled with the whole draw; they are drawn again instead.
+        return {**self.__dict__, "_drawn": {}}
 
     @property
     def step(self) -> Tensor:  # type: ignore[override]

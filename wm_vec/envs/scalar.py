@@ -62,7 +62,7 @@ class WorldModelEnv(gym.Env):
         AdapterError: Model, callables and spaces do not fit together.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 30}  # noqa: RUF012 - Gymnasium's
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 32}  # noqa: RUF012 - Gymnasium's
 
     def __init__(
         self,
@@ -87,6 +87,7 @@ class WorldModelEnv(gym.Env):
         bank_size: int | None = None,
         rng: Literal["counter", "global"] = "counter",
     ) -> None:
+        warn_if_forked()
         dynamics = CallableDynamics(
             world_model,
             observation_space,
@@ -155,7 +156,6 @@ class WorldModelEnv(gym.Env):
             )
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode must be None, 'rgb_array' or 'human', got {render_mode!r}.")
-        warn_if_forked()
         self.engine = engine
         self.world_model = world_model
         self.observation_space = observation_space
@@ -184,6 +184,7 @@ class WorldModelEnv(gym.Env):
             seed: None goes on with the seed in use.
             options: Handed to the model's reset.
         """
+        warn_if_forked()
         super().reset(seed=seed)
         observation = self._hand_out(self.engine.reset(seed, options=options))
         info = self._info(0, self.engine.predictions(), self.engine.model_state())

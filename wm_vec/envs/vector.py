@@ -56,7 +56,7 @@ class WorldModelVectorEnv(VectorEnv):
         self.observation_space = batch_space(single_observation_space, engine.num_envs)
         self.action_space = batch_space(single_action_space, engine.num_envs)
         self.render_mode = render_mode
-        self.metadata = {"autoreset_mode": engine.autoreset_mode, "render_modes": ["rgb_array"], "render_fps": 30}
+        self.metadata = {"autoreset_mode": engine.autoreset_mode, "render_modes": ["rgb_array"], "render_fps": 32}
         self._perspective = engine.perspectives[0]
         self._draws = 0
         self.world_model: Any = None
