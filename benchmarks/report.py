@@ -23,7 +23,7 @@ measured on; `python -m benchmarks.report` writes the page from them. No GPU was
 
 def page() -> str:
     """The whole page."""
-    return "\n".join([INTRO, throughput(), worlds(), turns(), others()]).rstrip() + "\n"
+    return "\n".join([INTRO, throughput(), training_loops(), worlds(), turns(), others()]).rstrip() + "\n"
 
 
 def throughput() -> str:
@@ -44,6 +44,27 @@ def throughput() -> str:
         elif row["subject"] != "bare network":
             over = f"{row['over_bare_us']:+.0f} µs, {row['over_bare_percent']:+.1f} %"
         lines.append(f"| {row['num_envs']} | {row['subject']} | {row['env_steps_per_s']:,.0f} | {over} |")
+    return "\n".join(lines) + "\n"
+
+
+def training_loops() -> str:
+    """Env steps/s of the PPO scripts."""
+    result = _read("cleanrl_throughput")
+    lines = [
+        "## What a training loop makes of it\n",
+        "PPO in the bundled CartPole world, acting, stepping and gradient steps together: `examples/ppo_sync.py`, the",
+        "familiar SyncVectorEnv over one environment per thunk, and `examples/ppo_tensor.py`, the same on the vector",
+        f"env. {result['num_steps']} steps of each env an iteration; both in turns in one process; medians. The",
+        "seconds are the process's own, since the machine was shared. `python -m benchmarks.cleanrl_throughput`.\n",
+        _where(result["machine"]) + "\n",
+        "| envs | ppo_sync, env steps/s | ppo_tensor, env steps/s | ppo_tensor is |",
+        "| ---: | ---: | ---: | ---: |",
+    ]
+    for row in result["rows"]:
+        sync, ratio = "-", "-"
+        if "sync_env_steps_per_s" in row:
+            sync, ratio = f"{row['sync_env_steps_per_s']:,.0f}", f"{row['tensor_is_times_faster']:.1f} x as fast"
+        lines.append(f"| {row['num_envs']} | {sync} | {row['tensor_env_steps_per_s']:,.0f} | {ratio} |")
     return "\n".join(lines) + "\n"
 
 
