@@ -13,8 +13,8 @@ import pytest
 from gymnasium import spaces
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
-from tests.render.pixels import BLUE, RED, changed, inked
-from wm_vec.render.frames import FramePainter, observation_frame, value_frame
+from tests.render.pixels import changed
+from wm_vec.render.frames import FramePainter, observation_frame
 
 UNBOUNDED = Box(-np.inf, np.inf, (3,))
 EVERY_KIND = {
@@ -142,32 +142,18 @@ def test_a_frame_per_step_costs_little(kind: str) -> None:
     assert np.median(took) < 0.03
 
 
-def test_named_values_without_a_space() -> None:
-    few = {"cart.position": np.array([1.0]), "pole": np.array([-2.0, 0.5])}
-    frame = value_frame(few)
-    assert frame.shape == (240, 320, 3)
-    assert inked(frame, BLUE).any()
-    assert inked(frame, RED).any()
-    assert changed(frame, value_frame({**few, "cart.position": np.array([0.5])})).any()
-    many = {"field a": np.zeros(30), "field b": np.zeros((3, 4)), "field c": np.zeros(1)}
-    plain = value_frame(many)
-    boxes = [changed(plain, value_frame({**many, key: many[key] + 0.05})) for key in many]
-    assert all(box.any() for box in boxes)
-    assert np.sum(boxes, axis=0).max() == 1
-
-
 def test_without_matplotlib_images_work_and_plots_name_the_extra() -> None:
     script = """
 import sys
 sys.modules["matplotlib"] = None
 import numpy as np
 from gymnasium.spaces import Box
-from wm_vec.render.frames import FramePainter, observation_frame, value_frame
+from wm_vec.render.frames import FramePainter, observation_frame
 from wm_vec.render.sheet import Block
 image = np.full((64, 64, 3), 7, np.uint8)
 assert (observation_frame(image, Box(0, 255, image.shape, np.uint8)) == image).all()
 painter = FramePainter(Box(-1, 1, (3,)))
-for draw in (lambda: painter(np.zeros(3)), lambda: value_frame({"a": np.zeros(1)})):
+for draw in (lambda: painter(np.zeros(3)), lambda: observation_frame(1.0, Box(-1, 1, ()))):
     try:
         draw()
     except ImportError as error:

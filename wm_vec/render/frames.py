@@ -10,11 +10,11 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Tuple
 
 from wm_vec.render.images import KeyPath, find_image, image_frame
-from wm_vec.render.page import MAX_BARS, set_up
+from wm_vec.render.page import set_up
 from wm_vec.render.panels import Panel
 from wm_vec.render.sheet import Sheet
 
-__all__ = ["FramePainter", "find_image", "observation_frame", "value_frame"]
+__all__ = ["FramePainter", "find_image", "observation_frame"]
 
 
 class FramePainter:
@@ -112,26 +112,6 @@ def observation_frame(observation: Any, space: Space) -> np.ndarray:
         ImportError: It is no image and matplotlib (the extra ``wm_vec[plot]``) is missing.
     """
     return FramePainter(space)(observation)
-
-
-def value_frame(named: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Named values without known bounds as a frame, ``(H, W, 3)`` uint8, 240 x 320 for up to a dozen values.
-
-    Args:
-        named: Field path -> values. More than two dozen values get a panel for each field.
-
-    Raises:
-        ImportError: matplotlib (the extra ``wm_vec[plot]``) is missing.
-    """
-    arrays = {path: np.asarray(values, dtype=np.float64) for path, values in named.items()}
-    if sum(array.size for array in arrays.values()) > MAX_BARS:
-        fields = [(path, Box(-np.inf, np.inf, array.shape, np.float64)) for path, array in arrays.items()]
-        return observation_frame(arrays, Dict(fields))
-    labels, values = [], []
-    for path, array in arrays.items():
-        labels += [f"{path}[{i}]" if array.size > 1 else path for i in range(array.size)]
-        values += array.ravel().tolist()
-    return FramePainter(Box(-np.inf, np.inf, (len(values),), np.float64), labels)(np.array(values))
 
 
 def _entries(space: Space, path: KeyPath) -> Iterator[tuple[KeyPath, Space]]:
