@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from wm_vec.envs.checker import CheckError, check_vector_env
     from wm_vec.envs.factory import make_world_model_env
+    from wm_vec.envs.pessimism import PessimisticReward, PessimisticVectorReward
     from wm_vec.envs.sb3 import SB3VecEnv as SB3VecEnv
     from wm_vec.envs.scalar import WorldModelEnv
     from wm_vec.envs.vector import WorldModelVectorEnv
 
 _HOME = {
     "CheckError": "checker",
+    "PessimisticReward": "pessimism",
+    "PessimisticVectorReward": "pessimism",
     "SB3VecEnv": "sb3",
     "WorldModelEnv": "scalar",
     "WorldModelVectorEnv": "vector",
@@ -22,7 +25,15 @@ _HOME = {
 }
 
 # Without SB3VecEnv, which cannot be imported where Stable-Baselines3 is not installed.
-__all__ = ["CheckError", "WorldModelEnv", "WorldModelVectorEnv", "check_vector_env", "make_world_model_env"]
+__all__ = [
+    "CheckError",
+    "PessimisticReward",
+    "PessimisticVectorReward",
+    "WorldModelEnv",
+    "WorldModelVectorEnv",
+    "check_vector_env",
+    "make_world_model_env",
+]
 
 
 def __getattr__(name: str) -> Any:
