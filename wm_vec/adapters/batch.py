@@ -81,13 +81,20 @@ class BatchRunner(Runner):
     def _run(self, before: dict[str, Tensor], action: Tensor, rng: CounterRNG, lead: tuple[int, ...]) -> _Outcome:
         return self._outcome(before, action, rng, lead)
 
-    def _outcome(self, before: Mapping[str, Tensor], action: Any, rng: CounterRNG, lead: tuple[int, ...]) -> _Outcome:
-        """Call the model once and read what came back."""
+    def _outcome(
+        self,
+        before: Mapping[str, Tensor],
+        action: Any,
+        rng: CounterRNG,
+        lead: tuple[int, ...],
+        own: CounterRNG | None = None,
+    ) -> _Outcome:
+        """Call the model once and read what came back; `own` is the generator that it gets, None for `rng`."""
         calls, states, row = self.calls, self.states, 0
         assert states is not None
         if calls.action_transform is not None:
             action = self._call(calls.action_transform, (calls.model, action), rng, row)
-        values = (calls.model, states.rebuild(before, lead), action, rng)
+        values = (calls.model, states.rebuild(before, lead), action, own or rng)
         result = self._call(calls.transition, values, rng, row)
         where = self._transition_name
         parts = read_transition(result, self.observations, lead, where)
@@ -145,9 +152,13 @@ class VmapRunner(BatchRunner):
 
     def _run(self, before: dict[str, Tensor], action: Tensor, rng: CounterRNG, lead: tuple[int, ...]) -> _Outcome:
         constants: dict[str, Any] = {}
+        draws = "rng" in self.calls.transition.takes
+        counters = (rng.seed, rng.episode, rng.step) if draws else ()
 
-        def one(state: dict[str, Tensor], own: Tensor) -> tuple[Any, ...]:
-            out = self._outcome(state, own, rng, ())
+        def one(state: dict[str, Tensor], taken: Tensor, *counter: Tensor) -> tuple[Any, ...]:
+            # As under "loop": the generator of one env, whose draws have a leading axis of size 1.
+            own = CounterRNG(*(number.unsqueeze(0) for number in counter)) if draws else None
+            out = self._outcome(state, taken, rng, (), own)
             info = {key: value for key, value in out.info.items() if isinstance(value, Tensor)}
             constants.update((key, value) for key, value in out.info.items() if key not in info)
             judged = {"reward": out.reward, "terminated": out.terminated}
@@ -156,7 +167,7 @@ class VmapRunner(BatchRunner):
             return out.state, out.observation, judged, info
 
         try:
-            state, observation, judged, info = torch.func.vmap(one, randomness="different")(before, action)
+            state, observation, judged, info = torch.func.vmap(one, randomness="different")(before, action, *counters)
         except AdapterError:
             raise
         except Exception as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -14,21 +15,24 @@ from wm_vec.adapters.batch import BatchRunner, VmapRunner
 from wm_vec.adapters.calls import ModelCalls
 from wm_vec.adapters.errors import AdapterError
 from wm_vec.adapters.forms import ResetParts, read_reset
-from wm_vec.adapters.loop import LoopRunner
-from wm_vec.adapters.objects import ObjectTensor
-from wm_vec.adapters.randomness import GlobalGenerator
+from wm_vec.adapters.loop import LoopRow, LoopRunner
+from wm_vec.adapters.objects import ObjectTensor, duplicate
+from wm_vec.adapters.randomness import GlobalGenerator, warn_of_draws
 from wm_vec.adapters.running import Runner, Setting
 from wm_vec.adapters.spaces import ActionForm, ObservationForm, check_spaces
 from wm_vec.adapters.states import STATE
 from wm_vec.core import CounterRNG, Perspective, Transition
 from wm_vec.core.functions import is_batched
 from wm_vec.core.rng import STREAM_RESET
+from wm_vec.core.single import RowTransition
 from wm_vec.core.trees import Tree, leaves_of
 
 Batching = Literal["batched", "vmap", "loop"]
 RUNNERS: dict[str, type[Runner]] = {"batched": BatchRunner, "vmap": VmapRunner, "loop": LoopRunner}
 SEED_LIMIT = 2**31
 """Seeds of later episodes stay below it, so that every seeding function takes them."""
+OWN_SEED_LIMIT = 2**32
+"""Below it an env's own seed is handed to its first reset as it is."""
 
 
 class CallableDynamics:
@@ -109,10 +113,17 @@ class CallableDynamics:
         self.rng: Literal["counter", "global"] = "counter" if batching == "loop" else rng
         self._generator = generator
         self._initial_observation, self._initial_state = initial_observation, initial_state
+        self._reset_watched = False
         self._resets_batched = self.calls.reset is not None and is_batched(self.calls.reset.fn)
         self.starts_fresh = self.calls.reset is not None and (starts_fresh or self._resets_batched)
         if self._resets_batched and batching == "loop":
             raise AdapterError("reset_fn is marked batched: that needs batching='batched' or 'vmap', got 'loop'.")
+        if "state" not in self.calls.transition.takes and (self._resets_batched or not self.starts_fresh):
+            raise AdapterError(
+                f"CallableDynamics: {self.calls.transition.name} takes no state, so the model keeps it in itself: "
+                "it is one env, and the scalar WorldModelEnv resets it by reset_fn or the model's own reset. For many, "
+                "put several into gym.vector.SyncVectorEnv, or give transition_fn(model, state, action)."
+            )
 
     # -- Dynamics -------------------------------------------------------------------------------------------------
 
@@ -173,7 +184,9 @@ class CallableDynamics:
             info = start.info
         else:
             seeds = _episode_seeds(rng).tolist()
-            results = [self._reset(seed, options, rng, row) for row, seed in enumerate(seeds)]
+            # A simulator that is its own state gives the same object at every reset.
+            keep = duplicate if isinstance(self.runner, LoopRunner) and num_envs > 1 else _same
+            results = [keep(self._reset(seed, options, rng, row)) for row, seed in enumerate(seeds)]
             lead = self._lead(results[0], where)
             starts = [read_reset(result, self.observations, lead, where) for result in results]
             state = self.runner.pack(starts, lead)
@@ -188,6 +201,26 @@ class CallableDynamics:
     def step(self, state: TensorDictBase, action: Tensor, rng: CounterRNG) -> Transition:
         """Run the model; `action` is ``(B, A)``."""
         return self.runner.step(state, action, rng)
+
+    # -- one env alone --------------------------------------------------------------------------------------------
+
+    @property
+    def steps_rows(self) -> bool:
+        """Whether one env alone is stepped without tensors around its state: under ``"loop"``."""
+        return isinstance(self.runner, LoopRunner)
+
+    def open_row(self, state: TensorDictBase) -> LoopRow:
+        """One env's state and observation."""
+        observation = {leaf.name: state.get(leaf.name) for leaf in self.observations.leaves}
+        return self.runner.model_state(state, 0), observation
+
+    def close_row(self, row: LoopRow) -> TensorDictBase:
+        """The state ``(1,)`` again."""
+        return TensorDict({STATE: ObjectTensor.of([row[0]]), **row[1]}, batch_size=[1])
+
+    def step_row(self, row: LoopRow, action: Tensor, rng: CounterRNG) -> RowTransition:
+        """Run the model for one env; `action` is ``(1, A)``."""
+        return self.runner.step_row(row, action, rng)  # type: ignore[attr-defined]
 
     def model_state(self, state: TensorDictBase, row: int | None = None) -> Any:
         """The model's own state in its own structure: of one row, or of all (a list under ``"loop"``)."""
@@ -205,7 +238,8 @@ class CallableDynamics:
         assert call is not None
         try:
             if self._generator is None:
-                return call(self.calls.model, seed, options)
+                with self._watch_reset():
+                    return call(self.calls.model, seed, options)
             if self._resets_batched:
                 with self._generator.stream():
                     return call(self.calls.model, seed, options)
@@ -214,6 +248,14 @@ class CallableDynamics:
         except Exception as error:
             error.add_note(f"Raised in {call.name}, called with ({', '.join(call.takes)}), at a reset, seed {seed}.")
             raise
+
+    def _watch_reset(self) -> Any:
+        """The first time, look whether an undeclared model draws from torch's generator."""
+        if self._reset_watched:
+            return nullcontext()
+        self._reset_watched = True
+        assert self.calls.reset is not None
+        return warn_of_draws(self.calls.reset.name, "a torch.Generator of its own, seeded with its seed argument")
 
     def _lead(self, result: Any, where: str) -> tuple[int, ...]:
         """The axes that one env's reset has in front: none, or one of size 1 where the model takes batches."""
@@ -235,9 +277,9 @@ class CallableDynamics:
         state = observation if state is None else state
         lead: tuple[int, ...] = ()
         if isinstance(self.runner, BatchRunner) and not self.observations.fits(observation):
-            sizes = {leaf.shape[:1] for leaf in leaves_of(_as_tree(observation)) if leaf.dim()}
-            if len(sizes) == 1:
-                lead = tuple(sizes.pop())
+            sizes = {tuple(leaf.shape[:1]) for leaf in leaves_of(_as_tree(observation)) if leaf.dim()}
+            if len(sizes) == 1 and self.observations.fits(observation, *sizes):
+                lead = sizes.pop()
         return ResetParts(state, observation, {}), lead
 
     def _observation_of(self, state: Any) -> Any:
@@ -254,10 +296,17 @@ class CallableDynamics:
             return self.calls.decode(state)
 
 
+def _same(value: Any) -> Any:
+    return value
+
+
 def _episode_seeds(rng: CounterRNG) -> Tensor:
-    """``(B,)`` int64: an env's own seed in its first episode, a number drawn at (seed, episode) later."""
+    """``(B,)`` int64: an env's own seed in its first episode, a number drawn at (seed, episode) later.
+
+    Seeds of 2^32 and above, as entropy gives them, are too large for NumPy's older functions: drawn from, too.
+    """
     later = rng.integers(1, SEED_LIMIT, STREAM_RESET)[:, 0]
-    return torch.where(rng.episode == 0, rng.seed, later)
+    return torch.where((rng.episode == 0) & (rng.seed < OWN_SEED_LIMIT), rng.seed, later)
 
 
 def _as_tree(observation: Any) -> Tree:

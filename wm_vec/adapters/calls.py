@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,7 +28,7 @@ class UserCall:
     """A user's callable, called with the arguments that it declares.
 
     If all its parameters have names that `NAMES` knows, it gets what they say. Otherwise their number decides, by
-    the first of `forms` of that length.
+    the first of `forms` of that length, unless a name of more than one letter says another thing.
 
     Args:
         fn: The callable.
@@ -65,27 +66,47 @@ def _arguments(
     except (TypeError, ValueError):  # a builtin tells nothing
         return tuple(forms[0]), {}
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    meant = {p.name: _MEANING.get(p.name) for p in parameters if p.kind is p.KEYWORD_ONLY}
-    keywords = {
-        parameter: argument for parameter, argument in meant.items() if argument is not None and argument in known
-    }
+    keywords = _keywords(fn, name, known, parameters)
     if any(p.kind is p.VAR_POSITIONAL for p in parameters):
         return tuple(forms[0]), keywords
     while positional and positional[-1].default is not inspect.Parameter.empty:
         if _MEANING.get(positional[-1].name) in known and len(positional) <= len(known):
             break
         positional.pop()
-    meanings = [_MEANING.get(p.name) for p in positional]
+    names = [p.name for p in positional]
+    meanings = [_MEANING.get(parameter) for parameter in names]
     if positional and all(meaning in known for meaning in meanings) and len({*meanings}) == len(meanings):
         return tuple(str(meaning) for meaning in meanings), keywords
-    for form in forms:
-        if len(form) == len(positional):
-            return tuple(form), keywords
+    form = next((tuple(form) for form in forms if len(form) == len(names)), None)
+    # A clear name at another argument's place: the number alone would hand over the wrong thing in silence.
+    if form is not None and not any(
+        len(parameter) > 1 and meaning in known and meaning != argument
+        for parameter, meaning, argument in zip(names, meanings, form, strict=True)
+    ):
+        return form, keywords
     takes = " or ".join(f"({', '.join(form)})" for form in forms)
     raise AdapterError(
-        f"{name} takes ({', '.join(p.name for p in positional)}); it is called with {takes}. Give it one of these "
-        "signatures."
+        f"{name} takes ({', '.join(names)}); it is called with {takes}, by the names {', '.join(known)} in any order. "
+        "Give it one of these signatures."
     )
+
+
+def _keywords(fn: Any, name: str, known: Sequence[str], parameters: Sequence[inspect.Parameter]) -> dict[str, str]:
+    """Keyword-only parameter -> the argument that it asks for; what a partial has bound stays as it is."""
+    bound = fn.keywords if isinstance(fn, functools.partial) else {}
+    found = {}
+    for parameter in parameters:
+        if parameter.kind is not parameter.KEYWORD_ONLY or parameter.name in bound:
+            continue
+        argument = _MEANING.get(parameter.name)
+        if argument is not None and argument in known:
+            found[parameter.name] = argument
+        elif parameter.default is inspect.Parameter.empty:
+            raise AdapterError(
+                f"{name} wants {parameter.name} by keyword; it can be given {', '.join(known)}. Bind the rest with "
+                "functools.partial."
+            )
+    return found
 
 
 def known_methods(model: Any, names: Sequence[str]) -> tuple[str, Callable[..., Any]] | None:

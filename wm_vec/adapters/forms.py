@@ -24,8 +24,9 @@ TRANSITION_FORMS = (
     "(state, obs, reward, terminated, truncated, info)",
     "a mapping with state/next_state, observation/obs/image, reward, terminated/done, truncated, and optional info",
 )
-OBSERVATION_KEYS = ("observation", "obs", "image", "pixels", "next_observation", "next_obs")
-STATE_KEYS = ("state", "next_state")
+OBSERVATION_KEYS = ("next_observation", "next_obs", "observation", "obs", "image", "pixels")
+STATE_KEYS = ("next_state", "state")
+"""Where a mapping has both, as a model's that hands on its input, ``next_`` is the one after the step."""
 TERMINATED_KEYS = ("terminated", "done")
 
 
@@ -58,9 +59,9 @@ class StepParts(NamedTuple):
 def read_reset(result: Any, observations: ObservationForm, lead: tuple[int, ...], where: str) -> ResetParts:
     """Read what a reset returned.
 
-    What is an observation by its structure and shapes is one. A pair is ``(obs, info)`` if its second part is a
-    mapping that is no observation, and ``(state, obs)`` otherwise; a mapping is an observation if it has the keys of
-    the Dict space, and a form otherwise.
+    What is an observation by its structure and shapes is one. A pair is ``(obs, info)`` if its second part is None or
+    a mapping without the keys of the Dict space, and ``(state, obs)`` otherwise; a mapping alone is an observation if
+    it has those keys, and a form otherwise.
 
     Args:
         result: What came back.
@@ -89,7 +90,7 @@ def read_reset(result: Any, observations: ObservationForm, lead: tuple[int, ...]
             return ResetParts(state, observation, _as_info(info, where))
         if len(result) == 2:
             first, second = result
-            if second is None or (isinstance(second, Mapping) and not observations.fits(second, lead)):
+            if second is None or (isinstance(second, Mapping) and not observations.has_keys(second)):
                 return ResetParts(first, first, _as_info(second, where))
             return ResetParts(first, second, {})
         raise _refuse(where, result, RESET_FORMS)

@@ -68,7 +68,7 @@ class ObjectTensor(Tensor):
         """The object that a handle stands for."""
         found = self.table[handle]
         if isinstance(found, _Copy):
-            found = self.table[handle] = copy.deepcopy(found.original)
+            found = self.table[handle] = duplicate(found.original)
         return found
 
     def later(self, handle: int) -> Any:
@@ -86,7 +86,7 @@ class ObjectTensor(Tensor):
             handles = result.reshape(-1).tolist()
             if func in (Tensor.__getitem__, Tensor.clone):
                 source, eager = args[0], func is Tensor.clone
-                objects = [copy.deepcopy(source.find(h)) if eager else source.later(h) for h in handles]
+                objects = [duplicate(source.find(h)) if eager else source.later(h) for h in handles]
                 fresh = [next(_handles) for _ in objects]
                 table = dict(zip(fresh, objects, strict=True))
                 return cls._standing_for(torch.tensor(fresh, dtype=torch.int64).reshape(result.shape), table)
@@ -100,6 +100,33 @@ class ObjectTensor(Tensor):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ObjectTensor:
         return _rebuild(copy.deepcopy(self.objects(), memo), tuple(self.shape))
+
+
+def duplicate(value: Any) -> Any:
+    """A deep copy; tensors in it that hang on a graph, which deepcopy refuses, are copied without it."""
+    try:
+        return copy.deepcopy(value)
+    except RuntimeError:
+        # Found in the memo, they are not copied again.
+        memo: dict[int, Any] = {}
+        _detach_into(memo, value, set())
+        if not memo:
+            raise
+        return copy.deepcopy(value, memo)
+
+
+def _detach_into(memo: dict[int, Any], value: Any, seen: set[int]) -> None:
+    """Collect copies of the tensors with a graph in a value, its containers and its attributes, by their ids."""
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, Tensor):
+        if not value.is_leaf:
+            memo[id(value)] = value.detach().clone()
+        return
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    for part in (*parts, *getattr(value, "__dict__", {}).values()):
+        _detach_into(memo, part, seen)
 
 
 def _rebuild(objects: list[Any], shape: tuple[int, ...]) -> ObjectTensor:

@@ -70,13 +70,20 @@ class GlobalGenerator:
 
 
 @contextmanager
-def warn_of_draws(name: str) -> Iterator[None]:
-    """Warn if what runs inside draws from torch's global generator."""
+def warn_of_draws(
+    name: str, instead: str = "the rng argument: transition_fn(model, state, action, rng)"
+) -> Iterator[None]:
+    """Warn if what runs inside draws from torch's global generator, or seeds it.
+
+    Args:
+        name: The callable.
+        instead: What else it could draw from.
+    """
     before = torch.get_rng_state()
     yield
     if not torch.equal(before, torch.get_rng_state()):
         warnings.warn(
-            f"{name} draws from torch's global random generator, so the same seed does not give the same episode. "
-            "Declare it with rng='global', or draw from the rng argument: transition_fn(model, state, action, rng).",
+            f"{name} uses torch's global random generator, so the same seed need not give the same episode, and other "
+            f"code's draws change. Declare it with rng='global', or draw from {instead}.",
             stacklevel=3,
         )

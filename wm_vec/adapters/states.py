@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
@@ -15,6 +17,8 @@ STATE = "state"
 
 class StateForm:
     """The structure of a state made of tensors: one, or TensorDicts, dicts, tuples and lists of them; None is empty.
+
+    Arrays count as tensors, and the model gets them back as tensors.
 
     Args:
         example: A state.
@@ -47,7 +51,7 @@ class StateForm:
     def _of(self, value: Any, name: str, where: str) -> Any:
         if value is None:
             return None
-        if isinstance(value, Tensor):
+        if isinstance(value, (Tensor, np.ndarray)):
             return name
         if isinstance(value, TensorDictBase):
             parts = {key: self._of(value.get(key), f"{name}.{key}", where) for key in value.keys()}  # noqa: SIM118
@@ -63,8 +67,9 @@ class StateForm:
         )
 
     def _collect(self, structure: Any, value: Any, name: str, where: str, found: dict[str, Tensor]) -> None:
-        if isinstance(structure, str) and isinstance(value, Tensor):
-            found[structure] = value
+        if isinstance(structure, str) and isinstance(value, (Tensor, np.ndarray)):
+            # An array is its owner's, who may write into it again.
+            found[structure] = torch.tensor(value) if isinstance(value, np.ndarray) else value
             return
         if structure is None and value is None:
             return
