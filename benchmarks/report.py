@@ -23,7 +23,7 @@ measured on; `python -m benchmarks.report` writes the page from them. No GPU was
 
 def page() -> str:
     """The whole page."""
-    return "\n".join([INTRO, throughput(), training_loops(), worlds(), turns(), others()]).rstrip() + "\n"
+    return "\n".join([INTRO, throughput(), adapters(), training_loops(), worlds(), turns(), others()]).rstrip() + "\n"
 
 
 def throughput() -> str:
@@ -43,6 +43,26 @@ def throughput() -> str:
             over = f"vector env {row['vector_env_is_times_faster']:.1f} x as fast"
         elif row["subject"] != "bare network":
             over = f"{row['over_bare_us']:+.0f} µs, {row['over_bare_percent']:+.1f} %"
+        lines.append(f"| {row['num_envs']} | {row['subject']} | {row['env_steps_per_s']:,.0f} | {over} |")
+    return "\n".join(lines) + "\n"
+
+
+def adapters() -> str:
+    """Env steps/s of each way of running a user's model."""
+    result = _read("callable_throughput")
+    lines = [
+        "## What an adapter costs over the model that it adapts\n",
+        "A torch MLP world model, two layers of 256: the bare model in a loop; the vector environment over it with",
+        "each `batching`, autoresets and statistics included; Gymnasium's SyncVectorEnv over scalar environments. Each",
+        "in turn with the bare model, call by call, in one process; medians.",
+        "`python -m benchmarks.callable_throughput`.\n",
+        _where(result["machine"]) + "\n",
+        "| envs | what | env steps/s | over the bare model |",
+        "| ---: | --- | ---: | ---: |",
+    ]
+    for row in result["rows"]:
+        over = f"{row['over_bare_us']:+,.0f} µs, {row['over_bare_percent']:+,.1f} %"
+        over = "" if row["subject"] == "bare model" else over
         lines.append(f"| {row['num_envs']} | {row['subject']} | {row['env_steps_per_s']:,.0f} | {over} |")
     return "\n".join(lines) + "\n"
 

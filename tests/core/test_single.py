@@ -42,7 +42,7 @@ def single(perspective, dynamics=None, **options):
 def assert_same(row, result):
     assert torch.equal(row.observation, result.observation)
     assert torch.equal(row.predictions, result.predictions)
-    assert torch.equal(row.model_state["x"], result.model_state["x"])
+    assert torch.equal(row.row["x"], result.model_state["x"])
     assert row.reward == result.reward.item()
     assert (row.terminated, row.truncated) == (result.terminated.item(), result.truncated.item())
     assert (row.diverged, row.episode_length) == (result.diverged.item(), result.episode_length.item())

@@ -16,6 +16,10 @@ from wm_vec.adapters.objects import ObjectTensor
 from wm_vec.adapters.running import Runner, Setting, as_flag, one_number
 from wm_vec.adapters.states import STATE
 from wm_vec.core import CounterRNG, Transition
+from wm_vec.core.single import RowTransition
+
+LoopRow = tuple[Any, dict[str, Tensor]]
+"""One env's state, and the leaves of its observation, ``(1, ...)``."""
 
 
 class LoopRunner(Runner):
@@ -55,6 +59,18 @@ class LoopRunner(Runner):
         """The object itself, or a list of all."""
         column = state.get(STATE)
         return column.objects() if row is None else column.objects()[row]
+
+    def step_row(self, row: LoopRow, action: Tensor, rng: CounterRNG) -> RowTransition:
+        """One env alone."""
+        part, observation, (reward, terminated, truncated) = self._one(row[0], self.actions.unpack(action)[0], rng, 0)
+        own = _stack([observation])
+        total = 0.0
+        for leaf in own.values():
+            if leaf.dtype.is_floating_point:
+                total += leaf.sum().item()
+        info = {key: [value] for key, value in part.info.items()} if part.info else {}
+        seen = self.observations.tree(own)
+        return RowTransition((part.state, own), seen, float(reward), terminated, bool(truncated), total, info)
 
     def _one(
         self, state: Any, action: Tensor, rng: CounterRNG, row: int

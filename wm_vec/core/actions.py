@@ -75,18 +75,17 @@ class JointAction:
     def join(self, actions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """The joint action ``(B, A)`` in the joint dtype, as it is and within its bounds; class indices count from 0.
 
-        NaN stays. One class of one env in host memory is looked up.
+        NaN stays.
         """
-        if self._rows_of_classes is not None and actions[0].shape[0] == 1 and is_plain_host_tensor(actions[0]):
-            index = int(actions[0].item()) - self._first_class
-            row = self._rows_of_classes[min(max(0, index), len(self._rows_of_classes) - 1)]
-            return row, row
-        flat = [self._columns(a, p.action) for a, p in zip(actions, self.perspectives, strict=True)]
+        flat = [self.columns(a, p.action) for a, p in zip(actions, self.perspectives, strict=True)]
         joint = flat[0] if len(flat) == 1 else torch.cat(flat, 1)
         return joint, torch.clamp(joint, *self._bounds)
 
-    def _columns(self, action: Tensor, spec: ActionSpec) -> Tensor:
-        """One perspective's action ``(B, *shape)`` as ``(B, size)`` in the joint dtype."""
+    def columns(self, action: Tensor, spec: ActionSpec) -> Tensor:
+        """One perspective's action ``(B, *shape)`` as ``(B, size)`` in the joint dtype, as it is."""
+        if self._rows_of_classes is not None and action.shape[0] == 1 and is_plain_host_tensor(action):
+            index = int(action.item()) - self._first_class
+            return self._rows_of_classes[min(max(0, index), len(self._rows_of_classes) - 1)]
         if spec.offset:
             action = action - spec.offset
         if action.dtype is not self.dtype:

@@ -39,7 +39,8 @@ class Dynamics(Protocol):
     """A batched, pure transition: state in, state out.
 
     Further attributes are used where there are any: ``bank``, initial states; ``reward_dtype``; ``model_state(state,
-    row)``, the state in the users' own structure; ``reseed(seed)`` with ``rng="global"``; those of `FreshDynamics`.
+    row)``, the state in the users' own structure; ``reseed(seed)`` with ``rng="global"``; those of `FreshDynamics`
+    and of `wm_vec.core.single.RowDynamics`.
 
     Pure means no Python branch on tensor values, no host read, no boolean-mask indexing, no hidden state, so that a
     step can be captured, compiled, forked, differentiated and replayed. A step on ``device="meta"`` proves it.

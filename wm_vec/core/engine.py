@@ -233,24 +233,34 @@ class Engine:
         """`step` of an engine of one env and one perspective without autoreset; reads the host.
 
         Args:
-            action: ``(1, *shape)``, finite.
+            action: ``(1, *shape)``, finite and within its bounds, which is not checked.
 
         Raises:
-            RuntimeError, TypeError, ValueError: As `step`; also for an engine of another kind.
+            RuntimeError: Before the first reset.
+            ValueError: An engine of another kind, or an action of another shape.
         """
         if self.num_envs > 1 or len(self.perspectives) > 1 or self.autoreset_mode is not AutoresetMode.DISABLED:
             raise ValueError("step_row: needs an engine of one env and one perspective with autoreset_mode='disabled'.")
+        step = self._step
         if self.exact_rows:
-            return RowStep.of(self.step(action))
+            return RowStep.of(self.step(action), step.row_dynamics)
         row = self._row
         if row is None:
-            row = SingleRow.of(self._require_rows("step"), self._layout)
-        actions = self._joint.check(action, 1)
+            self._joint.check(action, 1)
+            row = SingleRow.of(self._require_rows("step"), self._layout, step.row_dynamics)
         with torch.no_grad():
-            self._row, result = self._step.single(row, actions, self._row_rng(row))
+            self._row, result = step.single(row, action, self._row_rng(row))
         if self._lookahead is not None:
             self._lookahead.advance()
         return result
+
+    def row(self) -> Any:
+        """The dynamics' current state as it keeps one env's, for `present_row`; as in `RowStep`."""
+        return self._step.row_dynamics.open_row(self.model_state())
+
+    def present_row(self, row: Any) -> Any:
+        """One env's state as users know it; see `present`."""
+        return self.present(self._step.row_dynamics.close_row(row), 0)
 
     def transition(self, state: EnvState, action: PerMany) -> tuple[EnvState, StepResult]:
         """The step as a pure function of any state with this engine's settings; the engine's own state is not touched.
@@ -266,7 +276,7 @@ class Engine:
         """The numbers of the next step of the only row."""
         if self._lookahead is not None and not self._lookahead.exhausted:
             return self._lookahead
-        return self._rng(row.to_rows(self._layout, self.device))
+        return self._rng(row.to_rows(self._layout, self._step.row_dynamics, self.device))
 
     def _rng(self, rows: Rows) -> CounterRNG:
         """The numbers of the next step; drawn ahead where episodes change between calls alone."""
@@ -424,7 +434,7 @@ class Engine:
     def _settled(self) -> Rows | None:
         """The rows as tensors, if there are any yet."""
         if self._row is not None:
-            self._rows, self._row = self._row.to_rows(self._layout, self.device), None
+            self._rows, self._row = self._row.to_rows(self._layout, self._step.row_dynamics, self.device), None
         return self._rows
 
     def _probe_functions(self, judge: Judge) -> None:

@@ -20,7 +20,7 @@ from wm_vec.core.judge import Judge
 from wm_vec.core.perspective import PerMany
 from wm_vec.core.rng import CounterRNG
 from wm_vec.core.rows import RowLayout, Rows
-from wm_vec.core.single import RowStep, SingleRow
+from wm_vec.core.single import RowDynamics, RowStep, RowTransition, SingleRow, TensorRows, is_finite, row_leaves
 from wm_vec.core.starts import Starts
 from wm_vec.core.state import AutoresetMode, StepResult
 from wm_vec.core.trees import Tree, finite_rows, join_trees, select_rows
@@ -102,6 +102,8 @@ class StepFunction:
         self.perspectives = joint.perspectives
         self.horizon, self.plan, self.exact_rows = horizon, _PLANS[mode], exact_rows
         self.starts = starts
+        rows = isinstance(dynamics, RowDynamics) and getattr(dynamics, "steps_rows", True)
+        self.row_dynamics: RowDynamics = dynamics if rows else TensorRows(dynamics, layout.floating)  # type: ignore
 
     def __call__(
         self, rows: Rows, actions: list[Tensor], rng: CounterRNG, plan: AutoresetPlan | None = None
@@ -122,31 +124,51 @@ class StepFunction:
             gate.closed = finished.diverged
         return after, self.result(finished, proposal, plan)
 
-    def single(self, row: SingleRow, actions: list[Tensor], rng: CounterRNG) -> tuple[SingleRow, RowStep]:
-        """The same for one row of one perspective without autoreset, whose action is finite; no gradients."""
-        joint, clipped = self.joint.join(actions)
-        state, observation, reward, terminated, truncated, info = self.dynamics.step(row.state, clipped, rng)
-        carried = row.carried
+    def single(self, one: SingleRow, action: Tensor, rng: CounterRNG) -> tuple[SingleRow, RowStep]:
+        """The same for one row of one perspective without autoreset; no gradients.
+
+        Args:
+            one: The row.
+            action: ``(1, *shape)``, finite and within its bounds.
+            rng: At the row's counters.
+        """
+        joint = self.joint.columns(action, self.perspectives[0].action)
+        out = self.row_dynamics.step_row(one.row, joint, rng)
+        observation, carried, reward, ended = out.observation, one.carried, out.reward, out.terminated
         if self.judge.has_functions:
             if not finite_rows(observation).item():
-                observation = self.dynamics.observe(row.state)
-            elapsed = torch.tensor([row.elapsed], device=joint.device)
-            reward, terminated, carried = self.judge(observation, actions, elapsed, carried, reward, terminated)
-        paid = type(row.returns)(0.0 if reward is None else reward.item())
-        ended = terminated is not None and bool(terminated.item())
-        length = row.elapsed + 1
-        after = SingleRow(state, carried, length, row.episode, row.seed, row.returns + paid)
-        if not after.is_finite(self.layout, float(paid)):
-            leaves = [state.get(key) for key in self.layout.keys] + [carried[name] for name in self.layout.stateful]
-            one = torch.full((1, 1), float(paid), dtype=self.judge.dtype, device=joint.device)
-            proposal = Proposal(leaves, observation, one, torch.full_like(one, ended).bool(), truncated, dict(info))
-            rows, finished = self._finish(row.to_rows(self.layout, joint.device), proposal, joint, "disabled")
-            return SingleRow.of(rows, self.layout), RowStep.of(self.result(finished, proposal, "disabled"))
-        over = (truncated is not None and bool(truncated.item())) or (
-            self.horizon is not None and length >= self.horizon
-        )
+                observation = self.dynamics.observe(self.row_dynamics.close_row(one.row))
+            elapsed = torch.tensor([one.elapsed], device=joint.device)
+            own = torch.tensor([reward], device=joint.device), torch.tensor([ended], device=joint.device)
+            judged, over, carried = self.judge(observation, [action], elapsed, carried, *own)
+            reward, ended = judged.item(), bool(over.item())
+        reward = float(type(one.returns)(reward))
+        if not is_finite(out.total, reward, carried):
+            return self._contained(one, out, observation, carried, reward, ended, joint)
+        after = one.advanced(out.row, carried, reward)
+        truncated = out.truncated or (self.horizon is not None and after.elapsed >= self.horizon)
         seen = self.see(observation)
-        return after, RowStep(seen, float(paid), ended, over, False, length, state, observation, dict(info))
+        return after, RowStep(seen, reward, ended, truncated, False, after.elapsed, out.row, observation, out.info)
+
+    def _contained(
+        self,
+        one: SingleRow,
+        out: RowTransition,
+        observation: Tree,
+        carried: dict[str, Tensor],
+        reward: float,
+        ended: bool,
+        joint: Tensor,
+    ) -> tuple[SingleRow, RowStep]:
+        """A single row that may have diverged: finished as any batch is."""
+        layout, dynamics = self.layout, self.row_dynamics
+        leaves = row_leaves(out.row, carried, layout, dynamics)
+        paid = torch.full((1, 1), reward, dtype=self.judge.dtype, device=joint.device)
+        flags = torch.full_like(paid, ended).bool(), torch.full_like(paid[0], out.truncated).bool()
+        proposal = Proposal(leaves, observation, paid, *flags, out.info)
+        rows, finished = self._finish(one.to_rows(layout, dynamics, joint.device), proposal, joint, "disabled")
+        result = self.result(finished, proposal, "disabled")
+        return SingleRow.of(rows, layout, dynamics), RowStep.of(result, dynamics)
 
     def _finish(self, rows: Rows, proposal: Proposal, joint: Tensor, plan: AutoresetPlan) -> tuple[Rows, FinishedStep]:
         """Contain, end, reset, count."""

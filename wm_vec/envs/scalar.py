@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import operator
 from collections.abc import Callable
 from typing import Any, Literal
@@ -11,7 +12,6 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.spaces import Discrete
-from tensordict import TensorDictBase
 
 from wm_vec.adapters import CallableDynamics
 from wm_vec.core import AutoresetMode, Engine
@@ -164,18 +164,16 @@ class WorldModelEnv(gym.Env):
         self._perspective = engine.perspectives[0]
         self._class_actions = _tensor_per_class(action_space, engine.device)
         self._action_shape = action_space.shape or ()
-        self._number_type = np.float64 if engine.dtype is torch.float64 else np.float32
-        self._on_host = engine.device.type == "cpu" and engine.dtype in (torch.float32, torch.float64)
         self._whole_numbers = self._perspective.action.kind == "discrete"
         self._render_call = None if render_fn is None else render_call(render_fn)
         self._painter: FramePainter | None = None
         self._whole: Tree = None
-        self._model_state: TensorDictBase | None = None
+        self._row: Any = None
 
     @property
     def state(self) -> Any:
         """The model's state after the last step, in its own structure; None before the first reset."""
-        return None if self._model_state is None else self.engine.present(self._model_state, 0)
+        return None if self._whole is None else self.engine.present_row(self._row)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode: the first one of `seed`, or the next one of the seed in use.
@@ -187,7 +185,7 @@ class WorldModelEnv(gym.Env):
         warn_if_forked()
         super().reset(seed=seed)
         observation = self._hand_out(self.engine.reset(seed, options=options))
-        info = self._info(0, self.engine.predictions(), self.engine.model_state())
+        info = self._info(0, self.engine.predictions(), self.engine.row())
         info.update(self.engine.start_info)
         return observation, info
 
@@ -201,7 +199,7 @@ class WorldModelEnv(gym.Env):
             ValueError: An action of another shape, or with values that are no actions.
         """
         result = self.engine.step_row(self._take_in(action))
-        info = self._info(result.episode_length, result.predictions, result.model_state)
+        info = self._info(result.episode_length, result.predictions, result.row)
         if result.diverged:
             info["diverged"] = True
         if result.info:
@@ -252,20 +250,24 @@ class WorldModelEnv(gym.Env):
             if array not in self.action_space:
                 raise ValueError(f"step: the action must be one of {self.action_space}, got {action!r}.")
             return torch.from_numpy(np.array(array, dtype=np.int64, ndmin=array.ndim + 1)).to(self.engine.device)
-        if not np.isfinite(array).all():
+        # A few Python numbers are looked at and clipped faster than an array of them.
+        values = array.ravel().tolist()
+        if not all(map(math.isfinite, values)):
             raise ValueError(f"step: the action must be finite, got {action!r}.")
-        batch = torch.from_numpy(np.array(array, dtype=self._number_type, ndmin=array.ndim + 1))
-        return batch if self._on_host else batch.to(self.engine.device, self.engine.dtype)
+        spec = self._perspective.action
+        clipped = [min(max(v, low), high) for v, low, high in zip(values, spec.low, spec.high, strict=True)]
+        batch = torch.tensor([clipped], dtype=self.engine.dtype, device=self.engine.device)
+        return batch if array.ndim == 1 else batch.view(1, *array.shape)
 
     def _hand_out(self, observation: Tree) -> Any:
         return element_of(observation, self.observation_space)
 
-    def _info(self, step: Any, whole: Tree, state: TensorDictBase) -> ScalarInfo:
-        self._whole, self._model_state = whole, state
+    def _info(self, step: int, whole: Tree, row: Any) -> ScalarInfo:
+        self._whole, self._row = whole, row
         lazy: dict[str, Callable[[], Any]] = {
             "obs_dict": lambda: self._named(whole),
             "predictions": lambda: self._everything(whole),
-            "model_state": lambda: self.engine.present(state, 0),
+            "model_state": lambda: self.engine.present_row(row),
         }
         return ScalarInfo({"step": step, "elapsed_steps": step}, lazy)
 
