@@ -123,7 +123,8 @@ class TorchRLDynamics(CallableDynamics):
             action_transform_fn=action_transform_fn,
             device=device,
         )
-        self.calls.transition.name = f"the module ({type(module).__name__})"
+        self._described = f"the module ({type(module).__name__})"
+        self.calls.transition.name = self._described
         if initial_state is not None:
             self._initial_state, self._initial_observation, _ = self._started(initial_state, "initial_state")
         draws = self._try_out(quiet=rng != "counter")
@@ -134,7 +135,7 @@ class TorchRLDynamics(CallableDynamics):
     @property
     def bank(self) -> TensorDictBase | None:
         """The given initial states, ``(M,)``; None where episodes are reset."""
-        if self._initial_state is None:
+        if self._initial_state is None and self.calls.reset is not None:
             return None
         start, lead = self._given_start()
         return self.runner.pack([start], lead)
@@ -175,11 +176,15 @@ class TorchRLDynamics(CallableDynamics):
         cards = [self.device.index or 0] if self.device.type == "cuda" else []
         with torch.random.fork_rng(cards), torch.no_grad(), warnings.catch_warnings():
             if quiet:
-                warnings.filterwarnings("ignore", message=".* draws from torch's global random generator")
+                warnings.filterwarnings("ignore", message=".*torch's global random generator")
             before = _generator_states(cards)
-            bank = self.bank
-            state = self.start(rng, None).state if bank is None else bank[torch.tensor([0, -1], device=self.device)]
-            self.step(state, action, rng)
+            try:
+                bank = self.bank
+                state = self.start(rng, None).state if bank is None else bank[torch.tensor([0, -1], device=self.device)]
+                self.step(state, action, rng)
+            except Exception as error:
+                error.add_note(f"Raised as TorchRLDynamics tried out a start and a step of {self._described}.")
+                raise
             return any(not torch.equal(a, b) for a, b in zip(before, _generator_states(cards), strict=True))
 
 
