@@ -56,6 +56,8 @@ def test_numbers_drawn_ahead_are_those_drawn_step_by_step(rows, depth):
         plain = CounterRNG(seed, episode, step + i)
         assert torch.equal(ahead.normal(7), plain.normal(7))
         assert torch.equal(ahead.normal(3, 9, torch.float64), plain.normal(3, 9, torch.float64))
+        assert torch.equal(ahead.step, plain.step)
+        assert torch.equal(ahead.uniform(2, 3), plain.uniform(2, 3)), "what is not drawn ahead follows the step too"
         ahead.advance()
     assert ahead.exhausted
 

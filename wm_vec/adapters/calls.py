@@ -141,6 +141,7 @@ class ModelCalls:
         reward_fn: ``(model, state, observation, action)`` or fewer; state and observation are those after the step.
         terminal_fn: As `reward_fn`.
         action_transform_fn: ``(model, action)`` or ``(action)``.
+        resets: Whether the model's own reset counts where there is no `reset_fn`.
 
     Attributes:
         transition, reset, reward, terminal, action_transform, decode: The calls; None where there is none. Their values
@@ -162,10 +163,11 @@ class ModelCalls:
         reward_fn: Callable[..., Any] | None = None,
         terminal_fn: Callable[..., Any] | None = None,
         action_transform_fn: Callable[..., Any] | None = None,
+        resets: bool = True,
     ) -> None:
         self.model = model
         self.transition = self._find_transition(transition_fn)
-        self.reset = self._find_reset(reset_fn)
+        self.reset = self._find_reset(reset_fn, resets)
         self.reward = self._judge(reward_fn, "reward_fn")
         self.terminal = self._judge(terminal_fn, "terminal_fn")
         self.action_transform = None
@@ -179,6 +181,11 @@ class ModelCalls:
         if transition_fn is not None:
             forms = [self.TRANSITION[:3], ("state", "action"), ("action",)]
             return UserCall(transition_fn, "transition_fn", self.TRANSITION, forms)
+        if hasattr(self.model, "to_vector_env"):
+            raise AdapterError(
+                f"CallableDynamics: a {type(self.model).__name__} makes its own environments; call its to_env() or "
+                "to_vector_env()."
+            )
         found = known_methods(self.model, TRANSITION_METHODS)
         if found is None:
             raise AdapterError(
@@ -187,11 +194,11 @@ class ModelCalls:
             )
         return UserCall(found[1], f"world_model.{found[0]}", self.TRANSITION, [("state", "action"), ("action",)])
 
-    def _find_reset(self, reset_fn: Any) -> UserCall | None:
+    def _find_reset(self, reset_fn: Any, resets: bool) -> UserCall | None:
         if reset_fn is not None:
             forms = [self.RESET, self.RESET[:2], self.RESET[:1], ()]
             return UserCall(reset_fn, "reset_fn", self.RESET, forms)
-        found = known_methods(self.model, RESET_METHODS)
+        found = known_methods(self.model, RESET_METHODS) if resets else None
         if found is None:
             return None
         return UserCall(found[1], f"world_model.{found[0]}", self.RESET, [self.RESET[1:], ("seed",), ()])

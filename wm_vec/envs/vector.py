@@ -23,6 +23,9 @@ from wm_vec.envs.elements import collected, element_of, painter_of, render_call
 from wm_vec.envs.info import LazyInfo
 from wm_vec.render.frames import FramePainter
 
+MASK_OPTIONS = ("reset_mask", "env_idx")
+"""Options of `reset` that say which envs."""
+
 
 class WorldModelVectorEnv(VectorEnv):
     """Thousands of imagined environments as one Gymnasium vector environment, torch tensors in and out.
@@ -229,6 +232,7 @@ class WorldModelVectorEnv(VectorEnv):
             seed: An int s seeds env i with ``s + i``, as SyncVectorEnv does; a sequence gives one each. None goes on
                 to the next episodes, with entropy from the operating system at the very first reset.
             options: ``reset_mask``, bool ``(B,)``, NumPy or torch: the envs to reset. ``env_idx`` names them instead.
+                The others go to a model that resets at every episode; a bank has no use for them.
 
         Returns:
             Observations ``(B, ...)`` and info.
@@ -237,7 +241,10 @@ class WorldModelVectorEnv(VectorEnv):
             ValueError: Unknown options, or a mask or index that does not fit.
         """
         super().reset(seed=seed if isinstance(seed, int) else None)
-        observation = self.engine.reset(seed, self._reset_mask(options))
+        own = {key: value for key, value in (options or {}).items() if key not in MASK_OPTIONS}
+        if own and not getattr(self.engine.dynamics, "starts_fresh", False):
+            raise ValueError(f"reset: unknown options {sorted(own)}; it takes {' or '.join(map(repr, MASK_OPTIONS))}.")
+        observation = self.engine.reset(seed, self._reset_mask(options), own or None)
         self._draws = 0
         info = collected(self.engine.start_info, self.num_envs, self.device)
         return observation, LazyInfo(info, self._lazy(self.engine.model_state()))
@@ -325,11 +332,8 @@ class WorldModelVectorEnv(VectorEnv):
         }
 
     def _reset_mask(self, options: Mapping[str, Any] | None) -> Tensor | None:
-        if not options:
+        if not options or not any(key in options for key in MASK_OPTIONS):
             return None
-        unknown = set(options) - {"reset_mask", "env_idx"}
-        if unknown:
-            raise ValueError(f"reset: unknown options {sorted(unknown)}; it takes 'reset_mask' or 'env_idx'.")
         if "reset_mask" in options:
             mask = torch.as_tensor(options["reset_mask"])
             if mask.dtype != torch.bool or tuple(mask.shape) != (self.num_envs,):
