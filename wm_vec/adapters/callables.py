@@ -43,8 +43,8 @@ class CallableDynamics:
 
     Args:
         model: Any object. Without `transition_fn` its own method is used, the first of ``env_step``, ``step``,
-            ``predict_step``, ``predict``, ``imagine_step``, ``transition``, ``__call__``; without `reset_fn` the first
-            of ``reset_env``, ``reset_state``, ``reset``.
+            ``predict_step``, ``predict``, ``imagine_step``, ``transition``, ``__call__``; without `reset_fn`,
+            `initial_state` and `initial_observation` the first of ``reset_env``, ``reset_state``, ``reset``.
         observation_space: One env's observations.
         action_space: One env's actions.
         batching: ``"batched"``: the model takes states and actions with a leading axis ``(B, ...)``; ``"vmap"``: it is
@@ -102,6 +102,7 @@ class CallableDynamics:
             reward_fn=reward_fn,
             terminal_fn=terminal_fn,
             action_transform_fn=action_transform_fn,
+            resets=initial_observation is None and initial_state is None,
         )
         self.observations, self.actions = ObservationForm(observation_space), ActionForm(action_space)
         self._device = _device_of(model, device)
