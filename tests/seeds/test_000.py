@@ -73,7 +73,8 @@ def test_the_contract(names):
     assert env.observation_space.contains(obs)
     assert (type(reward), type(terminated), type(truncated)) == (float, bool, bool)
     assert isinstance(info, dict)
-    env.render()
+    with pytest.warns(UserWarning, match="render_mode"):
+        env.render()
     env.close()
 
 
