@@ -26,8 +26,11 @@ fix: .venv/dev.stamp  ## Let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/dev.stamp  ## Throughput; writes benchmarks/results/
+bench: .venv/dev.stamp  ## Throughput; writes benchmarks/results/ and docs/benchmarks.md
 	$(BIN)/python -m benchmarks.step_throughput
+	$(BIN)/python -m benchmarks.callable_throughput
+	$(BIN)/python -m benchmarks.cleanrl_throughput
+	$(BIN)/python -m benchmarks.report
 
 docs: .venv/dev.stamp  ## API pages into out/docs
 	$(BIN)/pdoc -d google -o out/docs wm_vec wm_kernels
