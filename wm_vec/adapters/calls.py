@@ -36,6 +36,9 @@ class UserCall:
         known: The arguments there are, in the order in which `__call__` takes them.
         forms: Arguments by position, the fullest first.
 
+    Attributes:
+        takes: The arguments that it gets.
+
     Raises:
         AdapterError: No callable, or one that wants more than there is.
     """
@@ -44,8 +47,9 @@ class UserCall:
         if not callable(fn):
             raise AdapterError(f"{name} must be callable, got {describe(fn)}.")
         self.fn, self.name = fn, name
-        self.takes, keywords = _arguments(fn, name, known, forms)
-        self._pick = [list(known).index(argument) for argument in self.takes]
+        positional, keywords = _arguments(fn, name, known, forms)
+        self.takes = (*positional, *keywords.values())
+        self._pick = [list(known).index(argument) for argument in positional]
         self._keywords = {parameter: list(known).index(argument) for parameter, argument in keywords.items()}
 
     def __call__(self, *values: Any) -> Any:
@@ -77,6 +81,8 @@ def _arguments(
     meanings = [_MEANING.get(parameter) for parameter in names]
     if positional and all(meaning in known for meaning in meanings) and len({*meanings}) == len(meanings):
         return tuple(str(meaning) for meaning in meanings), keywords
+    if not names and keywords:
+        return (), keywords
     form = next((tuple(form) for form in forms if len(form) == len(names)), None)
     # A clear name at another argument's place: the number alone would hand over the wrong thing in silence.
     if form is not None and not any(
@@ -113,11 +119,9 @@ def known_methods(model: Any, names: Sequence[str]) -> tuple[str, Callable[..., 
     """The first of a model's methods of these names, with its name; ``__call__`` counts if it is implemented."""
     for name in names:
         if name == "__call__":
-            if isinstance(model, nn.Module):
-                implemented = type(model).forward is not nn.Module.forward
-            else:
-                implemented = callable(model)
-            if implemented:
+            # Every module can be called, but not every one has a forward.
+            forward = getattr(model, "forward", None) if isinstance(model, nn.Module) else model
+            if callable(forward) and getattr(forward, "__name__", "") != "_forward_unimplemented":
                 return name, model
             continue
         method = getattr(model, name, None)

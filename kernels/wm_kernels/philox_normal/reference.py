@@ -80,7 +80,7 @@ def box_muller(words: Tensor) -> Tensor:
     Word ``2i`` gives the radius through a uniform in (0, 1], word ``2i + 1`` the angle.
     """
     unit = (words.to(torch.float32) * 2.0**-32).unflatten(-1, (-1, 2))
-    radius = (unit[..., 0] + 2.0**-33).log_().mul_(-2.0).clamp_(min=0.0).sqrt_()
+    radius = (unit[..., 0] + 2.0**-33).log_().mul_(-2.0).clamp_min_(0.0).sqrt_()
     return torch.view_as_real(torch.polar(radius, unit[..., 1] * (2.0 * math.pi))).flatten(-2)
 
 
