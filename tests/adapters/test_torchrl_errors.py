@@ -139,3 +139,25 @@ def test_what_a_module_leaves_alone_goes_through_an_identity():
     kept = dynamics(TensorDictSequential(module(), goal), **keys)
     state = kept.step(kept.bank, torch.ones(1, 2), CounterRNG.from_seeds(torch.zeros(1, dtype=torch.int64))).state
     assert kept.model_state(state, 0)["goal"].tolist() == [1, 1]
+
+
+def test_a_decoder_that_samples_does_so_from_the_lent_generator():
+    """Starts look the same whatever was drawn outside, and outside nothing is noticed."""
+    sampling = TensorDictModule(lambda z: z + torch.randn_like(z), in_keys=["z"], out_keys=["observation"])
+    seen = []
+    for outside in range(2):
+        made = dynamics(
+            TO_LATENT,
+            initial_state=None,
+            reset_fn=lambda: TensorDict({"z": torch.zeros(2)}),
+            state_keys=["z"],
+            decoder=sampling,
+        )
+        assert made.rng == "global"
+        torch.manual_seed(outside)
+        before = torch.get_rng_state()
+        made.reseed(7)
+        seen.append(made.start(CounterRNG.from_seeds(torch.arange(4)), None).observation)
+        assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(*seen)
+    assert seen[0].std() > 0.1
