@@ -39,10 +39,10 @@ class BatchRunner(Runner):
     def pack(self, starts: Sequence[ResetParts], lead: tuple[int, ...]) -> TensorDict:
         """The states' tensors stacked, or joined along the axis that they have in front."""
         where = self.where(self.calls.reset or "initial_state")
-        if self.states is None:
-            self.states = StateForm(starts[0].state, where, self.batching)
         join = torch.cat if lead else torch.stack
         rows = [self.observations.tensors(start.observation, lead, self.device, where) for start in starts]
+        if self.states is None:
+            self.states = StateForm(starts[0].state, where, self.batching)
         states = [self.states.flatten(start.state, where) for start in starts]
         for state in states:
             for name, leaf in state.items():

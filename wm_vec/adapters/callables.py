@@ -107,7 +107,8 @@ class CallableDynamics:
         self.observations, self.actions = ObservationForm(observation_space), ActionForm(action_space)
         self._device = _device_of(model, device)
         generator = GlobalGenerator(self._device) if rng == "global" else None
-        setting = Setting(self.calls, self.observations, self.actions, self._device, torch_actions, generator)
+        forms = self.calls, self.observations, self.actions
+        setting = Setting(type(self).__name__, *forms, self._device, torch_actions, generator)
         self.runner: Runner = RUNNERS[batching](setting)
         self.batching = batching
         # Env by env, every draw is seeded by the env's own counter.
@@ -293,8 +294,12 @@ class CallableDynamics:
                 "CallableDynamics: initial_state is no observation of the observation space. Give initial_observation "
                 "too, or reset_fn, or a model with decode_observation, decode or observe."
             )
-        with torch.no_grad():
-            return self.calls.decode(state)
+        try:
+            with torch.no_grad():
+                return self.calls.decode(state)
+        except Exception as error:
+            error.add_note(f"Raised in {self.calls.decode.name}, called with initial_state.")
+            raise
 
 
 def _same(value: Any) -> Any:

@@ -23,6 +23,7 @@ class Setting(NamedTuple):
     """What every way of running needs.
 
     Attributes:
+        adapter: Name of the adapter's class, for errors.
         calls: The model's callables.
         observations: The observation space.
         actions: The action space.
@@ -31,6 +32,7 @@ class Setting(NamedTuple):
         generator: Torch's generator where the model draws from it.
     """
 
+    adapter: str
     calls: ModelCalls
     observations: ObservationForm
     actions: ActionForm
@@ -45,6 +47,7 @@ class Runner:
     batching: str
 
     def __init__(self, setting: Setting) -> None:
+        self._adapter = setting.adapter
         self.calls, self.observations, self.actions = setting.calls, setting.observations, setting.actions
         self.device, self.torch_actions, self.generator = setting.device, setting.torch_actions, setting.generator
         self._watched = False
@@ -53,7 +56,7 @@ class Runner:
     def where(self, call: UserCall | str) -> str:
         """How messages name a callable."""
         name = call if isinstance(call, str) else call.name
-        return f"CallableDynamics(batching={self.batching!r}), {name}"
+        return f"{self._adapter}(batching={self.batching!r}), {name}"
 
     def pack(self, starts: Sequence[ResetParts], lead: tuple[int, ...]) -> TensorDict:
         """The states ``(M,)`` of started episodes: one per env without `lead`, else batches with that axis in front."""

@@ -26,16 +26,20 @@ def torch_dtype(space: gym.Space) -> torch.dtype:
     return torch.from_numpy(np.zeros(0, space.dtype)).dtype
 
 
-def check_spaces(observation_space: Any, action_space: Any) -> None:
-    """Both must be Gymnasium's.
+def check_spaces(observation_space: Any, action_space: Any, where: str = "CallableDynamics") -> None:
+    """Both must be Gymnasium's; `where` is who asks.
 
     Raises:
         AdapterError: One is something else.
     """
     for role, space in (("observation_space", observation_space), ("action_space", action_space)):
         if not isinstance(space, gym.Space):
-            hint = " It is a space of the old `gym` package." if type(space).__module__.startswith("gym.") else ""
-            raise AdapterError(f"{role} must be a gymnasium.Space, got {describe(space)}.{hint}")
+            old = type(space).__module__.startswith("gym.")
+            hint = " It is a space of the old `gym` package: make Gymnasium's of the same name." if old else ""
+            raise AdapterError(
+                f"{where}: {role} must be a gymnasium.Space, got {describe(space)}.{hint} It takes "
+                f"{', '.join(s.__name__ for s in LEAF_SPACES)}, and for observations Dict and Tuple of these."
+            )
 
 
 @dataclass(frozen=True)
