@@ -66,13 +66,25 @@ def collected(info: Mapping[str, Any], num_envs: int, device: torch.device) -> d
     return found
 
 
+class RenderCall(UserCall):
+    """A user's renderer; exceptions in it say so."""
+
+    def __call__(self, *values: Any) -> Any:
+        """A frame of ``(model, state, observation)``."""
+        try:
+            return super().__call__(*values)
+        except Exception as error:
+            error.add_note(f"Raised in {self.name}, called with ({', '.join(self.takes)}).")
+            raise
+
+
 def render_call(render_fn: Callable[..., Any]) -> UserCall:
     """A user's ``(model, state, observation)`` or fewer -> frame, as a call of these three.
 
     Raises:
         AdapterError: No callable, or one that wants more.
     """
-    return UserCall(render_fn, "render_fn", RENDER_ARGUMENTS, [RENDER_ARGUMENTS[:n] for n in (3, 2, 1, 0)])
+    return RenderCall(render_fn, "render_fn", RENDER_ARGUMENTS, [RENDER_ARGUMENTS[:n] for n in (3, 2, 1, 0)])
 
 
 def painter_of(perspective: Perspective, observation_space: gym.Space) -> FramePainter:

@@ -100,7 +100,7 @@ class WorldModelVectorEnv(VectorEnv):
             validate: Check the values of actions; reads them on the host.
             render_mode: ``"rgb_array"`` or None.
         """
-        check_spaces(observation_space, action_space)
+        check_spaces(observation_space, action_space, "WorldModelVectorEnv")
         engine = Engine(
             dynamics,
             num_envs,
