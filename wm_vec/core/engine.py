@@ -175,8 +175,9 @@ class Engine:
 
     def _tell_seeds(self, seeds: Sequence[int | None] | None) -> None:
         """Let a dynamics that draws from torch's generator seed that, once for the whole batch."""
-        if self.dynamics.rng == "global" and seeds is not None and seeds[0] is not None:
-            self.dynamics.reseed(seeds[0])  # type: ignore[attr-defined]
+        reseed = getattr(self.dynamics, "reseed", None)
+        if reseed is not None and seeds is not None and seeds[0] is not None:
+            reseed(seeds[0])
 
     def _blank_rows(self, seeds: Sequence[int | None]) -> Rows:
         """Rows before their first episode; no state yet."""
