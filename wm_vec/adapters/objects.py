@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wm_vec.adapters.errors import describe
+
 _SELECT: set[Callable[..., Any]] = {
     torch.where,
     torch.cat,
@@ -105,14 +107,21 @@ class ObjectTensor(Tensor):
 def duplicate(value: Any) -> Any:
     """A deep copy; tensors in it that hang on a graph, which deepcopy refuses, are copied without it."""
     try:
-        return copy.deepcopy(value)
-    except RuntimeError:
-        # Found in the memo, they are not copied again.
-        memo: dict[int, Any] = {}
-        _detach_into(memo, value, set())
-        if not memo:
-            raise
-        return copy.deepcopy(value, memo)
+        try:
+            return copy.deepcopy(value)
+        except RuntimeError:
+            # Found in the memo, they are not copied again.
+            memo: dict[int, Any] = {}
+            _detach_into(memo, value, set())
+            if not memo:
+                raise
+            return copy.deepcopy(value, memo)
+    except Exception as error:
+        error.add_note(
+            f"A state of the kind {describe(value)} cannot be copied, but states are copied when episodes start from a "
+            "bank, and when they are forked or restored. The scalar WorldModelEnv with a reset does without."
+        )
+        raise
 
 
 def _detach_into(memo: dict[int, Any], value: Any, seen: set[int]) -> None:
