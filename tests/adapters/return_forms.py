@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from gymnasium import Space, spaces
+from tensordict import TensorDict
 from torch import Tensor
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "return-forms.md"
@@ -87,6 +88,7 @@ RESETS = [
     # Aliases, and what may be left out.
     Case('{"state": state, "obs": obs}', "state"),
     Case('{"state": state, "image": obs}', "state"),
+    Case('{"state": state, "pixels": obs}', "state"),
     Case('{"next_state": state, "next_observation": obs}', "state"),
     Case('{"observation": obs}', "obs"),
     Case('{"obs": obs, "info": info}', "obs", info=True),
@@ -131,11 +133,18 @@ TRANSITIONS = [
     # Aliases.
     Case('{"next_state": state, "obs": obs, "reward": reward, "done": ended}', "state"),
     Case('{"state": state, "image": obs, "reward": reward, "done": ended, "truncated": cut}', "state", truncated=True),
+    Case('{"state": state, "pixels": obs, "reward": reward, "terminated": ended}', "state"),
+    Case('{"state": state, "next_obs": obs, "reward": reward}', "state", terminated="False"),
     Case(
         '{"state": obs, "next_state": state, "observation": obs, "reward": reward}',
         "state",
         terminated="False",
         why="next_state is the one after the step",
+    ),
+    Case(
+        'TensorDict({"state": state, "observation": obs, "reward": reward, "done": ended}, reward.shape)',
+        "state",
+        why="a TensorDict is a mapping",
     ),
     # What is left out.
     Case("(state, obs, reward)", "state", terminated="terminal_fn", callables=_BOTH),
@@ -300,6 +309,7 @@ def transition_returning(case: Case) -> Callable[..., Any]:
         place = place_of(state) + action
         first, second = place[..., 0], place[..., 1]
         names = {
+            "TensorDict": TensorDict,
             "state": place,
             "obs": OBSERVATIONS[case.space](place),
             "reward": place.sum(-1),
