@@ -197,6 +197,28 @@ def test_the_time_limit_truncates_besides_the_models_own(shape):
     assert flags == [False, True, True]
 
 
+@pytest.mark.parametrize("batching", BATCHINGS)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("flag", "expected"),
+    [(0.7, True), (0.5, False), (0.3, False), (1, True), (0, False), (np.True_, True), (torch.tensor(0.9), True)],
+)
+def test_flags_may_be_probabilities(shape, batching, flag, expected):
+    """Above one half is true."""
+
+    def transition(state, action):
+        given = flag
+        if not isinstance(flag, (int, float)):
+            given = torch.as_tensor(flag).expand(state.shape[:-1])
+        return {"observation": state, "done": given, "truncated": given}
+
+    env, action = make(shape, batching, "Box", reset_fn=start, transition_fn=transition)
+    env.reset(seed=0)
+    _, _, terminated, truncated, _ = env.step(action)
+    assert_same(terminated, expected)
+    assert_same(truncated, expected)
+
+
 def test_numbers_and_arrays_count_as_tensors():
     space = Dict(place=Box(-100, 100, (2,), np.float32), sum=Box(-100, 100, (), np.float32))
 
