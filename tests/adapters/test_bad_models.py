@@ -31,7 +31,9 @@ def test_models_with_none_of_the_methods(model):
 @pytest.mark.parametrize("shape", ["scalar", "vector"])
 def test_nothing_says_how_episodes_start(shape):
     with pytest.raises(AdapterError, match=r"CallableDynamics: nothing says how episodes start.*reset_fn.*reset_env"):
-        make(shape, "loop", transition_fn=lambda s, a: s, initial_state=None, initial_observation=None)[0].reset()
+        make(shape, "loop", transition_fn=lambda s, a: (s, s, 0.0), initial_state=None, initial_observation=None)[
+            0
+        ].reset()
 
 
 @pytest.mark.parametrize("shape", ["scalar", "vector"])
@@ -66,7 +68,7 @@ def test_spaces_that_are_not_gymnasiums(shape, role, space, what):
     make_env = WorldModelEnv if shape == "scalar" else WorldModelVectorEnv.from_callables
     options = {} if shape == "scalar" else {"num_envs": 2}
     with pytest.raises(AdapterError, match=rf"CallableDynamics.*{role} must be a gymnasium.Space, {what}"):
-        make_env(None, **given, transition_fn=lambda s, a: s, initial_state=torch.zeros(2), **options)
+        make_env(None, **given, transition_fn=lambda s, a: (s, s, 0.0), initial_state=torch.zeros(2), **options)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +85,7 @@ def test_spaces_that_are_not_gymnasiums(shape, role, space, what):
 def test_spaces_that_are_no_tensors(role, space):
     given = {"observation_space": PLANE, "action_space": PUSH, role: space}
     with pytest.raises(AdapterError, match=rf"{role}.*Box.*Discrete.*MultiDiscrete.*MultiBinary"):
-        WorldModelEnv(None, **given, transition_fn=lambda s, a: s, initial_state=torch.zeros(2))
+        WorldModelEnv(None, **given, transition_fn=lambda s, a: (s, s, 0.0), initial_state=torch.zeros(2))
 
 
 @pytest.mark.parametrize(
@@ -98,7 +100,12 @@ def test_spaces_that_are_no_tensors(role, space):
 def test_settings_that_do_not_fit(options, message):
     with pytest.raises(AdapterError, match=message):
         WorldModelEnv(
-            nn.Linear(2, 2), PLANE, PUSH, transition_fn=lambda s, a: s, initial_observation=torch.zeros(2), **options
+            nn.Linear(2, 2),
+            PLANE,
+            PUSH,
+            transition_fn=lambda s, a: (s, s, 0.0),
+            initial_observation=torch.zeros(2),
+            **options,
         )
 
 
@@ -192,7 +199,7 @@ def test_exceptions_of_decoders():
             culprit()
 
     def begin():
-        WorldModelEnv(Model(), PLANE, PUSH, transition_fn=lambda s, a: s, initial_state=torch.zeros(9))
+        WorldModelEnv(Model(), PLANE, PUSH, transition_fn=lambda s, a: (s, s, 0.0), initial_state=torch.zeros(9))
 
     assert "world_model.decode" in raised_by(begin)
 
@@ -202,7 +209,7 @@ def test_exceptions_of_renderers(shape):
     env, action = make(
         shape,
         "loop",
-        transition_fn=lambda s, a: s,
+        transition_fn=lambda s, a: (s, s, 0.0),
         render_fn=lambda model, state, observation: culprit(),
         render_mode="rgb_array",
     )

@@ -128,14 +128,9 @@ def test_a_whole_env_is_pickled(transition):
     assert equal(run(env, actions[3:]), run(other, actions[3:]))
 
 
-LAZY_FORK = pytest.mark.xfail(
-    strict=True, reason="Engine.fork picks objects lazily: the parent's next step writes into them first"
-)
-
-
 @pytest.mark.parametrize(
     ("transition", "parent_first"),
-    [pytest.param(in_place, True, marks=LAZY_FORK), (in_place, False), (anew, True), (anew, False)],
+    [(in_place, True), (in_place, False), (anew, True), (anew, False)],
 )
 def test_forks_and_their_parent_do_not_touch_each_other(transition, parent_first):
     """Env 1, forked twice: each goes on from what was done before the fork, whoever steps first."""

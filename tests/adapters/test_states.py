@@ -284,17 +284,7 @@ def test_states_that_change_their_structure_are_refused(batching, later, what):
         env.step(torch.zeros(2, 2))
 
 
-@pytest.mark.parametrize(
-    "batching",
-    [
-        pytest.param(
-            "loop",
-            marks=pytest.mark.xfail(strict=True, reason="LoopRunner.model_state hands out the state itself, no copy"),
-        ),
-        "batched",
-        "vmap",
-    ],
-)
+@pytest.mark.parametrize("batching", ["loop", "batched", "vmap"])
 @pytest.mark.parametrize("shape", ["scalar", "vector"])
 def test_what_one_writes_into_a_state_from_info_changes_nothing(shape, batching):
     callables, _ = world("nested dict")

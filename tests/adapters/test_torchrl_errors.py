@@ -102,7 +102,7 @@ def test_an_error_inside_a_module_keeps_its_type_and_says_what_it_was_given():
     assert not isinstance(caught.value, AdapterError)
     notes = "\n".join(caught.value.__notes__)
     assert "Raised in the module (TensorDictSequential), given TensorDict(2,) of ['action', 'observation']" in notes
-    assert "in step 1 of episode 0 of env 0 of 2" in notes
+    assert "for all 2 envs at once, in step 1 of episode 0 of the first" in notes
 
 
 def test_discrete_actions_that_a_module_cannot_join_are_named():

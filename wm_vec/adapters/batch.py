@@ -10,8 +10,8 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from wm_vec.adapters.errors import AdapterError, describe
-from wm_vec.adapters.forms import MISSING, ResetParts, read_transition
-from wm_vec.adapters.running import Runner, Setting, as_flags, numbers
+from wm_vec.adapters.forms import MISSING, ResetParts, read_transition, tuple_read
+from wm_vec.adapters.running import Runner, Setting, as_flags, numbers, refuse_flag_as_reward
 from wm_vec.adapters.states import StateForm
 from wm_vec.core import CounterRNG, Transition
 
@@ -41,6 +41,7 @@ class BatchRunner(Runner):
         where = self.where(self.calls.reset or "initial_state")
         join = torch.cat if lead else torch.stack
         rows = [self.observations.tensors(start.observation, lead, self.device, where) for start in starts]
+        self._begin(starts)
         if self.states is None:
             self.states = StateForm(starts[0].state, where, self.batching)
         states = [self.states.flatten(start.state, where) for start in starts]
@@ -90,20 +91,23 @@ class BatchRunner(Runner):
         own: CounterRNG | None = None,
     ) -> _Outcome:
         """Call the model once and read what came back; `own` is the generator that it gets, None for `rng`."""
-        calls, states, row = self.calls, self.states, 0
+        calls, states = self.calls, self.states
         assert states is not None
         if calls.action_transform is not None:
-            action = self._call(calls.action_transform, (calls.model, action), rng, row)
+            action = self._call(calls.action_transform, (calls.model, action), rng, None)
         values = (calls.model, states.rebuild(before, lead), action, own or rng)
-        result = self._call(calls.transition, values, rng, row)
+        result = self._call(calls.transition, values, rng, None)
         where = self._transition_name
         parts = read_transition(result, self.observations, lead, where)
+        if not self._looked or not parts.has_state:
+            self._look(parts)
+        where += tuple_read(result)
         judged = (calls.model, parts.state, parts.observation, action)
         reward, terminated = parts.reward, parts.terminated
         if reward is MISSING:
-            reward = 0.0 if calls.reward is None else self._call(calls.reward, judged, rng, row)
+            reward = 0.0 if calls.reward is None else self._call(calls.reward, judged, rng, None)
         if terminated is MISSING:
-            terminated = False if calls.terminal is None else self._call(calls.terminal, judged, rng, row)
+            terminated = False if calls.terminal is None else self._call(calls.terminal, judged, rng, None)
         truncated = parts.truncated
         return _Outcome(
             states.flatten(parts.state, where),
@@ -116,10 +120,11 @@ class BatchRunner(Runner):
 
     def _per_env(self, value: Any, what: str, lead: tuple[int, ...], where: str) -> Tensor:
         """A number per env, ``lead``, from that, from ``(*lead, 1)``, or from one Python number for all."""
-        if isinstance(value, (bool, int, float)):
+        if isinstance(value, (int, float)) and not (what == "reward" and isinstance(value, bool)):
             dtype = torch.bool if isinstance(value, bool) else torch.float32
             return torch.full(lead, value, dtype=dtype, device=self.device)
         tensor = value if isinstance(value, Tensor) else numbers(value, what, where)
+        refuse_flag_as_reward(tensor, what, where)
         if tensor.shape != lead:
             if tensor.shape != (*lead, 1) and not (tensor.numel() == 1 and lead in ((), (1,))):
                 raise AdapterError(
@@ -159,7 +164,7 @@ class VmapRunner(BatchRunner):
             # As under "loop": the generator of one env, whose draws have a leading axis of size 1.
             own = CounterRNG(*(number.unsqueeze(0) for number in counter)) if draws else None
             out = self._outcome(state, taken, rng, (), own)
-            info = {key: value for key, value in out.info.items() if isinstance(value, Tensor)}
+            info = {key: value for key, value in out.info.items() if _all_tensors(value)}
             constants.update((key, value) for key, value in out.info.items() if key not in info)
             judged = {"reward": out.reward, "terminated": out.terminated}
             if out.truncated is not None:
@@ -170,7 +175,7 @@ class VmapRunner(BatchRunner):
             state, observation, judged, info = torch.func.vmap(one, randomness="different")(before, action, *counters)
         except AdapterError:
             raise
-        except Exception as error:
+        except RuntimeError as error:
             error.add_note(
                 f"{self._transition_name}: torch.func.vmap takes pure functions of one env's tensors: no "
                 ".item(), float(), NumPy or `if` on values (torch.where instead), no writing in place. What it cannot "
@@ -179,3 +184,12 @@ class VmapRunner(BatchRunner):
             raise
         info.update(constants)
         return _Outcome(state, observation, judged["reward"], judged["terminated"], judged.get("truncated"), info)
+
+
+def _all_tensors(value: Any) -> bool:
+    """Whether it is a tensor, or dicts, lists and tuples of nothing else: what vmap hands out."""
+    if isinstance(value, Mapping):
+        return bool(value) and all(map(_all_tensors, value.values()))
+    if isinstance(value, (tuple, list)):
+        return bool(value) and all(map(_all_tensors, value))
+    return isinstance(value, Tensor)

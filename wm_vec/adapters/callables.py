@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any, Literal
@@ -63,8 +64,8 @@ class CallableDynamics:
         device: Where tensors live; None for where the model's parameters are.
         torch_actions: Under ``"loop"``, whether models get actions as tensors or as NumPy. `action_transform_fn` always
             gets NumPy there.
-        rng: ``"global"`` for models that draw from torch's global generator: under ``"loop"`` it is seeded for every
-            env and step, otherwise once per seeded reset for the whole batch.
+        rng: ``"global"`` for models that draw from the global generators of torch, NumPy or Python: under ``"loop"``
+            they are seeded for every env and step, otherwise once per seeded reset for the whole batch.
         starts_fresh: Reset at every episode instead of drawing from a bank, which functions marked batched do anyway.
 
     Raises:
@@ -95,6 +96,7 @@ class CallableDynamics:
             raise AdapterError(f"batching must be one of {', '.join(map(repr, RUNNERS))}, got {batching!r}.")
         if rng not in ("counter", "global"):
             raise AdapterError(f"rng must be 'counter' or 'global', got {rng!r}.")
+        _warn_of_training_mode(model)
         self.calls = ModelCalls(
             model,
             reset_fn=reset_fn,
@@ -122,9 +124,11 @@ class CallableDynamics:
             raise AdapterError("reset_fn is marked batched: that needs batching='batched' or 'vmap', got 'loop'.")
         if "state" not in self.calls.transition.takes and (self._resets_batched or not self.starts_fresh):
             raise AdapterError(
-                f"CallableDynamics: {self.calls.transition.name} takes no state, so the model keeps it in itself: "
-                "it is one env, and the scalar WorldModelEnv resets it by reset_fn or the model's own reset. For many, "
-                "put several into gym.vector.SyncVectorEnv, or give transition_fn(model, state, action)."
+                f"CallableDynamics: {self.calls.transition.name} takes ({', '.join(self.calls.transition.takes)}), no "
+                "state. A model of concatenated input takes transition_fn=lambda model, state, action: "
+                "model(torch.cat([state, action], -1)). One that keeps its state in itself is one env: the scalar "
+                "WorldModelEnv resets it by reset_fn or the model's own reset; for many, put several into "
+                "gym.vector.SyncVectorEnv."
             )
 
     # -- Dynamics -------------------------------------------------------------------------------------------------
@@ -214,7 +218,7 @@ class CallableDynamics:
     def open_row(self, state: TensorDictBase) -> LoopRow:
         """One env's state and observation."""
         observation = {leaf.name: state.get(leaf.name) for leaf in self.observations.leaves}
-        return self.runner.model_state(state, 0), observation
+        return state.get(STATE).objects()[0], observation
 
     def close_row(self, row: LoopRow) -> TensorDictBase:
         """The state ``(1,)`` again."""
@@ -282,7 +286,7 @@ class CallableDynamics:
             sizes = {tuple(leaf.shape[:1]) for leaf in leaves_of(_as_tree(observation)) if leaf.dim()}
             if len(sizes) == 1 and self.observations.fits(observation, *sizes):
                 lead = sizes.pop()
-        return ResetParts(state, observation, {}), lead
+        return ResetParts(state, observation, {}, self._initial_state is not None and state is not observation), lead
 
     def _observation_of(self, state: Any) -> Any:
         """What an initial state looks like."""
@@ -300,6 +304,20 @@ class CallableDynamics:
         except Exception as error:
             error.add_note(f"Raised in {self.calls.decode.name}, called with initial_state.")
             raise
+
+
+def _warn_of_training_mode(model: Any) -> None:
+    """Dropout and batch normalisation in a model that is still in training mode change what it says."""
+    if not isinstance(model, nn.Module):
+        return
+    kinds = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase)
+    found = {type(part).__name__ for part in model.modules() if part.training and isinstance(part, kinds)}
+    if found:
+        warnings.warn(
+            f"The world model is in training mode and has {', '.join(sorted(found))}: every step would be noisy, or "
+            "change the model. Call model.eval() first.",
+            stacklevel=4,
+        )
 
 
 def _same(value: Any) -> Any:

@@ -21,6 +21,8 @@ NAMES = {
     "rng": ("rng",),
 }
 """Argument -> the parameter names by which callables may ask for it."""
+OTHERS = ("batch_size", "num_envs", "n_envs", "size", "shape", "device", "dtype")
+"""Names of parameters that mean something which no callable is given."""
 _MEANING = {name: argument for argument, names in NAMES.items() for name in names}
 
 
@@ -84,6 +86,8 @@ def _arguments(
     if not names and keywords:
         return (), keywords
     form = next((tuple(form) for form in forms if len(form) == len(names)), None)
+    if any(parameter in OTHERS for parameter in names):
+        form = None
     # A clear name at another argument's place: the number alone would hand over the wrong thing in silence.
     if form is not None and not any(
         len(parameter) > 1 and meaning in known and meaning != argument

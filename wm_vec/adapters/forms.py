@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from tensordict import TensorDictBase
@@ -25,9 +26,20 @@ TRANSITION_FORMS = (
     "a mapping with state/next_state, observation/obs/image, reward, terminated/done, truncated, and optional info",
 )
 OBSERVATION_KEYS = ("next_observation", "next_obs", "observation", "obs", "image", "pixels")
-STATE_KEYS = ("next_state", "state")
+STATE_KEYS = ("next_state", "state", "next_latent", "latent")
 """Where a mapping has both, as a model's that hands on its input, ``next_`` is the one after the step."""
 TERMINATED_KEYS = ("terminated", "done")
+
+
+TUPLE_READ = {
+    5: " (a tuple of 5 is read as (obs, reward, terminated, truncated, info))",
+    4: " (a tuple of 4 is read as (obs, reward, done, info))",
+    3: " (a tuple of 3 is read as (state, obs, reward))",
+    6: " (a tuple of 6 is read as (state, obs, reward, terminated, truncated, info))",
+}
+"""What errors about a tuple's parts add: which form it was taken for."""
+REWARD_NAMES = ("reward", "rewards", "rew")
+END_NAMES = ("terminated", "terminal", "done", "dones", "is_terminal", "continue", "cont", "discount", "not_done")
 
 
 class Missing:
@@ -38,15 +50,16 @@ MISSING = Missing()
 
 
 class ResetParts(NamedTuple):
-    """A reset's result: `state` is the observation itself where none was given."""
+    """A reset's result: `state` is the observation itself where none was given, and `has_state` False."""
 
     state: Any
     observation: Any
     info: Mapping[str, Any]
+    has_state: bool = True
 
 
 class StepParts(NamedTuple):
-    """A transition's result; `reward` and `terminated` may be `MISSING`, `truncated` None."""
+    """A transition's result; `reward` and `terminated` may be `MISSING`, `truncated` None; `has_state` as above."""
 
     state: Any
     observation: Any
@@ -54,6 +67,7 @@ class StepParts(NamedTuple):
     terminated: Any
     truncated: Any
     info: Mapping[str, Any]
+    has_state: bool = True
 
 
 def read_reset(result: Any, observations: ObservationForm, lead: tuple[int, ...], where: str) -> ResetParts:
@@ -75,7 +89,7 @@ def read_reset(result: Any, observations: ObservationForm, lead: tuple[int, ...]
     if result is None:
         raise _refuse(where, result, RESET_FORMS)
     if observations.fits(result, lead):
-        return ResetParts(result, result, {})
+        return ResetParts(result, result, {}, False)
     if _is_form(result, observations):
         found = dict(result.items())
         state = _take(found, STATE_KEYS)
@@ -83,7 +97,8 @@ def read_reset(result: Any, observations: ObservationForm, lead: tuple[int, ...]
         info = found.pop("info", None)
         if observation is MISSING:
             raise _refuse(where, result, RESET_FORMS, "It has no observation.")
-        return ResetParts(observation if state is MISSING else state, observation, _as_info(info, where, found))
+        own = state is not MISSING
+        return ResetParts(state if own else observation, observation, _as_info(info, where, found), own)
     if isinstance(result, tuple):
         if len(result) == 3:
             state, observation, info = result
@@ -91,11 +106,11 @@ def read_reset(result: Any, observations: ObservationForm, lead: tuple[int, ...]
         if len(result) == 2:
             first, second = result
             if second is None or (isinstance(second, Mapping) and not observations.has_keys(second)):
-                return ResetParts(first, first, _as_info(second, where))
+                return ResetParts(first, first, _as_info(second, where), False)
             return ResetParts(first, second, {})
         raise _refuse(where, result, RESET_FORMS)
     # An observation of the wrong shape or dtype: what takes its tensors says what is wrong with it.
-    return ResetParts(result, result, {})
+    return ResetParts(result, result, {}, False)
 
 
 def read_transition(result: Any, observations: ObservationForm, lead: tuple[int, ...], where: str) -> StepParts:
@@ -108,7 +123,7 @@ def read_transition(result: Any, observations: ObservationForm, lead: tuple[int,
         AdapterError: None of `TRANSITION_FORMS`.
     """
     if observations.fits(result, lead):
-        return StepParts(result, result, MISSING, MISSING, None, {})
+        return StepParts(result, result, MISSING, MISSING, None, {}, False)
     if isinstance(result, tuple):
         if len(result) == 5:
             observation, reward, terminated, truncated, info = result
@@ -122,8 +137,10 @@ def read_transition(result: Any, observations: ObservationForm, lead: tuple[int,
             return StepParts(state, observation, reward, terminated, truncated, _as_info(info, where))
         else:
             raise _refuse(where, result, TRANSITION_FORMS)
-        info = _as_info(info, where)
-        return StepParts(info.pop("model_state", observation), observation, reward, terminated, truncated, info)
+        info = _as_info(info, where + TUPLE_READ[len(result)])
+        own = "model_state" in info
+        state = info.pop("model_state", observation)
+        return StepParts(state, observation, reward, terminated, truncated, info, own)
     if not _is_form(result, observations):
         raise _refuse(where, result, TRANSITION_FORMS)
     found = dict(result.items())
@@ -133,9 +150,25 @@ def read_transition(result: Any, observations: ObservationForm, lead: tuple[int,
     reward, terminated = _take(found, ("reward",)), _take(found, TERMINATED_KEYS)
     truncated, given = found.pop("truncated", None), found.pop("info", None)
     info = _as_info(given, where, found)
+    own = state is not MISSING or "model_state" in info
     if state is MISSING:
         state = info.pop("model_state", observation)
-    return StepParts(state, observation, reward, terminated, truncated, info)
+    return StepParts(state, observation, reward, terminated, truncated, info, own)
+
+
+def near_misses(parts: StepParts, no_reward: bool, no_end: bool) -> list[str]:
+    """What may be wrong with a transition that left out its reward or its end, but reports something like it."""
+    found = []
+    for missing, names, what in ((no_reward, REWARD_NAMES, "reward"), (no_end, END_NAMES, "terminated")):
+        likely = [str(key) for key in parts.info if get_close_matches(str(key).lower(), names, cutoff=0.8)]
+        if missing and likely:
+            found.append(f"{likely[0]!r} went into info, since a {what} goes by the key {what!r}")
+    return found
+
+
+def tuple_read(result: Any) -> str:
+    """How a tuple was read, for errors about its parts; nothing for other forms."""
+    return TUPLE_READ.get(len(result), "") if isinstance(result, tuple) else ""
 
 
 def _is_form(result: Any, observations: ObservationForm) -> bool:

@@ -11,8 +11,8 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from wm_vec.adapters.errors import AdapterError
-from wm_vec.adapters.forms import MISSING, ResetParts, StepParts, read_transition
-from wm_vec.adapters.objects import ObjectTensor
+from wm_vec.adapters.forms import MISSING, ResetParts, StepParts, read_transition, tuple_read
+from wm_vec.adapters.objects import ObjectTensor, duplicate
 from wm_vec.adapters.running import Runner, Setting, as_flag, one_number
 from wm_vec.adapters.states import STATE
 from wm_vec.core import CounterRNG, Transition
@@ -36,6 +36,7 @@ class LoopRunner(Runner):
         where = self.where(self.calls.reset or "initial_observation")
         if lead:
             raise AdapterError(f"{where}: starts of many envs at once need batching='batched' or 'vmap'.")
+        self._begin(starts)
         rows = [self.observations.tensors(start.observation, (), self.device, where) for start in starts]
         state = {STATE: ObjectTensor.of([start.state for start in starts])}
         return self._finish(state, _stack(rows), len(starts))
@@ -56,9 +57,9 @@ class LoopRunner(Runner):
         return Transition(after, self.observations.tree(after), reward, terminated, truncated, info)
 
     def model_state(self, state: TensorDictBase, row: int | None) -> Any:
-        """The object itself, or a list of all."""
-        column = state.get(STATE)
-        return column.objects() if row is None else column.objects()[row]
+        """A copy of the object, or a list of copies of all; what cannot be copied is handed out itself."""
+        objects = state.get(STATE).objects()
+        return [_copy_if_possible(one) for one in objects] if row is None else _copy_if_possible(objects[row])
 
     def step_row(self, row: LoopRow, action: Tensor, rng: CounterRNG) -> RowTransition:
         """One env alone."""
@@ -102,6 +103,9 @@ class LoopRunner(Runner):
         result = self._call(calls.transition, (calls.model, state, taken, own), rng, row)
         where = self._transition_name
         parts = read_transition(result, self.observations, (), where)
+        if not self._looked or not parts.has_state:
+            self._look(parts)
+        where += tuple_read(result)
         observation = self.observations.tensors(parts.observation, (), self.device, where)
         judged = (calls.model, parts.state, parts.observation, taken)
         reward, terminated = parts.reward, parts.terminated
@@ -110,8 +114,10 @@ class LoopRunner(Runner):
         if terminated is MISSING:
             terminated = False if calls.terminal is None else self._call(calls.terminal, judged, rng, row)
         reward = one_number(reward, "reward", where)
-        terminated = as_flag(one_number(terminated, "terminated", where))
-        truncated = None if parts.truncated is None else as_flag(one_number(parts.truncated, "truncated", where))
+        terminated = as_flag(one_number(terminated, "terminated", where), "terminated", where)
+        truncated = parts.truncated
+        if truncated is not None:
+            truncated = as_flag(one_number(truncated, "truncated", where), "truncated", where)
         return parts, observation, (reward, terminated, truncated)
 
     def _columns(self, judged: Sequence[tuple[Any, bool, bool | None]]) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -129,6 +135,13 @@ class LoopRunner(Runner):
         if len(values) > 1:
             return torch.tensor(values, device=self.device)
         return self._flag_of[bool(values[0])]
+
+
+def _copy_if_possible(value: Any) -> Any:
+    try:
+        return duplicate(value)
+    except Exception:
+        return value
 
 
 def _stack(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

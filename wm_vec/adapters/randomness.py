@@ -1,17 +1,19 @@
-"""Models that draw from torch's global generator, made reproducible without disturbing anybody else's draws."""
+"""Models that draw from the global generators, made reproducible without disturbing anybody else's draws."""
 
 from __future__ import annotations
 
+import random
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 
 
 class GlobalGenerator:
-    """Torch's global generator (of the CPU, and of the model's card), lent to a model under seeds of our own.
+    """The global generators of torch, NumPy and Python, lent to a model under seeds of our own.
 
     Args:
         device: The model's device.
@@ -19,7 +21,7 @@ class GlobalGenerator:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream: list[torch.Tensor] | None = None
+        self._stream: tuple[Any, ...] | None = None
 
     @contextmanager
     def seeded(self, *words: int) -> Iterator[None]:
@@ -53,37 +55,50 @@ class GlobalGenerator:
 
     def _seed(self, seed: int) -> None:
         torch.random.default_generator.manual_seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002 - it is the global one that models draw from
+        random.seed(seed)
         if self._device.type == "cuda":
             with torch.cuda.device(self._device):
                 torch.cuda.manual_seed(seed)
 
-    def _get(self) -> list[torch.Tensor]:
-        states = [torch.get_rng_state()]
-        if self._device.type == "cuda":
-            states.append(torch.cuda.get_rng_state(self._device))
-        return states
+    def _get(self) -> tuple[Any, ...]:
+        card = torch.cuda.get_rng_state(self._device) if self._device.type == "cuda" else None
+        return torch.get_rng_state(), np.random.get_state(), random.getstate(), card  # noqa: NPY002
 
-    def _set(self, states: list[torch.Tensor]) -> None:
+    def _set(self, states: tuple[Any, ...]) -> None:
         torch.set_rng_state(states[0])
-        if self._device.type == "cuda":
-            torch.cuda.set_rng_state(states[1], self._device)
+        np.random.set_state(states[1])  # noqa: NPY002
+        random.setstate(states[2])
+        if states[3] is not None:
+            torch.cuda.set_rng_state(states[3], self._device)
 
 
 @contextmanager
 def warn_of_draws(
     name: str, instead: str = "the rng argument: transition_fn(model, state, action, rng)"
 ) -> Iterator[None]:
-    """Warn if what runs inside draws from torch's global generator, or seeds it.
+    """Warn if what runs inside draws from a global generator of torch, NumPy or Python, or seeds it.
 
     Args:
         name: The callable.
         instead: What else it could draw from.
     """
-    before = torch.get_rng_state()
+    before = _global_states()
     yield
-    if not torch.equal(before, torch.get_rng_state()):
+    changed = [which for which, state in _global_states().items() if state != before[which]]
+    if changed:
         warnings.warn(
-            f"{name} uses torch's global random generator, so the same seed need not give the same episode, and other "
-            f"code's draws change. Declare it with rng='global', or draw from {instead}.",
+            f"{name} uses {' and '.join(changed)} global random generator, so the same seed need not give the same "
+            f"episode, and other code's draws change. Declare it with rng='global', or draw from {instead}.",
             stacklevel=3,
         )
+
+
+def _global_states() -> dict[str, bytes]:
+    """Whose generator -> its state."""
+    _, words, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - the global one
+    return {
+        "torch's": torch.get_rng_state().numpy().tobytes(),
+        "NumPy's": np.asarray(words).tobytes() + repr(rest).encode(),
+        "Python's": repr(random.getstate()).encode(),
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from wm_vec.adapters.calls import ModelCalls, UserCall
 from wm_vec.adapters.errors import AdapterError, describe
-from wm_vec.adapters.forms import ResetParts
+from wm_vec.adapters.forms import MISSING, ResetParts, StepParts, near_misses
 from wm_vec.adapters.randomness import GlobalGenerator, warn_of_draws
 from wm_vec.adapters.spaces import ActionForm, ObservationForm
 from wm_vec.core import CounterRNG, Transition
@@ -50,7 +51,7 @@ class Runner:
         self._adapter = setting.adapter
         self.calls, self.observations, self.actions = setting.calls, setting.observations, setting.actions
         self.device, self.torch_actions, self.generator = setting.device, setting.torch_actions, setting.generator
-        self._watched = False
+        self._watched = self._looked = self._own_state = False
         self._transition_name = self.where(setting.calls.transition)
 
     def where(self, call: UserCall | str) -> str:
@@ -77,7 +78,30 @@ class Runner:
         self._watched = True
         return warn_of_draws(call.name)
 
-    def _call(self, call: UserCall, values: tuple[Any, ...], rng: CounterRNG, row: int) -> Any:
+    def _begin(self, starts: Sequence[ResetParts]) -> None:
+        """Remember whether episodes start with a state of the model's own."""
+        self._own_state = self._own_state or any(start.has_state for start in starts)
+
+    def _look(self, parts: StepParts) -> None:
+        """Look at what a transition left out.
+
+        Raises:
+            AdapterError: The state, although episodes start with one: the observation would be taken for it.
+        """
+        calls, name = self.calls, self._transition_name
+        if self._own_state and not parts.has_state and "state" in calls.transition.takes:
+            raise AdapterError(
+                f"{name} returned no state, but episodes start with a state of its own. Return it, as 'state' in a "
+                "mapping or first in a tuple of 3 or 6."
+            )
+        if not self._looked:
+            self._looked = True
+            no_reward = parts.reward is MISSING and calls.reward is None
+            for miss in near_misses(parts, no_reward, parts.terminated is MISSING and calls.terminal is None):
+                warnings.warn(f"{name}: {miss}.", stacklevel=2)
+
+    def _call(self, call: UserCall, values: tuple[Any, ...], rng: CounterRNG, row: int | None) -> Any:
+        """Call a user's callable for one env, or with None for all at once."""
         try:
             return call(*values)
         except Exception as error:
@@ -88,18 +112,20 @@ class Runner:
         return TensorDict._new_unsafe({**state, **observation}, batch_size=torch.Size([num_envs]))
 
 
-def add_place(error: Exception, call: UserCall, rng: CounterRNG, row: int) -> None:
+def add_place(error: Exception, call: UserCall, rng: CounterRNG, row: int | None) -> None:
     """Note in an exception where in the rollout it was raised; its type and traceback stay as they are."""
-    try:
-        step, episode, seed = (int(counter[row]) for counter in (rng.step, rng.episode, rng.seed))
-    except Exception:  # no values to read, as on the meta device
-        error.add_note(f"Raised in {call.name}.")
-        return
+    what = f"Raised in {call.name}, called with ({', '.join(call.takes)})"
     envs = rng.seed.shape[0]
-    error.add_note(
-        f"Raised in {call.name}, called with ({', '.join(call.takes)}), in step {step + 1} of episode {episode} of env "
-        f"{row} of {envs} (seed {seed})."
-    )
+    try:
+        step, episode, seed = (int(counter[row or 0]) for counter in (rng.step, rng.episode, rng.seed))
+    except Exception:  # no values to read, as on the meta device
+        error.add_note(f"{what}.")
+        return
+    where = f"in step {step + 1} of episode {episode}"
+    if row is not None:
+        error.add_note(f"{what}, {where} of env {row} of {envs} (seed {seed}).")
+    else:
+        error.add_note(f"{what} for all {envs} envs at once, {where} of the first (seed {seed}).")
 
 
 def one_number(value: Any, what: str, where: str) -> Any:
@@ -108,9 +134,10 @@ def one_number(value: Any, what: str, where: str) -> Any:
     Raises:
         AdapterError: Several numbers, or none.
     """
-    if isinstance(value, (float, bool, int)):
+    if isinstance(value, (float, int)) and not (what == "reward" and isinstance(value, bool)):
         return value
     tensor = value if isinstance(value, Tensor) else numbers(value, what, where)
+    refuse_flag_as_reward(tensor, what, where)
     if tensor.numel() != 1:
         raise AdapterError(f"{where}: {what} must be one number of one env, got {describe(value)}.")
     return tensor.reshape(()) if tensor.requires_grad and torch.is_grad_enabled() else tensor.item()
@@ -128,9 +155,29 @@ def numbers(value: Any, what: str, where: str) -> Tensor:
         raise AdapterError(f"{where}: {what} must be one number per env, got {describe(value)}.") from error
 
 
-def as_flag(value: Any) -> bool:
-    """A flag or a probability as a flag: above one half is true."""
-    return value if isinstance(value, bool) else bool(value > 0.5)
+def refuse_flag_as_reward(value: Tensor, what: str, where: str) -> None:
+    """A reward that is a flag is something else at a reward's place.
+
+    Raises:
+        AdapterError: It is.
+    """
+    if what == "reward" and value.dtype is torch.bool:
+        raise AdapterError(
+            f"{where}: the reward is a flag, {describe(value)}; a reward is a number. Convert it if it is."
+        )
+
+
+def as_flag(value: Any, what: str, where: str) -> bool:
+    """A flag or a probability as a flag: above one half is true.
+
+    Raises:
+        AdapterError: A number that is neither.
+    """
+    if isinstance(value, bool):
+        return value
+    if not 0 <= value <= 1:
+        raise AdapterError(f"{where}: {what} must be a flag or a probability, got {float(value)}.")
+    return bool(value > 0.5)
 
 
 def as_flags(value: Tensor) -> Tensor:

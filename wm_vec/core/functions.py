@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -18,7 +19,11 @@ def batched(fn: Callable[..., Any]) -> Callable[..., Any]:
 
     Rewards and terminations then take ``(B, n)`` values per field, resets a ``(B,)`` int64 tensor of seeds.
     """
-    setattr(fn, _BATCHED_MARK, True)
+    try:
+        setattr(fn, _BATCHED_MARK, True)
+    except AttributeError:  # bound methods and builtins take no marks
+        fn = functools.partial(fn)
+        setattr(fn, _BATCHED_MARK, True)
     return fn
 
 
