@@ -26,12 +26,26 @@ BELOW = {
 """Layer -> the layers it may import besides itself. What is not named here composes: `world_model`, `cli`."""
 
 COMPOSE = {"wm_vec", "wm_vec.__main__", "wm_vec.world_model", "wm_vec.factory", "wm_vec.cli"}
-SUPPORT = {"elements", "info", "process", "checker", "checks", "registration", "sb3_spaces", "statistics", "transfer"}
+SUPPORT = {
+    "elements",
+    "torchrl_specs",
+    "info",
+    "process",
+    "checker",
+    "checks",
+    "registration",
+    "sb3_spaces",
+    "statistics",
+    "transfer",
+}
 """Parts of `wm_vec.envs` that are no faces, and that faces may share."""
 MAKERS = {"wm_vec.envs", "wm_vec.envs.factory"}
 """What may import several faces: it makes them."""
-EXCEPTIONS = {("wm_vec.envs.registration", "wm_vec.world_model")}
-"""Entry points that Gymnasium calls by name, which make whole worlds."""
+EXCEPTIONS = {
+    ("wm_vec.envs.registration", "wm_vec.world_model"),  # entry points that Gymnasium calls by name
+    ("wm_vec.envs.vector", "wm_vec.envs.torchrl"),  # `to_torchrl`, when it is called
+}
+"""Imports against the rules, each with its reason."""
 
 
 def module_of(path: Path) -> str:
@@ -79,7 +93,8 @@ def violations(module: str, imported: set[str]) -> list[str]:
         if other != layer and other not in BELOW[layer] and (module, name) not in EXCEPTIONS:
             wrong.append(f"{module} imports {name}: {layer} may import {sorted(BELOW[layer]) or 'nothing of ours'}")
         one, two = (n.removeprefix("wm_vec.envs.").split(".")[0] for n in (module, name))
-        if layer == other == "wm_vec.envs" and one != two and two not in SUPPORT and module not in MAKERS:
+        shared = two in SUPPORT or module in MAKERS or (module, name) in EXCEPTIONS
+        if layer == other == "wm_vec.envs" and one != two and not shared:
             wrong.append(f"{module} imports {name}: faces never import each other")
     return wrong
 

@@ -24,7 +24,7 @@ from wm_vec.canvas.signature import ACTION, OBSERVATION, REWARD, TERMINATED
 from wm_vec.core import AutoresetMode, CounterRNG, Engine, Perspective
 from wm_vec.core.engine import BANK_SEED
 from wm_vec.core.rng import STREAM_BANK
-from wm_vec.envs import WorldModelEnv, WorldModelVectorEnv
+from wm_vec.envs import TorchRLEnv, WorldModelEnv, WorldModelVectorEnv
 from wm_vec.envs.process import warn_if_forked
 from wm_vec.envs.registration import BUNDLED
 from wm_vec.model import CanvasModel, ModelConfig
@@ -588,6 +588,52 @@ class WorldModel:
             validate=validate,
         )
         return WorldModelVectorEnv(engine, observation_space, action_space, render_mode)
+
+    def to_torchrl_env(
+        self,
+        num_envs: int = 1,
+        obs_fields: Sequence[str] | None = None,
+        act_fields: Sequence[str] | None = None,
+        reward_fn: Callable[..., Any] | None = None,
+        terminated_fn: Callable[..., Any] | None = None,
+        max_episode_steps: int | None = None,
+        n_denoise_steps: int | None = None,
+        *,
+        act_low: float | None = None,
+        act_high: float | None = None,
+        initial_obs_fn: Callable[[], Mapping[str, Any]] | None = None,
+        seed: int | None = None,
+        act_mode: ActMode = "set",
+        heun: bool = False,
+        reward_state: Tensor | None = None,
+        exact_rows: bool = False,
+        one_hot: bool = False,
+        expose_state: bool = False,
+    ) -> TorchRLEnv:
+        """Thousands of envs of this world as one TorchRL environment, TensorDicts in and out.
+
+        The arguments are `to_vector_env`'s, and `TorchRLEnv`'s ``one_hot`` and ``expose_state``.
+        """
+        env = self.to_vector_env(
+            num_envs,
+            obs_fields,
+            act_fields,
+            reward_fn,
+            terminated_fn,
+            n_denoise_steps=n_denoise_steps,
+            act_low=act_low,
+            act_high=act_high,
+            initial_obs_fn=initial_obs_fn,
+            autoreset_mode=AutoresetMode.DISABLED,
+            seed=seed,
+            max_episode_steps=max_episode_steps,
+            act_mode=act_mode,
+            heun=heun,
+            reward_state=reward_state,
+            exact_rows=exact_rows,
+        )
+        spaces = env.single_observation_space, env.single_action_space
+        return TorchRLEnv(env.engine, *spaces, one_hot=one_hot, expose_state=expose_state)
 
     def to_env(
         self,

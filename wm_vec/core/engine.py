@@ -77,8 +77,8 @@ class Engine:
         self.validate = validate
         self.device, self.dtype = dynamics.device, dynamics.dtype
         # Sums of rewards need more than half precision.
-        self._reward_dtype = torch.promote_types(getattr(dynamics, "reward_dtype", self.dtype), torch.float32)
-        judge = Judge(self.perspectives, self._reward_dtype)
+        self.reward_dtype = torch.promote_types(getattr(dynamics, "reward_dtype", self.dtype), torch.float32)
+        judge = Judge(self.perspectives, self.reward_dtype)
         starts = {n: s.to(self.device, self.dtype) for n, s in judge.initial_reward_state().items()}
         self._reward_starts = list(starts.values())
         fresh = bank is None and getattr(dynamics, "starts_fresh", False)
@@ -169,6 +169,11 @@ class Engine:
         return self._step.observe(self._rows.leaves)
 
     @property
+    def started(self) -> bool:
+        """Whether there are episodes yet."""
+        return self._rows is not None or self._row is not None
+
+    @property
     def start_info(self) -> Mapping[str, Any]:
         """What a dynamics that starts episodes afresh reported of the last ones; empty with a bank."""
         return self._starts.info
@@ -182,7 +187,7 @@ class Engine:
     def _blank_rows(self, seeds: Sequence[int | None]) -> Rows:
         """Rows before their first episode; no state yet."""
         zeros = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
-        returns = torch.zeros(self.num_envs, len(self.perspectives), dtype=self._reward_dtype, device=self.device)
+        returns = torch.zeros(self.num_envs, len(self.perspectives), dtype=self.reward_dtype, device=self.device)
         seed = torch.tensor(seeds, dtype=torch.int64, device=self.device)
         return Rows([], zeros, zeros - 1, seed, returns, zeros.bool())
 
@@ -324,6 +329,12 @@ class Engine:
         """The state of all envs. Continuing from it through `set_state` is bit-equal."""
         return self._layout.to_state(self._require_rows("state")).clone()
 
+    def example_state(self) -> EnvState:
+        """The state of no env, batch ``(0,)``: keys, shapes and dtypes."""
+        none = torch.zeros(0, dtype=torch.int64, device=self.device)
+        returns = torch.zeros(0, len(self.perspectives), dtype=self.reward_dtype, device=self.device)
+        return self._layout.to_state(Rows(self._layout.examples, none, none, none, returns, none.bool()))
+
     def set_state(self, state: EnvState) -> PerMany:
         """Go on from `state`, ``(B,)``; returns the observation.
 
@@ -357,6 +368,8 @@ class Engine:
             raise ValueError(f"fork: indices must lie in [0, {self.num_envs}), got {index.tolist()}.")
         index = index.to(self.device, torch.int64)
         picked = rows.pick(index)
+        # Objects among the leaves are copied now: what steps on may write into them.
+        picked = picked._replace(leaves=[leaf.clone() for leaf in picked.leaves])
         if rng == "fresh":
             self._fork_count += 1
             place = torch.arange(index.shape[0], device=self.device)
@@ -369,6 +382,26 @@ class Engine:
         forked._row = None
         forked._rows, forked._lookahead, forked._fork_count = picked, None, 0
         return forked
+
+    def sibling(self, num_envs: int | None = None, autoreset_mode: AutoresetMode | str | None = None) -> Engine:
+        """A new engine over the same world, perspectives, horizon and bank, with no episodes yet.
+
+        Args:
+            num_envs: B; None for this engine's.
+            autoreset_mode: Gymnasium's, or its name; None for this engine's.
+        """
+        bank = self._layout.to_tensordict(self._starts.leaves) if isinstance(self._starts, BankStarts) else None
+        return Engine(
+            self.dynamics,
+            self.num_envs if num_envs is None else num_envs,
+            self.perspectives,
+            max_episode_steps=self.max_episode_steps,
+            autoreset_mode=self.autoreset_mode if autoreset_mode is None else autoreset_mode,
+            bank=bank,
+            seed=self._first_seed,
+            exact_rows=self.exact_rows,
+            validate=self.validate,
+        )
 
     # -- imagination ----------------------------------------------------------------------------------------------
 

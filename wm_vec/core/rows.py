@@ -50,9 +50,9 @@ class RowLayout:
         self.stateful = list(reward_states)
         self.num_perspectives = num_perspectives
         self._nested = any(isinstance(key, tuple) for key in self.keys)
-        self._examples = [example.get(key)[:0] for key in self.keys]
-        self.floating = [k for k, e in zip(self.keys, self._examples, strict=True) if e.dtype.is_floating_point]
-        self._examples += [start.expand(0, *start.shape) for start in reward_states.values()]
+        self.examples = [example.get(key)[:0] for key in self.keys]
+        self.floating = [k for k, e in zip(self.keys, self.examples, strict=True) if e.dtype.is_floating_point]
+        self.examples += [start.expand(0, *start.shape) for start in reward_states.values()]
 
     def to_tensordict(self, leaves: Sequence[Tensor]) -> TensorDict:
         """The dynamics' state ``(B,)`` of a row's leaves; reward states among them are left out."""
@@ -112,7 +112,7 @@ class RowLayout:
         leaves = [states.get(key) for key in keys]
         if reward_states is not None:
             leaves += [reward_states.get(name) for name in self.stateful]
-        for key, leaf, start in zip([*keys, *self.stateful], leaves, self._examples, strict=False):
+        for key, leaf, start in zip([*keys, *self.stateful], leaves, self.examples, strict=False):
             if leaf.shape[1:] != start.shape[1:] or leaf.dtype != start.dtype:
                 raise ValueError(
                     f"{what} belongs to another world: {key!r} must be {tuple(start.shape[1:])} per env, "

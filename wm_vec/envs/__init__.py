@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from wm_vec.envs.pessimism import PessimisticReward, PessimisticVectorReward
     from wm_vec.envs.sb3 import SB3VecEnv as SB3VecEnv
     from wm_vec.envs.scalar import WorldModelEnv
+    from wm_vec.envs.torchrl import TorchRLEnv
     from wm_vec.envs.vector import WorldModelVectorEnv
 
 _HOME = {
@@ -18,6 +19,7 @@ _HOME = {
     "PessimisticReward": "pessimism",
     "PessimisticVectorReward": "pessimism",
     "SB3VecEnv": "sb3",
+    "TorchRLEnv": "torchrl",
     "WorldModelEnv": "scalar",
     "WorldModelVectorEnv": "vector",
     "check_vector_env": "checker",
@@ -29,6 +31,7 @@ __all__ = [
     "CheckError",
     "PessimisticReward",
     "PessimisticVectorReward",
+    "TorchRLEnv",
     "WorldModelEnv",
     "WorldModelVectorEnv",
     "check_vector_env",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -22,6 +22,9 @@ from wm_vec.core.trees import map_tree, rows_of
 from wm_vec.envs.elements import collected, element_of, painter_of, render_call
 from wm_vec.envs.info import LazyInfo
 from wm_vec.render.frames import FramePainter
+
+if TYPE_CHECKING:
+    from wm_vec.envs.torchrl import TorchRLEnv
 
 MASK_OPTIONS = ("reset_mask", "env_idx")
 """Options of `reset` that say which envs."""
@@ -50,6 +53,11 @@ class WorldModelVectorEnv(VectorEnv):
         single_action_space: gym.Space,
         render_mode: str | None = None,
     ) -> None:
+        if not isinstance(engine, Engine):
+            raise TypeError(
+                f"WorldModelVectorEnv is made of an engine, got {type(engine).__name__}. A model of your own takes "
+                "WorldModelVectorEnv.from_callables(model, observation_space, action_space, num_envs=...)."
+            )
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}.")
         self.engine = engine
@@ -286,6 +294,14 @@ class WorldModelVectorEnv(VectorEnv):
         )
         forked.spec, forked.world_model, forked._render_call = self.spec, self.world_model, self._render_call
         return forked
+
+    def to_torchrl(self, *, one_hot: bool = False, expose_state: bool = False) -> TorchRLEnv:
+        """A TorchRL environment over the same world, with as many envs and episodes of its own; see `TorchRLEnv`."""
+        from wm_vec.envs.torchrl import TorchRLEnv
+
+        engine = self.engine.sibling(autoreset_mode=AutoresetMode.DISABLED)
+        spaces = self.single_observation_space, self.single_action_space
+        return TorchRLEnv(engine, *spaces, one_hot=one_hot, expose_state=expose_state)
 
     def imagine(self, policy: Callable[..., Any], horizon: int, grad: bool = False) -> TensorDict:
         """Run policy and world together; see `Engine.imagine`."""
