@@ -13,15 +13,16 @@ from torch import Tensor
 from wm_kernels.finish_step.reference import AutoresetPlan
 from wm_vec.core.actions import JointAction
 from wm_vec.core.dynamics import Dynamics
+from wm_vec.core.imagination import imagined
 from wm_vec.core.judge import Judge
 from wm_vec.core.perspective import PerMany, Perspective
 from wm_vec.core.rng import STREAM_FORK, CounterRNG, LookaheadRNG, seed_list, spawn_seeds
 from wm_vec.core.rows import RowLayout, Rows
 from wm_vec.core.single import RowStep, SingleRow
-from wm_vec.core.starts import BankStarts, FreshStarts, Starts, bank_leaves
+from wm_vec.core.starts import BankStarts, FreshStarts, Starts, bank_leaves, blank_rows, restart
 from wm_vec.core.state import AutoresetMode, EnvState, StepResult, as_autoreset_mode
 from wm_vec.core.transition import StepFunction
-from wm_vec.core.trees import Tree, as_entry
+from wm_vec.core.trees import Tree
 
 LOOKAHEAD_ROWS = 1024
 """Rows times steps whose noise is drawn in one call, where it can be drawn ahead."""
@@ -153,7 +154,7 @@ class Engine:
                 raise ValueError("reset: the first reset must be of all envs; give no mask.")
             own = spawn_seeds(None, self.num_envs) if self._first_seed is None else self._first_seed
             first = seed_list(own, self.num_envs)
-            rows = self._blank_rows(first)
+            rows = blank_rows(first, len(self.perspectives), self.reward_dtype, self.device)
             self._tell_seeds(first)
         if mask is not None:
             if tuple(mask.shape) != (self.num_envs,) or mask.dtype != torch.bool:
@@ -164,7 +165,7 @@ class Engine:
         given = None if seed is None else seed_list(seed, self.num_envs)
         self._tell_seeds(given)
         with torch.no_grad():
-            self._rows = self._restart(rows, given, mask, options)
+            self._rows = restart(self._starts, rows, given, mask, options)
         self._lookahead = None
         return self._step.observe(self._rows.leaves)
 
@@ -183,37 +184,6 @@ class Engine:
         reseed = getattr(self.dynamics, "reseed", None)
         if reseed is not None and seeds is not None and seeds[0] is not None:
             reseed(seeds[0])
-
-    def _blank_rows(self, seeds: Sequence[int | None]) -> Rows:
-        """Rows before their first episode; no state yet."""
-        zeros = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
-        returns = torch.zeros(self.num_envs, len(self.perspectives), dtype=self.reward_dtype, device=self.device)
-        seed = torch.tensor(seeds, dtype=torch.int64, device=self.device)
-        return Rows([], zeros, zeros - 1, seed, returns, zeros.bool())
-
-    def _restart(
-        self,
-        rows: Rows,
-        seeds: Sequence[int | None] | None,
-        mask: Tensor | None,
-        options: Mapping[str, Any] | None = None,
-    ) -> Rows:
-        """`rows` with fresh episodes where `mask` says; a new seed starts at episode 0."""
-        new_seed, episode = rows.seed, rows.episode + 1
-        if seeds is not None:
-            seeded = torch.tensor([s is not None for s in seeds], device=self.device)
-            new_seed = torch.where(seeded, torch.tensor([s or 0 for s in seeds], device=self.device), new_seed)
-            episode = torch.where(seeded, 0, episode)
-        leaves, index = self._starts.draw(new_seed, episode, options)
-        fresh = Rows(
-            leaves if index is None else [leaf[index] for leaf in leaves],
-            torch.zeros_like(rows.elapsed),
-            episode,
-            new_seed,
-            torch.zeros_like(rows.returns),
-            torch.zeros_like(rows.pending),
-        )
-        return fresh if mask is None else fresh.where(mask, rows)
 
     # -- steps ----------------------------------------------------------------------------------------------------
 
@@ -424,40 +394,15 @@ class Engine:
         if horizon < 1:
             raise ValueError(f"imagine: horizon must be at least 1, got {horizon}.")
         rows = self._require_rows("imagine")
-        takes_tensordict = hasattr(policy, "in_keys") and hasattr(policy, "out_keys")
         # A step that only resets is no transition: imagination resets in the step that ends.
         plan: AutoresetPlan | None = None
         if self.autoreset_mode is AutoresetMode.NEXT_STEP:
-            plan, rows = "same_step", self._restart(rows, None, rows.pending)
-        steps = []
+            plan, rows = "same_step", restart(self._starts, rows, mask=rows.pending)
         with torch.enable_grad() if grad else torch.no_grad():
-            observation = self._step.observe(rows.leaves)
-            for _ in range(horizon):
-                step = TensorDict(
-                    {"observation": as_entry(observation)}, batch_size=[self.num_envs], device=self.device
-                )
-                if takes_tensordict:
-                    step = policy(step)
-                else:
-                    step.set("action", policy(observation))
-                actions = self._joint.check(step.get("action"), self.num_envs)
-                rng = CounterRNG(rows.seed, rows.episode, rows.elapsed)
-                rows, result = self._step(rows, actions, rng, plan)
-                step.set(
-                    "next",
-                    {
-                        "observation": as_entry(result.final_observation),
-                        "reward": result.reward.unsqueeze(1),
-                        "terminated": result.terminated.unsqueeze(1),
-                        "truncated": result.truncated.unsqueeze(1),
-                        "done": result.finished.unsqueeze(1),
-                    },
-                )
-                steps.append(step)
-                observation = result.observation
+            rows, rollout = imagined(self._step, rows, policy, horizon, plan)
         self._rows = Rows([leaf.detach() for leaf in rows.leaves], *rows[1:4], rows.returns.detach(), rows.pending)
         self._lookahead = None
-        return torch.stack(steps, 1)
+        return rollout
 
     def _require_rows(self, what: str) -> Rows:
         rows = self._settled()

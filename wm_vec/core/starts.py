@@ -12,7 +12,7 @@ from torch import Tensor
 from wm_kernels.dispatch import is_plain_host_tensor
 from wm_vec.core.dynamics import Dynamics
 from wm_vec.core.rng import STREAM_RESET, CounterRNG
-from wm_vec.core.rows import RowLayout
+from wm_vec.core.rows import RowLayout, Rows
 
 
 class Starts(Protocol):
@@ -100,3 +100,50 @@ def bank_leaves(
         raise ValueError(f"bank must have batch size (M,) with M at least 1, got {tuple(bank.batch_size)}.")
     leaves = [leaf.to(device) for leaf in layout.check(bank, "load_bank: the bank")]
     return leaves + [start.expand(bank.shape[0], *start.shape) for start in reward_starts]
+
+
+def blank_rows(seeds: Sequence[int | None], num_perspectives: int, dtype: torch.dtype, device: torch.device) -> Rows:
+    """Rows before their first episode; no state yet.
+
+    Args:
+        seeds: One per env.
+        num_perspectives: P.
+        dtype: Of the sums of rewards.
+        device: Where rows live.
+    """
+    zeros = torch.zeros(len(seeds), dtype=torch.int64, device=device)
+    returns = torch.zeros(len(seeds), num_perspectives, dtype=dtype, device=device)
+    return Rows([], zeros, zeros - 1, torch.tensor(seeds, dtype=torch.int64, device=device), returns, zeros.bool())
+
+
+def restart(
+    starts: Starts,
+    rows: Rows,
+    seeds: Sequence[int | None] | None = None,
+    mask: Tensor | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Rows:
+    """`rows` with fresh episodes.
+
+    Args:
+        starts: Where they start.
+        rows: As they are.
+        seeds: A new seed starts at episode 0; None keeps a row's own, and goes on to its next episode.
+        mask: ``(B,)`` bool, the rows to restart; None for all.
+        options: For a dynamics that starts episodes afresh.
+    """
+    seed, episode, device = rows.seed, rows.episode + 1, rows.seed.device
+    if seeds is not None:
+        given = torch.tensor([s is not None for s in seeds], device=device)
+        seed = torch.where(given, torch.tensor([s or 0 for s in seeds], device=device), seed)
+        episode = torch.where(given, 0, episode)
+    leaves, index = starts.draw(seed, episode, options)
+    fresh = Rows(
+        leaves if index is None else [leaf[index] for leaf in leaves],
+        torch.zeros_like(rows.elapsed),
+        episode,
+        seed,
+        torch.zeros_like(rows.returns),
+        torch.zeros_like(rows.pending),
+    )
+    return fresh if mask is None else fresh.where(mask, rows)
