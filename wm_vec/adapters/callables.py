@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any, Literal
@@ -10,13 +9,14 @@ from typing import Any, Literal
 import gymnasium as gym
 import torch
 from tensordict import TensorDict, TensorDictBase
-from torch import Tensor, nn
+from torch import Tensor
 
 from wm_vec.adapters.batch import BatchRunner, VmapRunner
 from wm_vec.adapters.calls import ModelCalls
 from wm_vec.adapters.errors import AdapterError
 from wm_vec.adapters.forms import ResetParts, read_reset
 from wm_vec.adapters.loop import LoopRow, LoopRunner
+from wm_vec.adapters.modes import device_of, warn_of_training_mode
 from wm_vec.adapters.objects import ObjectTensor, duplicate
 from wm_vec.adapters.randomness import GlobalGenerator, warn_of_draws
 from wm_vec.adapters.running import Runner, Setting
@@ -30,6 +30,10 @@ from wm_vec.core.trees import Tree, leaves_of
 
 Batching = Literal["batched", "vmap", "loop"]
 RUNNERS: dict[str, type[Runner]] = {"batched": BatchRunner, "vmap": VmapRunner, "loop": LoopRunner}
+NO_START = (
+    "CallableDynamics: nothing says how episodes start. Give reset_fn, initial_state or initial_observation, or a model "
+    "with reset_env, reset_state or reset."
+)
 SEED_LIMIT = 2**31
 """Seeds of later episodes stay below it, so that every seeding function takes them."""
 OWN_SEED_LIMIT = 2**32
@@ -96,7 +100,7 @@ class CallableDynamics:
             raise AdapterError(f"batching must be one of {', '.join(map(repr, RUNNERS))}, got {batching!r}.")
         if rng not in ("counter", "global"):
             raise AdapterError(f"rng must be 'counter' or 'global', got {rng!r}.")
-        _warn_of_training_mode(model)
+        warn_of_training_mode(model)
         self.calls = ModelCalls(
             model,
             reset_fn=reset_fn,
@@ -107,7 +111,7 @@ class CallableDynamics:
             resets=initial_observation is None and initial_state is None,
         )
         self.observations, self.actions = ObservationForm(observation_space), ActionForm(action_space)
-        self._device = _device_of(model, device)
+        self._device = device_of(model, device)
         generator = GlobalGenerator(self._device) if rng == "global" else None
         forms = self.calls, self.observations, self.actions
         setting = Setting(type(self).__name__, *forms, self._device, torch_actions, generator)
@@ -173,10 +177,7 @@ class CallableDynamics:
     def initial_state(self, rng: CounterRNG, num_envs: int) -> TensorDictBase:
         """States ``(num_envs,)`` of episodes reset with the seeds of `rng`."""
         if self.calls.reset is None:
-            raise AdapterError(
-                "CallableDynamics: nothing says how episodes start. Give reset_fn, initial_state or "
-                "initial_observation, or a model with reset_env, reset_state or reset."
-            )
+            raise AdapterError(NO_START)
         return self.start(rng, None).state
 
     @torch.no_grad()
@@ -274,10 +275,7 @@ class CallableDynamics:
         """What the initial observation and state say, and the axes they have in front."""
         state, observation = self._initial_state, self._initial_observation
         if state is None and observation is None:
-            raise AdapterError(
-                "CallableDynamics: nothing says how episodes start. Give reset_fn, initial_state or "
-                "initial_observation, or a model with reset_env, reset_state or reset."
-            )
+            raise AdapterError(NO_START)
         if observation is None:
             observation = self._observation_of(state)
         state = observation if state is None else state
@@ -306,20 +304,6 @@ class CallableDynamics:
             raise
 
 
-def _warn_of_training_mode(model: Any) -> None:
-    """Dropout and batch normalisation in a model that is still in training mode change what it says."""
-    if not isinstance(model, nn.Module):
-        return
-    kinds = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase)
-    found = {type(part).__name__ for part in model.modules() if part.training and isinstance(part, kinds)}
-    if found:
-        warnings.warn(
-            f"The world model is in training mode and has {', '.join(sorted(found))}: every step would be noisy, or "
-            "change the model. Call model.eval() first.",
-            stacklevel=4,
-        )
-
-
 def _same(value: Any) -> Any:
     return value
 
@@ -340,20 +324,3 @@ def _as_tree(observation: Any) -> Tree:
     if isinstance(observation, tuple):
         return tuple(_as_tree(part) for part in observation)
     return torch.as_tensor(observation)
-
-
-def _device_of(model: Any, device: torch.device | str | None) -> torch.device:
-    """Where the model is.
-
-    Raises:
-        AdapterError: It is somewhere else than it was said to be.
-    """
-    first = next(model.parameters(), None) if isinstance(model, nn.Module) else None
-    if device is None:
-        return torch.device("cpu") if first is None else first.device
-    wanted = torch.empty(0, device=device).device
-    if first is not None and first.device != wanted:
-        raise AdapterError(
-            f"The model is on {first.device}, device is {wanted}. Move it with model.to({str(wanted)!r})."
-        )
-    return wanted
