@@ -31,8 +31,8 @@ from wm_vec.core.trees import Tree, leaves_of
 Batching = Literal["batched", "vmap", "loop"]
 RUNNERS: dict[str, type[Runner]] = {"batched": BatchRunner, "vmap": VmapRunner, "loop": LoopRunner}
 NO_START = (
-    "CallableDynamics: nothing says how episodes start. Give reset_fn, initial_state or initial_observation, or a model "
-    "with reset_env, reset_state or reset."
+    "CallableDynamics: nothing says how episodes start. Give reset_fn, initial_state or initial_observation, or a "
+    "model with reset_env, reset_state or reset."
 )
 SEED_LIMIT = 2**31
 """Seeds of later episodes stay below it, so that every seeding function takes them."""
