@@ -104,6 +104,7 @@ def test_arrays_stay_as_they_are_and_writing_into_them_changes_nothing(cartpole)
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_step_on_the_gpu_waits_once():
     from wm_vec import WorldModel
 
