@@ -62,6 +62,25 @@ def test_numbers_drawn_ahead_are_those_drawn_step_by_step(rows, depth):
     assert ahead.exhausted
 
 
+def test_rows_that_begin_an_episode_in_between_get_their_own_numbers():
+    seed, episode, step = torch.arange(4) + 9, torch.zeros(4, dtype=torch.int64), torch.full((4,), 3)
+    ahead = LookaheadRNG(seed, episode, step, 6)
+    for i in range(6):
+        plain = CounterRNG(seed, episode, step)
+        for draw in ((5,), (2, 7, torch.float64)):
+            assert torch.equal(ahead.normal(*draw), plain.normal(*draw)), i
+        assert torch.equal(ahead.step, step)
+        ahead.advance()
+        step = step + 1
+        if i in (1, 3):
+            rows = torch.tensor([i - 1, 3])
+            seed = seed.index_fill(0, rows, 100 + i)
+            episode = episode.index_add(0, rows, torch.ones_like(rows))
+            step = step.index_fill(0, rows, 0)
+            ahead.restart(rows, seed, episode)
+    assert ahead.exhausted
+
+
 def test_spawned_seeds_are_numpys_and_unrelated():
     assert spawn_seeds(5, 3) == [int(w >> np.uint64(1)) for w in np.random.SeedSequence(5).generate_state(3, np.uint64)]
     many = spawn_seeds(0, 1000) + spawn_seeds(1, 1000)

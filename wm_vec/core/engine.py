@@ -166,7 +166,10 @@ class Engine:
         self._tell_seeds(given)
         with torch.no_grad():
             self._rows = restart(self._starts, rows, given, mask, options)
-        self._lookahead = None
+        if mask is None or self._lookahead is None:
+            self._lookahead = None
+        else:
+            self._lookahead.restart(mask.nonzero()[:, 0], self._rows.seed, self._rows.episode)
         return self._step.observe(self._rows.leaves)
 
     @property

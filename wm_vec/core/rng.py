@@ -84,6 +84,26 @@ class LookaheadRNG(CounterRNG):
         """Whether the steps drawn ahead are used up."""
         return self._position >= self._depth
 
+    def restart(self, rows: Tensor, seed: Tensor, episode: Tensor) -> None:
+        """Let some rows begin an episode at the current step.
+
+        Args:
+            rows: Which, ``(k,)`` int64.
+            seed, episode: ``(B,)`` int64, of all rows from now on.
+        """
+        self.seed, self.episode = seed, episode
+        # Counted so that their step is 0 at the current position.
+        self._first_step = self._first_step.index_fill(0, rows, -self._position)
+        left = self._depth - self._position
+        if left == 0 or rows.numel() == 0:
+            return
+        steps = torch.arange(left)[:, None].expand(left, rows.numel()).flatten()
+        keys, episodes = seed[rows].repeat(left), episode[rows].repeat(left)
+        for (num_normals, stream, dtype), drawn in self._drawn.items():
+            fresh = philox_normal(keys, episodes, steps, num_normals, stream).to(dtype)
+            for ahead, own in zip(drawn[self._position :], fresh.view(left, -1, num_normals), strict=True):
+                ahead.index_copy_(0, rows, own)
+
     def advance(self) -> None:
         """Go on to the next step."""
         self._position += 1

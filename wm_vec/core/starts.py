@@ -137,6 +137,8 @@ def restart(
         given = torch.tensor([s is not None for s in seeds], device=device)
         seed = torch.where(given, torch.tensor([s or 0 for s in seeds], device=device), seed)
         episode = torch.where(given, 0, episode)
+    if mask is not None and is_plain_host_tensor(mask):
+        return _restart_some(starts, rows, seed, episode, mask.nonzero()[:, 0], options)
     leaves, index = starts.draw(seed, episode, options)
     fresh = Rows(
         leaves if index is None else [leaf[index] for leaf in leaves],
@@ -147,3 +149,22 @@ def restart(
         torch.zeros_like(rows.pending),
     )
     return fresh if mask is None else fresh.where(mask, rows)
+
+
+def _restart_some(
+    starts: Starts, rows: Rows, seed: Tensor, episode: Tensor, which: Tensor, options: Mapping[str, Any] | None
+) -> Rows:
+    """`restart` of the rows `which` ``(k,)``, known in host memory; the others are not drawn for."""
+    if which.numel() == 0:
+        return rows
+    own = seed[which], episode[which]
+    leaves, index = starts.draw(*own, options)
+    fresh = leaves if index is None else [leaf[index] for leaf in leaves]
+    return Rows(
+        [leaf.index_copy(0, which, start) for leaf, start in zip(rows.leaves, fresh, strict=True)],
+        rows.elapsed.index_fill(0, which, 0),
+        rows.episode.index_copy(0, which, own[1]),
+        rows.seed.index_copy(0, which, own[0]),
+        rows.returns.index_fill(0, which, 0),
+        rows.pending.index_fill(0, which, False),
+    )
