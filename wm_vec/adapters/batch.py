@@ -63,10 +63,16 @@ class BatchRunner(Runner):
         lead = (action.shape[0],)
         assert self.states is not None
         before = {name: state.get(name) for name in self.states.names}
+        versions = {name: _writes(leaf) for name, leaf in before.items()}
         with self.generator.stream() if self.generator is not None else self._watch(self.calls.transition):
             out = self._run(before, self.actions.unpack(action), rng, lead)
         for name, leaf in out.state.items():
             self._check_leaf(name, before[name], leaf)
+            if _writes(before[name]) != versions[name]:
+                raise AdapterError(
+                    f"{self._transition_name} writes into the {name} that it is given. Return a new one, as in "
+                    "state = state + change, or take batching='loop', where states are copied."
+                )
         after = self._finish(out.state, out.observation, lead[0])
         tree = self.observations.tree(out.observation)
         return Transition(after, tree, out.reward, out.terminated, out.truncated, out.info)
@@ -121,7 +127,7 @@ class BatchRunner(Runner):
     def _per_env(self, value: Any, what: str, lead: tuple[int, ...], where: str) -> Tensor:
         """A number per env, ``lead``, from that, from ``(*lead, 1)``, or from one Python number for all."""
         if isinstance(value, (int, float)) and not (what == "reward" and isinstance(value, bool)):
-            dtype = torch.bool if isinstance(value, bool) else torch.float32
+            dtype = torch.bool if isinstance(value, bool) else self.actions.dtype
             return torch.full(lead, value, dtype=dtype, device=self.device)
         tensor = value if isinstance(value, Tensor) else numbers(value, what, where)
         refuse_flag_as_reward(tensor, what, where)
@@ -165,6 +171,12 @@ class VmapRunner(BatchRunner):
             own = CounterRNG(*(number.unsqueeze(0) for number in counter)) if draws else None
             out = self._outcome(state, taken, rng, (), own)
             info = {key: value for key, value in out.info.items() if _all_tensors(value)}
+            mixed = [key for key, value in out.info.items() if key not in info and _any_tensor(value)]
+            if mixed:
+                raise AdapterError(
+                    f"{self._transition_name}: info[{mixed[0]!r}] has tensors and other things in one. Under "
+                    "batching='vmap' give them entries of their own."
+                )
             constants.update((key, value) for key, value in out.info.items() if key not in info)
             judged = {"reward": out.reward, "terminated": out.terminated}
             if out.truncated is not None:
@@ -193,3 +205,17 @@ def _all_tensors(value: Any) -> bool:
     if isinstance(value, (tuple, list)):
         return bool(value) and all(map(_all_tensors, value))
     return isinstance(value, Tensor)
+
+
+def _any_tensor(value: Any) -> bool:
+    """Whether there is a tensor in it."""
+    if isinstance(value, Mapping):
+        return any(map(_any_tensor, value.values()))
+    if isinstance(value, (tuple, list)):
+        return any(map(_any_tensor, value))
+    return isinstance(value, Tensor)
+
+
+def _writes(leaf: Tensor) -> int:
+    """How often a tensor was written into; inference tensors do not count."""
+    return 0 if leaf.is_inference() else leaf._version

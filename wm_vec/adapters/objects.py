@@ -81,6 +81,8 @@ class ObjectTensor(Tensor):
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Plain results, except from what selects among elements."""
+        if func is Tensor.__setitem__:
+            raise TypeError("Objects are not written in place; pick them with torch.where, or save and restore states.")
         with torch._C.DisableTorchFunctionSubclass():
             result = func(*args, **(kwargs or {}))
             if func not in _SELECT or not isinstance(result, Tensor) or result.dtype is not torch.int64:
@@ -93,7 +95,7 @@ class ObjectTensor(Tensor):
                 table = dict(zip(fresh, objects, strict=True))
                 return cls._standing_for(torch.tensor(fresh, dtype=torch.int64).reshape(result.shape), table)
             table = {}
-            for source in _sources(args):
+            for source in _sources([*args, *(kwargs or {}).values()]):
                 table.update((handle, source.table[handle]) for handle in handles if handle in source.table)
             return cls._standing_for(result.as_subclass(Tensor), table)
 

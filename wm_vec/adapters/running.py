@@ -30,7 +30,7 @@ class Setting(NamedTuple):
         actions: The action space.
         device: Where tensors live.
         torch_actions: Whether a model gets tensors under ``"loop"``.
-        generator: Torch's generator where the model draws from it.
+        generator: The global generators where the model draws from them.
     """
 
     adapter: str
@@ -43,7 +43,7 @@ class Setting(NamedTuple):
 
 
 class Runner:
-    """One way of running; `start` and `step` make states whose leaves an engine can select by rows."""
+    """One way of running; `pack` and `step` make states whose leaves an engine can select by rows."""
 
     batching: str
 
@@ -72,7 +72,7 @@ class Runner:
         raise NotImplementedError
 
     def _watch(self, call: UserCall) -> Any:
-        """The first time, look whether an undeclared model draws from torch's generator."""
+        """The first time, look whether an undeclared model draws from a global generator."""
         if self._watched or self.generator is not None:
             return nullcontext()
         self._watched = True

@@ -50,7 +50,7 @@ class Leaf:
         name: ``"observation"``, followed by the keys of Dict and the places of Tuple spaces: ``"observation.image"``.
         shape: Of one env.
         dtype: The space's.
-        accepts: NumPy names of the dtypes that are taken: those that the space's can hold without a change of kind.
+        accepts: The dtypes that are taken: those that the space's can hold without a change of kind.
     """
 
     name: str
@@ -74,6 +74,9 @@ class ObservationForm:
         self.space = space
         self._structure = _structure(space, OBSERVATION)
         self.leaves = list(_leaves(self._structure))
+        names = [leaf.name for leaf in self.leaves]
+        if len({*names}) < len(names):
+            raise AdapterError(f"observation_space: two parts go by one name, {sorted(names)}: keys with dots.")
         self.single = self._structure if isinstance(self._structure, Leaf) else None
 
     def fits(self, value: Any, lead: tuple[int, ...] = ()) -> bool:

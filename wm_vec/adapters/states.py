@@ -30,6 +30,8 @@ class StateForm:
         self._batching = batching
         self._structure = self._of(example, STATE, where)
         self.names = list(_names(self._structure))
+        if len({*self.names}) < len(self.names):
+            raise AdapterError(f"{where}: two parts of the state go by one name, {sorted(self.names)}: keys with dots.")
         self._single = self._structure if isinstance(self._structure, str) else None
 
     def flatten(self, state: Any, where: str) -> dict[str, Tensor]:

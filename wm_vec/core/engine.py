@@ -105,6 +105,7 @@ class Engine:
         )
         self._first_seed = seed
         self._fork_count = 0
+        self._start_info: Mapping[str, Any] = {}
         # One of the two: `step_row` keeps the counters on the host, everything else on the device.
         self._rows: Rows | None = None
         self._row: SingleRow | None = None
@@ -166,6 +167,8 @@ class Engine:
         self._tell_seeds(given)
         with torch.no_grad():
             self._rows = restart(self._starts, rows, given, mask, options)
+        # Of some envs alone, nobody could tell which the entries belong to.
+        self._start_info = self._starts.info if mask is None else {}
         if mask is None or self._lookahead is None:
             self._lookahead = None
         else:
@@ -179,8 +182,8 @@ class Engine:
 
     @property
     def start_info(self) -> Mapping[str, Any]:
-        """What a dynamics that starts episodes afresh reported of the last ones; empty with a bank."""
-        return self._starts.info
+        """What a dynamics that starts episodes afresh reported at the last reset of all envs; empty with a bank."""
+        return self._start_info
 
     def _tell_seeds(self, seeds: Sequence[int | None] | None) -> None:
         """Let a dynamics that draws from torch's generator seed that, once for the whole batch."""
@@ -212,11 +215,11 @@ class Engine:
         """`step` of an engine of one env and one perspective without autoreset; reads the host.
 
         Args:
-            action: ``(1, *shape)``, finite and within its bounds, which is not checked.
+            action: ``(1, *shape)``, finite and within its bounds. It is not checked: `WorldModelEnv` has done that.
 
         Raises:
             RuntimeError: Before the first reset.
-            ValueError: An engine of another kind, or an action of another shape.
+            ValueError: An engine of another kind.
         """
         if self.num_envs > 1 or len(self.perspectives) > 1 or self.autoreset_mode is not AutoresetMode.DISABLED:
             raise ValueError("step_row: needs an engine of one env and one perspective with autoreset_mode='disabled'.")
@@ -247,6 +250,8 @@ class Engine:
         Gradients flow if torch's grad mode is on.
         """
         rows = self._layout.to_rows(state)
+        # Copies: a model that writes into its state must not write into the caller's.
+        rows = rows._replace(leaves=[leaf.clone() for leaf in rows.leaves])
         actions = self._joint.check(action, rows.elapsed.shape[0])
         rows, result = self._step(rows, actions, CounterRNG(rows.seed, rows.episode, rows.elapsed))
         return self._layout.to_state(rows), result

@@ -56,7 +56,8 @@ class BankStarts:
             if changed.numel():
                 index = old_index.index_copy(0, changed, _place(seed[changed], episode[changed], size))
         index = _place(seed, episode, size) if index is None else index
-        self._drawn = (size, seed, episode, index)
+        # Copies: who handed them in may write into them.
+        self._drawn = (size, seed.clone(), episode.clone(), index)
         return self.leaves, index
 
 

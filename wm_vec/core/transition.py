@@ -6,7 +6,7 @@ can be forked, restored and differentiated through.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -139,7 +139,8 @@ class StepFunction:
             if not finite_rows(observation).item():
                 observation = self.dynamics.observe(self.row_dynamics.close_row(one.row))
             elapsed = torch.tensor([one.elapsed], device=joint.device)
-            own = torch.tensor([reward], device=joint.device), torch.tensor([ended], device=joint.device)
+            paid = torch.tensor([reward], dtype=self.judge.dtype, device=joint.device)
+            own = paid, torch.tensor([ended], device=joint.device)
             judged, over, carried = self.judge(observation, [action], elapsed, carried, *own)
             reward, ended = judged.item(), bool(over.item())
         reward = float(type(one.returns)(reward))
@@ -244,10 +245,7 @@ class StepFunction:
             join([p.reward for p in parts]),
             join([p.terminated for p in parts]),
             None if parts[0].truncated is None else join([p.truncated for p in parts if p.truncated is not None]),
-            {
-                name: join([p.info[name] for p in parts]) if isinstance(value, Tensor) else value
-                for name, value in parts[0].info.items()
-            },
+            {name: _joined([p.info.get(name) for p in parts], batch) for name in parts[0].info},
         )
 
     def result(self, finished: FinishedStep, proposal: Proposal, plan: AutoresetPlan) -> StepResult:
@@ -286,3 +284,15 @@ class StepFunction:
             predictions=predictions,
             info=proposal.info,
         )
+
+
+def _joined(parts: list[Any], batch: int) -> Any:
+    """What the chunks report, of `batch` rows: tensors and lists one after another, the rest as the first says."""
+    first = parts[0]
+    if isinstance(first, Mapping):
+        return {key: _joined([part[key] for part in parts], batch) for key in first}
+    if isinstance(first, list):
+        return [one for part in parts for one in part][:batch]
+    if isinstance(first, Tensor) and first.dim():
+        return torch.cat(parts)[:batch]
+    return first

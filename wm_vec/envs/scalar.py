@@ -15,6 +15,7 @@ from gymnasium.spaces import Discrete
 
 from wm_vec.adapters import CallableDynamics
 from wm_vec.core import AutoresetMode, Engine
+from wm_vec.core.actions import MAX_TABLE
 from wm_vec.core.trees import Tree, map_tree
 from wm_vec.envs.elements import element_of, only_env, only_row, painter_of, render_call
 from wm_vec.envs.info import ScalarInfo
@@ -186,7 +187,10 @@ class WorldModelEnv(gym.Env):
         super().reset(seed=seed)
         observation = self._hand_out(self.engine.reset(seed, options=options))
         info = self._info(0, self.engine.predictions(), self.engine.row())
-        info.update(self.engine.start_info)
+        started = self.engine.start_info
+        # Env by env, a model reports one env's info as it is.
+        alone = getattr(self.engine.dynamics, "steps_rows", False)
+        info.update(started if alone else {key: only_env(value) for key, value in started.items()})
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -283,8 +287,8 @@ class WorldModelEnv(gym.Env):
 
 
 def _tensor_per_class(space: gym.Space, device: torch.device) -> dict[int, torch.Tensor] | None:
-    """One ``(1,)`` tensor for each action of a Discrete space, made once; None for other spaces."""
-    if not isinstance(space, Discrete):
+    """One ``(1,)`` tensor for each action of a Discrete space, made once; None for other spaces, and for huge ones."""
+    if not isinstance(space, Discrete) or space.n > MAX_TABLE:
         return None
     first, count = int(space.start), int(space.n)
     return {first + i: torch.tensor([first + i], dtype=torch.int64, device=device) for i in range(count)}

@@ -178,6 +178,7 @@ class TorchRLEnv(EnvBase):
         seed = None
         if mask is None or not self.engine.started:
             seed, self._next_seed, mask = self._next_seed, None, None
+            self._draws = 0
         return self._seen(self.engine.reset(seed, mask))
 
     def _resumed(self, tensordict: TensorDictBase) -> TensorDict:

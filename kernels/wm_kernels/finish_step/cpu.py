@@ -47,8 +47,9 @@ def finish_step_cpu(
     over = None if horizon is None else length >= horizon
     if truncated is None:
         truncated = diverged.clone() if over is None else over
-    elif over is not None:
-        truncated = truncated | over
+    else:
+        # A new tensor in any case: it is handed out.
+        truncated = truncated.clone() if over is None else truncated | over
     terminated = terminated.clone()
     finished = (terminated.squeeze(1) if terminated.shape[1] == 1 else terminated.any(-1)) | truncated
     if autoreset == "disabled" or bank_index is None:

@@ -95,8 +95,9 @@ def finish_step_reference(
     over = None if horizon is None else final_elapsed >= horizon
     if truncated is None:
         truncated = torch.zeros_like(diverged) if over is None else over
-    elif over is not None:
-        truncated = truncated | over
+    else:
+        # A new tensor in any case: it is handed out.
+        truncated = truncated.clone() if over is None else truncated | over
     if pending is not None:
         # These rows spend the step on their reset: nothing that the dynamics said of them counts.
         stepped = ~pending
