@@ -10,7 +10,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from wm_vec.adapters.errors import AdapterError, describe
-from wm_vec.adapters.forms import MISSING, ResetParts, read_transition, tuple_read
+from wm_vec.adapters.forms import ResetParts, read_transition, tuple_read
 from wm_vec.adapters.running import Runner, Setting, as_flags, numbers, refuse_flag_as_reward
 from wm_vec.adapters.states import StateForm
 from wm_vec.core import CounterRNG, Transition
@@ -108,12 +108,7 @@ class BatchRunner(Runner):
         if not self._looked or not parts.has_state:
             self._look(parts)
         where += tuple_read(result)
-        judged = (calls.model, parts.state, parts.observation, action)
-        reward, terminated = parts.reward, parts.terminated
-        if reward is MISSING:
-            reward = 0.0 if calls.reward is None else self._call(calls.reward, judged, rng, None)
-        if terminated is MISSING:
-            terminated = False if calls.terminal is None else self._call(calls.terminal, judged, rng, None)
+        reward, terminated = self._judge(parts, action, rng, None)
         truncated = parts.truncated
         return _Outcome(
             states.flatten(parts.state, where),

@@ -11,7 +11,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from wm_vec.adapters.errors import AdapterError
-from wm_vec.adapters.forms import MISSING, ResetParts, StepParts, read_transition, tuple_read
+from wm_vec.adapters.forms import ResetParts, StepParts, read_transition, tuple_read
 from wm_vec.adapters.objects import ObjectTensor, duplicate
 from wm_vec.adapters.running import Runner, Setting, as_flag, one_number
 from wm_vec.adapters.states import STATE
@@ -107,12 +107,7 @@ class LoopRunner(Runner):
             self._look(parts)
         where += tuple_read(result)
         observation = self.observations.tensors(parts.observation, (), self.device, where)
-        judged = (calls.model, parts.state, parts.observation, taken)
-        reward, terminated = parts.reward, parts.terminated
-        if reward is MISSING:
-            reward = 0.0 if calls.reward is None else self._call(calls.reward, judged, rng, row)
-        if terminated is MISSING:
-            terminated = False if calls.terminal is None else self._call(calls.terminal, judged, rng, row)
+        reward, terminated = self._judge(parts, taken, rng, row)
         reward = one_number(reward, "reward", where)
         terminated = as_flag(one_number(terminated, "terminated", where), "terminated", where)
         truncated = parts.truncated

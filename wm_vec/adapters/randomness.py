@@ -97,8 +97,11 @@ def warn_of_draws(
 def _global_states() -> dict[str, bytes]:
     """Whose generator -> its state."""
     _, words, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - the global one
+    torchs = [torch.get_rng_state()]
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torchs += torch.cuda.get_rng_state_all()
     return {
-        "torch's": torch.get_rng_state().numpy().tobytes(),
+        "torch's": b"".join(state.numpy().tobytes() for state in torchs),
         "NumPy's": np.asarray(words).tobytes() + repr(rest).encode(),
         "Python's": repr(random.getstate()).encode(),
     }

@@ -100,6 +100,17 @@ class Runner:
             for miss in near_misses(parts, no_reward, parts.terminated is MISSING and calls.terminal is None):
                 warnings.warn(f"{name}: {miss}.", stacklevel=2)
 
+    def _judge(self, parts: StepParts, action: Any, rng: CounterRNG, row: int | None) -> tuple[Any, Any]:
+        """Reward and termination: the transition's, else those of the functions, else 0.0 and False."""
+        calls, reward, terminated = self.calls, parts.reward, parts.terminated
+        if reward is MISSING or terminated is MISSING:
+            values = (calls.model, parts.state, parts.observation, action)
+            if reward is MISSING:
+                reward = 0.0 if calls.reward is None else self._call(calls.reward, values, rng, row)
+            if terminated is MISSING:
+                terminated = False if calls.terminal is None else self._call(calls.terminal, values, rng, row)
+        return reward, terminated
+
     def _call(self, call: UserCall, values: tuple[Any, ...], rng: CounterRNG, row: int | None) -> Any:
         """Call a user's callable for one env, or with None for all at once."""
         try:
