@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from torch import Tensor, nn
 
 from benchmarks.machine import machine
-from benchmarks.timing import time_in_turn
+from benchmarks.timing import figures, time_in_turn
 from wm_vec.envs import WorldModelEnv, WorldModelVectorEnv
 
 SIZES = (64, 1024, 4096)
@@ -32,7 +31,6 @@ HORIZON = 100
 OBSERVATIONS, ACTIONS = 8, 2
 OBSERVATION_SPACE = gym.spaces.Box(-np.inf, np.inf, (OBSERVATIONS,), np.float32)
 ACTION_SPACE = gym.spaces.Box(-1.0, 1.0, (ACTIONS,), np.float32)
-FAST = ("bare model", "batched", "vmap")
 BARE, SCALAR, SYNC = "bare model", "scalar env", "SyncVectorEnv of scalar envs"
 
 
@@ -100,10 +98,9 @@ def scalar_env(model: MLPWorld) -> WorldModelEnv:
 
 
 def scalar(model: MLPWorld) -> Callable[[], Any]:
-    """The scalar environment; its resets are not timed, as nobody compares them with a step."""
+    """The scalar environment, stepped on and on as the bare model is: a reset is no part of a step."""
     env = scalar_env(model)
     env.reset(seed=0)
-    env.engine.max_episode_steps = None
     return lambda: env.step((torch.rand(ACTIONS) * 2 - 1).numpy())
 
 
@@ -114,37 +111,16 @@ def sync(model: MLPWorld, num_envs: int) -> Callable[[], Any]:
     return lambda: envs.step((torch.rand(num_envs, ACTIONS) * 2 - 1).numpy())
 
 
-def rows_of(num_envs: int, turns: dict[str, list[float]]) -> list[dict[str, Any]]:
-    """A row of figures per subject."""
-    plain = turns[BARE]
-    rows = []
-    for name, times in turns.items():
-        extra = [t - b for t, b in zip(times, plain, strict=True)]
-        rows.append(
-            {
-                "num_envs": num_envs,
-                "subject": name,
-                "env_steps_per_s": num_envs / statistics.median(times),
-                "step_us": statistics.median(times) * 1e6,
-                "over_bare_us": statistics.median(extra) * 1e6,
-                "over_bare_percent": 100 * statistics.median(extra) / statistics.median(plain),
-                "times_the_bare": statistics.median(times) / statistics.median(plain),
-                "calls": len(times),
-            }
-        )
-    return rows
-
-
 def measure(seconds: float) -> list[dict[str, Any]]:
     """All sizes."""
     torch.manual_seed(0)
     model = MLPWorld()
-    rows = rows_of(1, time_in_turn({BARE: bare(model, None), SCALAR: scalar(model)}, seconds))
+    rows = figures(1, time_in_turn({BARE: bare(model, None), SCALAR: scalar(model)}, seconds), BARE)
     for num_envs in SIZES:
         fast = {BARE: bare(model, num_envs), **{b: vector(model, num_envs, b) for b in ("batched", "vmap")}}
-        rows += rows_of(num_envs, time_in_turn(fast, seconds))
+        rows += figures(num_envs, time_in_turn(fast, seconds), BARE)
         slow = {BARE: fast[BARE], "loop": vector(model, num_envs, "loop"), SYNC: sync(model, num_envs)}
-        rows += [row for row in rows_of(num_envs, time_in_turn(slow, seconds)) if row["subject"] != BARE]
+        rows += [row for row in figures(num_envs, time_in_turn(slow, seconds), BARE) if row["subject"] != BARE]
     return rows
 
 

@@ -19,7 +19,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 from benchmarks.machine import machine
-from benchmarks.timing import time_in_turn
+from benchmarks.timing import figures, time_in_turn
 from wm_vec import WorldModel
 
 SIZES = (1, 64, 1024, 4096)
@@ -88,20 +88,7 @@ def measure(world: WorldModel, seconds: float) -> list[dict[str, Any]]:
         slow = subjects(world, num_envs, sync_envs=True)
         names = ("bare network", "vector env", "SyncVectorEnv of scalar views")
         against_sync = time_in_turn({name: slow[name] for name in names}, seconds / 2)
-        bare = turns["bare network"]
-        for name, times in turns.items():
-            extra = [t - b for t, b in zip(times, bare, strict=True)]
-            rows.append(
-                {
-                    "num_envs": num_envs,
-                    "subject": name,
-                    "env_steps_per_s": num_envs / statistics.median(times),
-                    "step_us": statistics.median(times) * 1e6,
-                    "over_bare_us": statistics.median(extra) * 1e6,
-                    "over_bare_percent": 100 * statistics.median(extra) / statistics.median(bare),
-                    "calls": len(times),
-                }
-            )
+        rows += figures(num_envs, turns, "bare network")
         sync = statistics.median(against_sync[names[2]])
         rows.append(
             {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -27,3 +28,28 @@ def time_in_turn(named: dict[str, Callable[[], Any]], seconds: float) -> dict[st
             call()
             times[name].append(time.perf_counter() - before)
     return times
+
+
+def figures(num_envs: int, turns: dict[str, list[float]], bare: str) -> list[dict[str, Any]]:
+    """Medians of what `time_in_turn` gave, and medians of differences from the subject `bare` within a turn.
+
+    Args:
+        num_envs: Env steps in a call.
+        turns: Seconds of every call, by subject.
+        bare: What the others are held against.
+    """
+    plain, rows = turns[bare], []
+    for name, times in turns.items():
+        extra = statistics.median([t - b for t, b in zip(times, plain, strict=True)])
+        rows.append(
+            {
+                "num_envs": num_envs,
+                "subject": name,
+                "env_steps_per_s": num_envs / statistics.median(times),
+                "step_us": statistics.median(times) * 1e6,
+                "over_bare_us": extra * 1e6,
+                "over_bare_percent": 100 * extra / statistics.median(plain),
+                "calls": len(times),
+            }
+        )
+    return rows

@@ -249,9 +249,7 @@ class Engine:
 
         Gradients flow if torch's grad mode is on.
         """
-        rows = self._layout.to_rows(state)
-        # Copies: a model that writes into its state must not write into the caller's.
-        rows = rows._replace(leaves=[leaf.clone() for leaf in rows.leaves])
+        rows = self._layout.to_rows(state).with_own_objects()
         actions = self._joint.check(action, rows.elapsed.shape[0])
         rows, result = self._step(rows, actions, CounterRNG(rows.seed, rows.episode, rows.elapsed))
         return self._layout.to_state(rows), result
@@ -345,9 +343,7 @@ class Engine:
         if bool(((index < 0) | (index >= self.num_envs)).any()):
             raise ValueError(f"fork: indices must lie in [0, {self.num_envs}), got {index.tolist()}.")
         index = index.to(self.device, torch.int64)
-        picked = rows.pick(index)
-        # Objects among the leaves are copied now: what steps on may write into them.
-        picked = picked._replace(leaves=[leaf.clone() for leaf in picked.leaves])
+        picked = rows.pick(index).with_own_objects()
         if rng == "fresh":
             self._fork_count += 1
             place = torch.arange(index.shape[0], device=self.device)

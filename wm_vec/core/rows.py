@@ -26,6 +26,10 @@ class Rows(NamedTuple):
         """Rows ``index[0], index[1], ...``."""
         return Rows([leaf[index] for leaf in self.leaves], *(tensor[index] for tensor in self[1:]))
 
+    def with_own_objects(self) -> Rows:
+        """The same with copies of the leaves that are no plain tensors: stepping may write into what they stand for."""
+        return self._replace(leaves=[leaf if type(leaf) is Tensor else leaf.clone() for leaf in self.leaves])
+
     def where(self, mask: Tensor, other: Rows) -> Rows:
         """These rows where `mask` ``(B,)`` says, the other's elsewhere."""
 
