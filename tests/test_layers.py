@@ -28,7 +28,6 @@ BELOW = {
 COMPOSE = {"wm_vec", "wm_vec.__main__", "wm_vec.world_model", "wm_vec.factory", "wm_vec.cli"}
 SUPPORT = {
     "elements",
-    "torchrl_specs",
     "info",
     "process",
     "checker",

@@ -13,7 +13,7 @@ from torchrl.envs import EnvBase
 
 from wm_vec.adapters.spaces import ActionForm, check_spaces
 from wm_vec.core import AutoresetMode, Dynamics, Engine, EnvState, Perspective
-from wm_vec.envs.torchrl_specs import action_spec, class_indices, observation_entries, observation_specs
+from wm_vec.envs.torchrl.specs import action_spec, class_indices, observation_entries, observation_specs
 
 DONE_KEYS = ("done", "terminated", "truncated")
 STATE_KEY = "world_state"
