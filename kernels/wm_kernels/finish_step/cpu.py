@@ -1,4 +1,4 @@
-"""`finish_step` in host memory, where a look at the rows costs nothing and only those that end are touched."""
+"""`finish_step` without resets in host memory, where a look at the rows costs nothing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def finish_step_cpu(
     horizon: int | None,
     autoreset: AutoresetPlan,
 ) -> FinishedStep:
-    """`finish_step_reference` for plain host tensors, but for ``"next_step"``; the same bits.
+    """`finish_step_reference` of ``"disabled"`` for plain host tensors; the same bits.
 
     Steps in which a row diverged, or a sum overflows, are left to the reference.
     """
@@ -52,18 +52,7 @@ def finish_step_cpu(
         truncated = truncated.clone() if over is None else truncated | over
     terminated = terminated.clone()
     finished = (terminated.squeeze(1) if terminated.shape[1] == 1 else terminated.any(-1)) | truncated
-    if autoreset == "disabled" or bank_index is None:
-        return FinishedStep(
-            proposed, proposed, reward.clone(), terminated, truncated, diverged, finished, diverged.clone(),
-            length, episode, total_reward, length, total_reward,
-        )  # fmt: skip
-    state = proposed
-    rows = finished.nonzero()[:, 0]
-    if rows.numel():
-        drawn = bank_index[rows]
-        state = [last.index_copy(0, rows, initial[drawn]) for initial, last in zip(bank, proposed, strict=True)]
     return FinishedStep(
-        proposed, state, reward.clone(), terminated, truncated, diverged, finished, finished,
-        length.masked_fill(finished, 0), episode + finished, total_reward.masked_fill(finished[:, None], 0.0),
-        length, total_reward,
+        proposed, proposed, reward.clone(), terminated, truncated, diverged, finished, diverged.clone(),
+        length, episode, total_reward, length, total_reward,
     )  # fmt: skip

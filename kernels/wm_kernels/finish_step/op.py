@@ -20,7 +20,7 @@ finish_step = Op(
 
 def _plain_rows(*arguments: Any) -> bool:
     reward, autoreset = arguments[5], arguments[13]
-    return autoreset != "next_step" and not torch.is_grad_enabled() and is_plain_host_tensor(reward)
+    return autoreset == "disabled" and not torch.is_grad_enabled() and is_plain_host_tensor(reward)
 
 
 finish_step.register("cpu", _plain_rows)(finish_step_cpu)

@@ -1,0 +1,166 @@
+"""Random numbers drawn for many steps at once, in host memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wm_kernels import philox_normal
+from wm_vec.core.rng import STREAM_NOISE, STREAM_RESET, CounterRNG
+
+Key = tuple[int, int, torch.dtype]
+"""Normals per row, stream, dtype."""
+
+
+class LookaheadRNG(CounterRNG):
+    """The same numbers as a `CounterRNG`'s, drawn ahead: on the CPU a few cost as much as hundreds.
+
+    The numbers of the episodes that rows are in are drawn for `depth` steps. When the first row begins its next episode
+    within them, those of every row's next are drawn for the steps that are left; and so on.
+
+    Args:
+        seed, episode, step: ``(B,)`` int64 in host memory, as of the next step.
+        depth: Steps drawn at once.
+    """
+
+    def __init__(self, seed: Tensor, episode: Tensor, step: Tensor, depth: int) -> None:
+        self.seed, self.episode = seed, episode
+        self._depth, self._batch, self._position = depth, seed.shape[0], 0
+        self._first_step = step.numpy().copy()
+        self._stretches = [_Stretch(seed, episode, step, depth)]
+        self._starts = np.zeros(1, np.int64)  # where each stretch lies among the drawn numbers
+        self._begun = np.zeros(self._batch, np.int64)  # episodes that each row has begun since
+        # Where a row's current number lies among the drawn ones; None while no row has begun another episode.
+        self._place: np.ndarray | None = None
+        self._drawn: dict[Key, Tensor] = {}
+        self._first: dict[Key, tuple[Tensor, ...]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What was drawn is large; it is drawn again instead.
+        return {**self.__dict__, "_drawn": {}, "_first": {}}
+
+    @property
+    def step(self) -> Tensor:  # type: ignore[override]
+        """``(B,)`` int64, the current step."""
+        return torch.from_numpy(self._first_step + self._position)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the steps drawn ahead are used up."""
+        return self._position >= self._depth
+
+    def advance(self) -> None:
+        """Go on to the next step."""
+        self._position += 1
+        if self._place is not None:
+            self._place += self._batch
+
+    def restart(self, rows: Tensor, seed: Tensor, episode: Tensor) -> None:
+        """Let some rows begin their next episode at the current step; other seeds or episodes use all up.
+
+        Args:
+            rows: Which, ``(k,)`` int64.
+            seed, episode: ``(B,)`` int64, of all rows from now on.
+        """
+        which, last = rows.numpy(), self._stretches[0].episode.numpy()
+        same_seeds = seed is self.seed or torch.equal(seed, self.seed)
+        self.seed, self.episode = seed, episode
+        if which.size == 0 or self.exhausted:
+            return
+        begun = self._begun[which] + 1
+        if not same_seeds or not np.array_equal(episode.numpy()[which], last[which] + begun):
+            self._position = self._depth
+            return
+        if self._place is None:
+            self._place = np.arange(self._batch) + self._position * self._batch
+        while begun.max() >= len(self._stretches):
+            self._add_stretch()
+        self._begun[which] = begun
+        self._first_step[which] = -self._position
+        self._place[which] = self._starts[begun] + which
+
+    def normal(self, num_normals: int, stream: int = STREAM_NOISE, dtype: torch.dtype = torch.float32) -> Tensor:
+        """``(B, num_normals)`` standard normals of the current step."""
+        key = (num_normals, stream, dtype)
+        if key not in self._drawn:
+            self._drawn[key] = torch.cat([stretch.normals(key) for stretch in self._stretches])
+            first = self._drawn[key][: self._depth * self._batch]
+            self._first[key] = first.view(self._depth, self._batch, num_normals).unbind(0)
+        if self._place is None:
+            return self._first[key][self._position]
+        return self._drawn[key].index_select(0, torch.from_numpy(self._place))
+
+    def _add_stretch(self) -> None:
+        """Every row's next episode, for the steps that are left."""
+        first, last = self._stretches[0], self._stretches[-1]
+        stretch = _Stretch(
+            first.seed,
+            first.episode + len(self._stretches),
+            torch.zeros_like(first.step),
+            self._depth - self._position,
+        )
+        self._starts = np.append(self._starts, self._starts[-1] + last.depth * self._batch)
+        self._stretches.append(stretch)
+        for key, drawn in self._drawn.items():
+            self._drawn[key] = torch.cat([drawn, stretch.normals(key)])
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """Some steps of one episode of every row.
+
+    Attributes:
+        seed, episode, step: ``(B,)`` int64, at its first step.
+        depth: Its steps.
+    """
+
+    seed: Tensor
+    episode: Tensor
+    step: Tensor
+    depth: int
+
+    def normals(self, key: Key) -> Tensor:
+        """``(depth * B, n)``, step by step."""
+        steps = (self.step + torch.arange(self.depth)[:, None]).flatten()
+        seed, episode = self.seed.repeat(self.depth), self.episode.repeat(self.depth)
+        return philox_normal(seed, episode, steps, *key[:2]).to(key[2])
+
+
+class PlacesAhead:
+    """Where in a bank rows start, drawn for many of their episodes at once.
+
+    Args:
+        depth: Episodes drawn at once.
+    """
+
+    def __init__(self, depth: int) -> None:
+        self.depth = depth
+        self._of: tuple[int, Tensor] | None = None  # the size of the bank, and the seeds, that the places are for
+        self._first, self._places = np.zeros(0, np.int64), np.zeros((0, 0), np.int64)
+
+    def draw(self, rows: Tensor, seed: Tensor, episode: Tensor, size: int) -> Tensor:
+        """``(k,)`` int64: the place in a bank of `size` states of the rows `rows` ``(k,)``.
+
+        Args:
+            rows: Which; at least one.
+            seed, episode: ``(B,)`` int64 in host memory, of all rows.
+            size: M.
+        """
+        which, episodes = rows.numpy(), episode.numpy()
+        if self._of is not None and self._of[0] == size and self._of[1] is seed:
+            ahead = episodes[which] - self._first[which]
+            if ahead.min() >= 0 and ahead.max() < self.depth:
+                return torch.from_numpy(self._places[ahead, which])
+        batch = seed.shape[0]
+        places = CounterRNG(
+            seed.repeat(self.depth),
+            (episode + torch.arange(self.depth)[:, None]).flatten(),
+            torch.zeros(self.depth * batch, dtype=torch.int64),
+        ).integers(1, size, STREAM_RESET)
+        self._of, self._first = (size, seed), episodes.copy()
+        self._places = places.view(self.depth, batch).numpy()
+        return torch.from_numpy(self._places[0, which])
