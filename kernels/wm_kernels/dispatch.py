@@ -115,10 +115,6 @@ class Op:
             check_contract(self.name, self.contract, tensors)
         return self.choose(*args, **kwargs)(*args, **kwargs)
 
-    def unchecked(self, *args: Any, **kwargs: Any) -> Any:
-        """The same without a look at the contract, for callers whose arguments fit it by construction."""
-        return self.choose(*args, **kwargs)(*args, **kwargs)
-
     def choose(self, *args: Any, **kwargs: Any) -> Callable[..., Any]:
         """The implementation that a call with these arguments runs.
 

@@ -77,19 +77,7 @@ def test_rows_that_begin_episodes_in_between_get_their_own_numbers(lasting):
         ahead.advance()
         over = step + 1 >= lasting + torch.arange(4)
         episode, step = episode + over, (step + 1).masked_fill(over, 0)
-        ahead.restart(over.nonzero()[:, 0], seed, episode)
-    assert ahead.exhausted
-
-
-@pytest.mark.parametrize("change", ["seed", "episode"])
-def test_rows_that_are_seeded_anew_use_up_what_was_drawn(change):
-    seed, episode, step = torch.arange(3), torch.zeros(3, dtype=torch.int64), torch.zeros(3, dtype=torch.int64)
-    ahead = LookaheadRNG(seed, episode, step, 9)
-    ahead.normal(2)
-    ahead.advance()
-    row = torch.tensor([1])
-    other = {"seed": (seed.index_fill(0, row, 50), episode), "episode": (seed, episode.index_fill(0, row, 5))}[change]
-    ahead.restart(row, *other)
+        ahead.restart(over.nonzero()[:, 0], episode)
     assert ahead.exhausted
 
 
@@ -104,7 +92,6 @@ def test_places_drawn_ahead_are_those_drawn_one_by_one():
     seed = seed + 1
     expected = CounterRNG(seed, episode, zeros).integers(1, 7, STREAM_RESET)[:, 0]
     assert torch.equal(ahead.draw(torch.arange(5), seed, episode, 7), expected)
-    assert torch.equal(ahead.draw(torch.arange(5), seed, episode - 1, 7), PlacesAhead(2).draw(torch.arange(5), seed, episode - 1, 7))
 
 
 def test_spawned_seeds_are_numpys_and_unrelated():

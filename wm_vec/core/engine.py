@@ -172,10 +172,10 @@ class Engine:
             self._rows = restart(self._starts, rows, given, mask, options, self._places)
         # Of some envs alone, nobody could tell which the entries belong to.
         self._start_info = self._starts.info if mask is None else {}
-        if mask is None or self._lookahead is None:
+        if mask is None or given is not None:
             self._lookahead = None
-        else:
-            self._lookahead.restart(mask.nonzero()[:, 0], self._rows.seed, self._rows.episode)
+        elif self._lookahead is not None:
+            self._lookahead.restart(mask.nonzero()[:, 0], self._rows.episode)
         return self._step.observe(self._rows.leaves)
 
     @property
@@ -215,7 +215,7 @@ class Engine:
         if self._lookahead is not None:
             self._lookahead.advance()
             if (plan or self._step.plan) != "disabled":
-                self._lookahead.restart(result.was_reset.nonzero()[:, 0], self._rows.seed, self._rows.episode)
+                self._lookahead.restart(result.was_reset.nonzero()[:, 0], self._rows.episode)
         return result
 
     def step_row(self, action: Tensor) -> RowStep:
@@ -269,7 +269,7 @@ class Engine:
 
     def _rng(self, rows: Rows) -> CounterRNG:
         """The numbers of the next step; drawn ahead in host memory."""
-        if self._places is None or not is_plain_host_tensor(rows.seed):
+        if self._places is None or torch.compiler.is_compiling():
             return CounterRNG(rows.seed, rows.episode, rows.elapsed)
         if self._lookahead is None or self._lookahead.exhausted:
             self._lookahead = LookaheadRNG(rows.seed, rows.episode, rows.elapsed, self._places.depth)

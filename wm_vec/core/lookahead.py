@@ -59,27 +59,23 @@ class LookaheadRNG(CounterRNG):
         if self._place is not None:
             self._place += self._batch
 
-    def restart(self, rows: Tensor, seed: Tensor, episode: Tensor) -> None:
-        """Let some rows begin their next episode at the current step; other seeds or episodes use all up.
+    def restart(self, rows: Tensor, episode: Tensor) -> None:
+        """Let some rows begin their next episode, of the same seed, at the current step.
 
         Args:
             rows: Which, ``(k,)`` int64.
-            seed, episode: ``(B,)`` int64, of all rows from now on.
+            episode: ``(B,)`` int64, of all rows from now on.
         """
-        which, last = rows.numpy(), self._stretches[0].episode.numpy()
-        same_seeds = seed is self.seed or torch.equal(seed, self.seed)
-        self.seed, self.episode = seed, episode
-        if which.size == 0 or self.exhausted:
-            return
-        begun = self._begun[which] + 1
-        if not same_seeds or not np.array_equal(episode.numpy()[which], last[which] + begun):
-            self._position = self._depth
+        self.episode = episode
+        which = rows.numpy()
+        if which.size == 0 or self._position >= self._depth:
             return
         if self._place is None:
             self._place = np.arange(self._batch) + self._position * self._batch
+        self._begun[which] += 1
+        begun = self._begun[which]
         while begun.max() >= len(self._stretches):
             self._add_stretch()
-        self._begun[which] = begun
         self._first_step[which] = -self._position
         self._place[which] = self._starts[begun] + which
 
@@ -147,13 +143,15 @@ class PlacesAhead:
 
         Args:
             rows: Which; at least one.
-            seed, episode: ``(B,)`` int64 in host memory, of all rows.
+            seed, episode: ``(B,)`` int64 in host memory, of all rows. While the seeds are the same tensor, episodes
+                must not go back.
             size: M.
         """
         which, episodes = rows.numpy(), episode.numpy()
         if self._of is not None and self._of[0] == size and self._of[1] is seed:
+            # The same seeds, so never an earlier episode than when they were drawn for.
             ahead = episodes[which] - self._first[which]
-            if ahead.min() >= 0 and ahead.max() < self.depth:
+            if ahead.max() < self.depth:
                 return torch.from_numpy(self._places[ahead, which])
         batch = seed.shape[0]
         places = CounterRNG(

@@ -128,6 +128,7 @@ def restart(
             return rows
         if seeds is not None:
             rows = rows._replace(seed=torch.where(mask, seed, rows.seed))
+        rows = rows._replace(pending=rows.pending & ~mask)
         return restart_some(starts, rows, which, torch.where(mask, episode, rows.episode), options, places)
     leaves, index = starts.draw(seed, episode, options)
     fresh = Rows(
@@ -153,22 +154,36 @@ def restart_some(
 
     Args:
         starts: Where they start.
-        rows: As they are, but for the seeds: those are already the new ones.
+        rows: As they are, but for `seed` and `pending`: those are already the new ones.
         which: The rows to restart, ``(k,)`` int64; at least one.
         episode: ``(B,)`` int64, the numbers of all rows' episodes from now on.
         options: For a dynamics that starts episodes afresh.
         places: What has been drawn ahead.
     """
-    if places is not None and isinstance(starts, BankStarts):
-        fresh, index = starts.leaves, places.draw(which, rows.seed, episode, starts.leaves[0].shape[0])
-    else:
-        fresh, index = starts.draw(rows.seed[which], episode[which], options)
-    taken = fresh if index is None else [leaf[index] for leaf in fresh]
     return Rows(
-        [leaf.index_copy(0, which, start) for leaf, start in zip(rows.leaves, taken, strict=True)],
+        restarted_leaves(starts, rows.leaves, rows.seed, episode, which, places, options),
         rows.elapsed.index_fill(0, which, 0),
         episode,
         rows.seed,
         rows.returns.index_fill(0, which, 0),
-        rows.pending.index_fill(0, which, False),
+        rows.pending,
     )
+
+
+def restarted_leaves(
+    starts: Starts,
+    leaves: list[Tensor],
+    seed: Tensor,
+    episode: Tensor,
+    which: Tensor,
+    places: PlacesAhead | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> list[Tensor]:
+    """`leaves` with initial states in the rows `which` ``(k,)``; arguments as in `restart_some`."""
+    if places is not None and isinstance(starts, BankStarts):
+        fresh = starts.leaves
+        index: Tensor | None = places.draw(which, seed, episode, fresh[0].shape[0])
+    else:
+        fresh, index = starts.draw(seed[which], episode[which], options)
+    taken = fresh if index is None else [leaf[index] for leaf in fresh]
+    return [leaf.index_copy(0, which, start) for leaf, start in zip(leaves, taken, strict=True)]

@@ -17,6 +17,7 @@ from wm_kernels.dispatch import is_plain_host_tensor
 from wm_kernels.finish_step.reference import AutoresetPlan, FinishedStep
 from wm_vec.core.actions import JointAction
 from wm_vec.core.dynamics import Dynamics
+from wm_vec.core.host import can_finish_on_host, finish_on_host
 from wm_vec.core.judge import Judge
 from wm_vec.core.lookahead import PlacesAhead
 from wm_vec.core.perspective import PerMany
@@ -190,22 +191,27 @@ class StepFunction:
         self, rows: Rows, proposal: Proposal, joint: Tensor, plan: AutoresetPlan, places: PlacesAhead | None = None
     ) -> tuple[Rows, FinishedStep]:
         """Contain, end, reset, count."""
+        acted = joint if self.joint.may_diverge else None
+        judged = proposal.reward, proposal.terminated, proposal.truncated
+        if plan != "next_step" and can_finish_on_host(proposal.reward):
+            starts = None if plan == "disabled" else self.starts
+            done = finish_on_host(rows, proposal.leaves, acted, *judged, self.horizon, starts, places)
+            if done is not None:
+                return done
         # In host memory a look tells which rows end, and only those are drawn for.
         look = plan == "same_step" and is_plain_host_tensor(rows.seed)
-        starts: list[Tensor] = []
+        bank: list[Tensor] = []
         index = None
         if plan != "disabled" and not look:
-            starts, index = self.starts.draw(rows.seed, rows.episode + 1)
+            bank, index = self.starts.draw(rows.seed, rows.episode + 1)
             index = torch.arange(rows.seed.shape[0], device=rows.seed.device) if index is None else index
-        finished = finish_step.unchecked(
+        finished = finish_step(
             rows.leaves,
             proposal.leaves,
-            starts,
+            bank,
             index,
-            joint if self.joint.may_diverge else None,
-            proposal.reward,
-            proposal.terminated,
-            proposal.truncated,
+            acted,
+            *judged,
             rows.elapsed,
             rows.episode,
             rows.returns,

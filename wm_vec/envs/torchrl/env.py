@@ -13,7 +13,7 @@ from torchrl.envs import EnvBase
 
 from wm_vec.adapters.spaces import ActionForm, check_spaces
 from wm_vec.core import AutoresetMode, Dynamics, Engine, EnvState, Perspective
-from wm_vec.envs.torchrl.specs import action_spec, class_indices, observation_entries, observation_specs
+from wm_vec.envs.torchrl.specs import action_spec, class_indices, observation_entries, observation_specs, unchecked
 
 DONE_KEYS = ("done", "terminated", "truncated")
 STATE_KEY = "world_state"
@@ -147,6 +147,27 @@ class TorchRLEnv(EnvBase):
         entries["truncated"] = result.truncated.unsqueeze(1)
         return self._pack(entries)
 
+    def _step_and_maybe_reset(self, tensordict: TensorDictBase) -> tuple[TensorDictBase, TensorDictBase]:
+        """A step with its resets in one call of the engine: the numbers of `step`, `step_mdp` and `maybe_reset`."""
+        if self.expose_state or not {"_step", "next"}.isdisjoint(tensordict.keys()):
+            return super()._step_and_maybe_reset(tensordict)
+        self._assert_tensordict_shape(tensordict)
+        action = tensordict.get("action")
+        result = self.engine.step(
+            class_indices(action, self._action_space) if self.one_hot else action, AutoresetMode.SAME_STEP
+        )
+        self._draws = 0
+        entries = observation_entries(result.final_observation)
+        entries["reward"] = result.reward.unsqueeze(1)
+        entries["done"] = result.finished.unsqueeze(1)
+        entries["terminated"] = result.terminated.unsqueeze(1)
+        entries["truncated"] = result.truncated.unsqueeze(1)
+        # The entries are right by construction: checking them would take as long as a tenth of a small network.
+        tensordict.set("next", unchecked(entries, self.batch_size, self.device))
+        following = {key: value for key, value in tensordict.items() if key != "next"}
+        following |= self._fresh(result.observation)
+        return tensordict, unchecked(following, self.batch_size, self.device)
+
     def any_done(self, tensordict: TensorDictBase) -> Any:
         """Whether any env is done, ``()`` bool; nobody has looked at it yet. Writes ``_reset``."""
         done = tensordict.get("done")
@@ -190,9 +211,13 @@ class TorchRLEnv(EnvBase):
 
     def _seen(self, observation: Any) -> TensorDict:
         """What a reset gives."""
+        return self._pack(self._fresh(observation))
+
+    def _fresh(self, observation: Any) -> dict[str, Any]:
+        """The entries of envs of which none is done."""
         shape = (self.engine.num_envs, 1)
         flags = {key: torch.zeros(shape, dtype=torch.bool, device=self.device) for key in DONE_KEYS}
-        return self._pack({**observation_entries(observation), **flags})
+        return {**observation_entries(observation), **flags}
 
     def _pack(self, entries: dict[str, Any]) -> TensorDict:
         if self.expose_state and entries:
