@@ -5,7 +5,7 @@ import math
 import torch
 from hypothesis import assume, given, settings
 
-from tests.kernels.test_finish_step import BANK_LEAVES, arguments, by_hand, steps
+from tests.kernels.test_finish_step import arguments, by_hand, steps
 from wm_vec.core.host import finish_on_host
 from wm_vec.core.rows import Rows
 

@@ -10,7 +10,6 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from wm_kernels.dispatch import is_plain_host_tensor
 from wm_kernels.finish_step.reference import AutoresetPlan
 from wm_vec.core.actions import JointAction
 from wm_vec.core.dynamics import Dynamics

@@ -13,6 +13,7 @@ from torchrl.envs import EnvBase
 
 from wm_vec.adapters.spaces import ActionForm, check_spaces
 from wm_vec.core import AutoresetMode, Dynamics, Engine, EnvState, Perspective
+from wm_vec.envs.torchrl.resets import MaskedResets, known_to_be_running
 from wm_vec.envs.torchrl.specs import action_spec, class_indices, observation_entries, observation_specs, unchecked
 
 DONE_KEYS = ("done", "terminated", "truncated")
@@ -20,7 +21,7 @@ STATE_KEY = "world_state"
 """Where `expose_state` puts the state of the world."""
 
 
-class TorchRLEnv(EnvBase):
+class TorchRLEnv(MaskedResets):
     """B imagined environments as one batched `torchrl.envs.EnvBase`.
 
     A step gives, under ``next``, the observation where the step ended, before any reset, ``reward`` ``(B, 1)``, and
@@ -177,9 +178,21 @@ class TorchRLEnv(EnvBase):
     def maybe_reset(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Reset what is done, by a masked select; in host memory only if something is."""
         done = tensordict.get("done")
-        if done.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(done.any()):
-            return tensordict
-        return tensordict.update(self._restarted(self._mask(done)))
+        return tensordict if known_to_be_running(done) else tensordict.update(self.restarted(done))
+
+    def restarted(self, done: Tensor) -> TensorDict:
+        """What a reset of the envs that are `done` gives, of all envs.
+
+        Args:
+            done: ``(B, 1)`` or ``(B,)`` bool.
+        """
+        return self._restarted(self._mask(done))
+
+    def append_transform(self, transform: Any) -> EnvBase:
+        """This env in our `TransformedEnv`."""
+        from wm_vec.envs.torchrl.transformed import TransformedEnv
+
+        return TransformedEnv(self, transform)
 
     def rand_action(self, tensordict: TensorDictBase | None = None) -> TensorDictBase:
         """Random actions from the envs' own counters, made on the device; before the first reset from the spec."""
