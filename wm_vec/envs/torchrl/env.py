@@ -13,7 +13,13 @@ from torchrl.envs import EnvBase
 
 from wm_vec.adapters.spaces import ActionForm, check_spaces
 from wm_vec.core import AutoresetMode, Dynamics, Engine, EnvState, Perspective
-from wm_vec.envs.torchrl.specs import action_spec, class_indices, observation_entries, observation_specs
+from wm_vec.envs.torchrl.specs import (
+    action_spec,
+    as_specified,
+    class_indices,
+    observation_entries,
+    observation_specs,
+)
 
 DONE_KEYS = ("done", "terminated", "truncated")
 STATE_KEY = "world_state"
@@ -68,6 +74,7 @@ class TorchRLEnv(EnvBase):
         num_envs, device = engine.num_envs, engine.device
         self.observation_spec = observation_specs(observation_space, num_envs, device)
         self.action_spec = action_spec(action_space, num_envs, device, one_hot)
+        self._action_dtype = self.action_spec.dtype
         self.reward_spec = Unbounded((num_envs, 1), device=device, dtype=engine.reward_dtype)
         flags = {key: Categorical(2, shape=(num_envs, 1), device=device, dtype=torch.bool) for key in DONE_KEYS}
         self.done_spec = Composite(flags, shape=(num_envs,), device=device)
@@ -168,6 +175,8 @@ class TorchRLEnv(EnvBase):
         self._draws += 1
         if self.one_hot:
             action = self._one_hot(action)
+        if action.dtype is not self._action_dtype:
+            action = as_specified(action, self.action_spec)
         tensordict = self._pack({}) if tensordict is None else tensordict
         return tensordict.set("action", action)
 
