@@ -13,6 +13,15 @@ from torchrl.envs import EnvBase
 
 from wm_vec.adapters.spaces import ActionForm, check_spaces
 from wm_vec.core import AutoresetMode, Dynamics, Engine, EnvState, Perspective
+from wm_vec.core.trees import select_rows
+from wm_vec.envs.torchrl.checks import (
+    ActionCheck,
+    check_device,
+    check_mask,
+    check_observation,
+    check_spaces_fit,
+    check_state,
+)
 from wm_vec.envs.torchrl.specs import (
     action_spec,
     as_specified,
@@ -64,6 +73,7 @@ class TorchRLEnv(EnvBase):
                 "TorchRLEnv needs an engine with one perspective and autoreset_mode='disabled': TorchRL itself resets "
                 f"what is done. Got {len(engine.perspectives)} perspectives, {engine.autoreset_mode}."
             )
+        check_spaces_fit(engine, observation_space, action_space)
         super().__init__(device=engine.device, batch_size=[engine.num_envs])
         self.engine = engine
         self.one_hot, self.expose_state = one_hot, expose_state
@@ -73,8 +83,10 @@ class TorchRLEnv(EnvBase):
         self._draws = 0
         num_envs, device = engine.num_envs, engine.device
         self.observation_spec = observation_specs(observation_space, num_envs, device)
+        self._observations, self._observations_fit = self.observation_spec.clone(), False
         self.action_spec = action_spec(action_space, num_envs, device, one_hot)
         self._action_dtype = self.action_spec.dtype
+        self._check_action = ActionCheck(action_space, self.action_spec, one_hot)
         self.reward_spec = Unbounded((num_envs, 1), device=device, dtype=engine.reward_dtype)
         flags = {key: Categorical(2, shape=(num_envs, 1), device=device, dtype=torch.bool) for key in DONE_KEYS}
         self.done_spec = Composite(flags, shape=(num_envs,), device=device)
@@ -136,22 +148,23 @@ class TorchRLEnv(EnvBase):
         if set_state and tensordict is not None:
             return self._resumed(tensordict)
         mask = None if tensordict is None else tensordict.get("_reset", None)
-        return self._restarted(None if mask is None else self._mask(mask))
+        return self._restarted(None if mask is None else check_mask(mask, self.engine.num_envs, "_reset"))
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
+        action = self._check_action(tensordict)
         stepped = tensordict.get("_step", None)
+        if stepped is not None:
+            stepped = check_mask(stepped, self.engine.num_envs, "_step")
         before = None if stepped is None else self.engine.state()
-        action = tensordict.get("action")
         result = self.engine.step(class_indices(action, self._action_space) if self.one_hot else action)
         self._draws = 0
-        if before is not None and stepped is not None:
-            # Rows that are not to step are put back; what is returned of them counts for nothing.
-            self.engine.set_state(self.engine.state().where(self._mask(stepped), before))
         entries = observation_entries(result.final_observation)
         entries["reward"] = result.reward.unsqueeze(1)
         entries["done"] = result.finished.unsqueeze(1)
         entries["terminated"] = result.terminated.unsqueeze(1)
         entries["truncated"] = result.truncated.unsqueeze(1)
+        if before is not None and stepped is not None:
+            entries = self._held(entries, stepped, before, tensordict)
         return self._pack(entries)
 
     def any_done(self, tensordict: TensorDictBase) -> Any:
@@ -162,10 +175,12 @@ class TorchRLEnv(EnvBase):
 
     def maybe_reset(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Reset what is done, by a masked select; in host memory only if something is."""
-        done = tensordict.get("done")
+        done = tensordict.get("done", None)
+        if done is None:
+            return tensordict
         if done.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(done.any()):
             return tensordict
-        return tensordict.update(self._restarted(self._mask(done)))
+        return tensordict.update(self._restarted(check_mask(done, self.engine.num_envs, "done")))
 
     def rand_action(self, tensordict: TensorDictBase | None = None) -> TensorDictBase:
         """Random actions from the envs' own counters, made on the device; before the first reset from the spec."""
@@ -180,6 +195,15 @@ class TorchRLEnv(EnvBase):
         tensordict = self._pack({}) if tensordict is None else tensordict
         return tensordict.set("action", action)
 
+    def to(self, device: torch.device | str | int) -> TorchRLEnv:
+        """Itself: the world stays where it is.
+
+        Raises:
+            ValueError: Another device.
+        """
+        check_device(device, self.engine.device)
+        return self
+
     # -- parts ----------------------------------------------------------------------------------------------------
 
     def _restarted(self, mask: Tensor | None) -> TensorDict:
@@ -190,35 +214,40 @@ class TorchRLEnv(EnvBase):
             self._draws = 0
         return self._seen(self.engine.reset(seed, mask))
 
+    def _held(
+        self, entries: dict[str, Any], stepped: Tensor, before: EnvState, tensordict: TensorDictBase
+    ) -> dict[str, Any]:
+        """What a step gives where only the rows `stepped` ``(B,)`` took it.
+
+        The others are put back. As TorchRL has it, they show what they showed before, the flags that `tensordict` came
+        with among it, and earn nothing.
+        """
+        seen = self.engine.set_state(self.engine.state().where(stepped, before))
+        held = observation_entries(seen)
+        for key in ("reward", *DONE_KEYS):
+            shown = None if key == "reward" else tensordict.get(key, None)
+            held[key] = torch.zeros_like(entries[key]) if shown is None else shown
+        return select_rows(stepped, entries, held)
+
     def _resumed(self, tensordict: TensorDictBase) -> TensorDict:
         """Go on from the state in `tensordict`."""
-        if STATE_KEY not in tensordict.keys():  # noqa: SIM118 - a TensorDict's membership is of its keys alone
-            raise KeyError(f"TorchRLEnv: reset(td, set_state=True) needs {STATE_KEY!r} in td.")
-        state = EnvState.from_tensordict(tensordict.get(STATE_KEY))
+        state = EnvState.from_tensordict(check_state(tensordict, STATE_KEY, self.state_spec[STATE_KEY]))
         return self._seen(self.engine.set_state(state))
 
     def _seen(self, observation: Any) -> TensorDict:
         """What a reset gives."""
+        entries = observation_entries(observation)
+        if not self._observations_fit:
+            check_observation(entries, self._observations)
+            self._observations_fit = True
         shape = (self.engine.num_envs, 1)
         flags = {key: torch.zeros(shape, dtype=torch.bool, device=self.device) for key in DONE_KEYS}
-        return self._pack({**observation_entries(observation), **flags})
+        return self._pack({**entries, **flags})
 
     def _pack(self, entries: dict[str, Any]) -> TensorDict:
         if self.expose_state and entries:
             entries[STATE_KEY] = self.engine.state().to_tensordict()
         return TensorDict(entries, batch_size=self.batch_size, device=self.device)
-
-    def _mask(self, flags: Tensor) -> Tensor:
-        """``(B, 1)`` or ``(B,)`` bool as ``(B,)``.
-
-        Raises:
-            ValueError: Another shape.
-        """
-        if flags.numel() != self.engine.num_envs:
-            raise ValueError(
-                f"TorchRLEnv: a mask must have shape ({self.engine.num_envs}, 1), got {tuple(flags.shape)}."
-            )
-        return flags.reshape(self.engine.num_envs)
 
     def _one_hot(self, action: Tensor) -> Tensor:
         spaces = self._action_space
