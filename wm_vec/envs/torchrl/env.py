@@ -79,6 +79,9 @@ class TorchRLEnv(EnvBase):
         self.one_hot, self.expose_state = one_hot, expose_state
         self._supports_set_state = expose_state
         self._action_space = action_space
+        # An attribute, not a method of the class: over classes that override it, TorchRL's TransformedEnv refuses
+        # transforms that change actions. As it is, those draw from the transformed spec.
+        self.rand_action = self._random_actions  # type: ignore[method-assign]
         self._next_seed: int | None = None
         self._draws = 0
         num_envs, device = engine.num_envs, engine.device
@@ -182,7 +185,7 @@ class TorchRLEnv(EnvBase):
             return tensordict
         return tensordict.update(self._restarted(check_mask(done, self.engine.num_envs, "done")))
 
-    def rand_action(self, tensordict: TensorDictBase | None = None) -> TensorDictBase:
+    def _random_actions(self, tensordict: TensorDictBase | None = None) -> TensorDictBase:
         """Random actions from the envs' own counters, made on the device; before the first reset from the spec."""
         if not self.engine.started:
             return super().rand_action(tensordict)
