@@ -37,7 +37,7 @@ def test_torchrls_checker_passes(kind, num_envs, options):
 
 
 def test_tuple_observations_are_refused():
-    with pytest.raises(ValueError, match="no spec for observations of Tuple.* take a Dict instead of a Tuple"):
+    with pytest.raises(ValueError, match=r"no spec for observations of Tuple.* take a Dict instead of a Tuple"):
         models.vector_env("game", 2).to_torchrl()
 
 
