@@ -169,7 +169,7 @@ class Engine:
             self._rows = restart(self._starts, rows, given, mask, options)
         # Of some envs alone, nobody could tell which the entries belong to.
         self._start_info = self._starts.info if mask is None else {}
-        if mask is None or self._lookahead is None:
+        if mask is None or self._lookahead is None or torch.compiler.is_compiling():
             self._lookahead = None
         else:
             self._lookahead.restart(mask.nonzero()[:, 0], self._rows.seed, self._rows.episode)
@@ -263,7 +263,10 @@ class Engine:
     def _rng(self, rows: Rows) -> CounterRNG:
         """The numbers of the next step; drawn ahead where episodes change between calls alone."""
         ahead = self.autoreset_mode is AutoresetMode.DISABLED and self.device.type == "cpu" and not self.exact_rows
-        if not ahead or self.num_envs >= LOOKAHEAD_ROWS or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
+            self._lookahead = None  # what an eager step drew ahead counts on the host
+            ahead = False
+        if not ahead or self.num_envs >= LOOKAHEAD_ROWS:
             return CounterRNG(rows.seed, rows.episode, rows.elapsed)
         if self._lookahead is None or self._lookahead.exhausted:
             depth = LOOKAHEAD_ROWS // self.num_envs

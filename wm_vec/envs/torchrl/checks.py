@@ -66,6 +66,25 @@ def check_device(asked: torch.device | str | int, device: torch.device) -> None:
         )
 
 
+def check_compilable(engine: Engine, fullgraph: bool) -> None:
+    """What `torch.compile` can trace: tensors, and random numbers that are computed.
+
+    Raises:
+        ValueError: A model that runs env by env in Python, or a full graph of one that draws from global generators.
+    """
+    if getattr(engine.dynamics, "batching", None) == "loop":
+        raise ValueError(
+            f"{OURS}.compile: this model runs env by env in Python (batching='loop'), which torch.compile cannot "
+            "trace. Run it as it is, or give a model that takes a leading batch axis (batching='batched' or 'vmap')."
+        )
+    if fullgraph and engine.dynamics.rng == "global":
+        raise ValueError(
+            f"{OURS}.compile: this model draws from the global generators (rng='global'), whose states are saved and "
+            "restored around it outside of any graph. Leave fullgraph=True out, or let the model draw from the rng "
+            "argument."
+        )
+
+
 class ActionCheck:
     """Takes the action out of a TensorDict.
 

@@ -16,6 +16,7 @@ from wm_vec.core import AutoresetMode, Dynamics, Engine, EnvState, Perspective
 from wm_vec.core.trees import select_rows
 from wm_vec.envs.torchrl.checks import (
     ActionCheck,
+    check_compilable,
     check_device,
     check_mask,
     check_observation,
@@ -81,7 +82,7 @@ class TorchRLEnv(EnvBase):
         self._action_space = action_space
         # An attribute, not a method of the class: over classes that override it, TorchRL's TransformedEnv refuses
         # transforms that change actions. As it is, those draw from the transformed spec.
-        self.rand_action = self._random_actions  # type: ignore[method-assign]
+        self.rand_action = self._random_actions
         self._next_seed: int | None = None
         self._draws = 0
         num_envs, device = engine.num_envs, engine.device
@@ -198,6 +199,19 @@ class TorchRLEnv(EnvBase):
         tensordict = self._pack({}) if tensordict is None else tensordict
         return tensordict.set("action", action)
 
+    def compile(self, *, warmup: int | None = None, **kwargs: Any) -> TorchRLEnv:
+        """Compile the step with its resets; see `torchrl.envs.EnvBase.compile`. With ``warmup=2`` it is traced once.
+
+        Args:
+            warmup: Steps that run eagerly first.
+            kwargs: Of `torch.compile`; ``fullgraph=True`` works.
+
+        Raises:
+            ValueError: A model that cannot be traced.
+        """
+        check_compilable(self.engine, bool(kwargs.get("fullgraph", False)))
+        return super().compile(warmup=warmup, **kwargs)
+
     def to(self, device: torch.device | str | int) -> TorchRLEnv:
         """Itself: the world stays where it is.
 
@@ -249,7 +263,7 @@ class TorchRLEnv(EnvBase):
 
     def _pack(self, entries: dict[str, Any]) -> TensorDict:
         if self.expose_state and entries:
-            entries[STATE_KEY] = self.engine.state().to_tensordict()
+            entries[STATE_KEY] = self.engine.state().to_tensordict().to(self.device, non_blocking=True)
         return TensorDict(entries, batch_size=self.batch_size, device=self.device)
 
     def _one_hot(self, action: Tensor) -> Tensor:
