@@ -171,7 +171,7 @@ class Engine:
             self._rows = restart(self._starts, rows, given, mask, options, self._places)
         # Of some envs alone, nobody could tell which the entries belong to.
         self._start_info = self._starts.info if mask is None else {}
-        if mask is None or given is not None:
+        if mask is None or given is not None or torch.compiler.is_compiling():
             self._lookahead = None
         elif self._lookahead is not None:
             self._lookahead.restart(mask.nonzero()[:, 0], self._rows.episode)
@@ -268,6 +268,8 @@ class Engine:
 
     def _rng(self, rows: Rows) -> CounterRNG:
         """The numbers of the next step; drawn ahead in host memory."""
+        if torch.compiler.is_compiling():
+            self._lookahead = None  # what an eager step drew ahead counts on the host
         if self._places is None or torch.compiler.is_compiling():
             return CounterRNG(rows.seed, rows.episode, rows.elapsed)
         if self._lookahead is None or self._lookahead.exhausted:

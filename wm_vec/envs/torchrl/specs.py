@@ -97,6 +97,12 @@ def class_indices(action: Tensor, space: gym.Space) -> Tensor:
     return action.to(torch.int8).argmax(-1)
 
 
+def as_specified(action: Tensor, spec: TensorSpec) -> Tensor:
+    """Actions that a world made in its own precision, in the spec's: rounding may have put them beyond its bounds."""
+    action = action.to(spec.dtype)
+    return action.clamp(spec.space.low, spec.space.high) if isinstance(spec, Bounded) else action
+
+
 def _nested(space: gym.Space, num_envs: int, device: torch.device) -> TensorSpec:
     if isinstance(space, spaces.Dict):
         return observation_specs(space, num_envs, device)
