@@ -10,7 +10,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from wm_kernels.finish_step.reference import AutoresetPlan
+from wm_kernels.finish_step.reference import AutoresetPlan, FinishedStep
 from wm_vec.core.actions import JointAction
 from wm_vec.core.dynamics import Dynamics
 from wm_vec.core.imagination import imagined
@@ -21,8 +21,8 @@ from wm_vec.core.rng import STREAM_FORK, CounterRNG, seed_list, spawn_seeds
 from wm_vec.core.rows import RowLayout, Rows
 from wm_vec.core.single import RowStep, SingleRow
 from wm_vec.core.starts import BankStarts, FreshStarts, Starts, bank_leaves, blank_rows, restart
-from wm_vec.core.state import AutoresetMode, EnvState, StepResult, as_autoreset_mode
-from wm_vec.core.transition import PLANS, StepFunction
+from wm_vec.core.state import AutoresetMode, ColumnStep, EnvState, StepResult, as_autoreset_mode
+from wm_vec.core.transition import PLANS, Proposal, StepFunction
 from wm_vec.core.trees import Tree
 
 LOOKAHEAD_ROWS, LOOKAHEAD_DEPTH = 2048, 256
@@ -174,7 +174,7 @@ class Engine:
         if mask is None or given is not None or torch.compiler.is_compiling():
             self._lookahead = None
         elif self._lookahead is not None:
-            self._lookahead.restart(mask.nonzero()[:, 0], self._rows.episode)
+            self._lookahead.restart(mask.numpy().nonzero()[0], self._rows.episode)
         return self._step.observe(self._rows.leaves)
 
     @property
@@ -206,16 +206,32 @@ class Engine:
             RuntimeError: Before the first reset.
             TypeError, ValueError: An action of another shape, dtype or device (or, under `validate`, value).
         """
+        return self._step.result(*self._advance(action, autoreset_mode))
+
+    def step_columns(self, action: Tensor, autoreset_mode: AutoresetMode | None = None) -> ColumnStep:
+        """`step` of an engine of one perspective, without what a TensorDict has no entry for.
+
+        Raises:
+            ValueError: Several perspectives; and as `step`.
+        """
+        if len(self.perspectives) > 1:
+            raise ValueError("step_columns: needs an engine with one perspective.")
+        return self._step.columns(*self._advance(action, autoreset_mode))
+
+    def _advance(
+        self, action: PerMany, autoreset_mode: AutoresetMode | None
+    ) -> tuple[FinishedStep, Proposal, AutoresetPlan]:
+        """Step all envs; what the step ended in, and the plan that it followed."""
         rows = self._require_rows("step")
         actions = self._joint.check(action, self.num_envs)
-        plan = None if autoreset_mode is None else PLANS[autoreset_mode]
+        plan = self._step.plan if autoreset_mode is None else PLANS[autoreset_mode]
         with torch.no_grad():
-            self._rows, result = self._step(rows, actions, self._rng(rows), plan, self._places)
+            self._rows, finished, proposal = self._step.advance(rows, actions, self._rng(rows), plan, self._places)
         if self._lookahead is not None:
             self._lookahead.advance()
-            if (plan or self._step.plan) != "disabled":
-                self._lookahead.restart(result.was_reset.nonzero()[:, 0], self._rows.episode)
-        return result
+            if plan != "disabled":
+                self._lookahead.restart(finished.was_reset.numpy().nonzero()[0], self._rows.episode)
+        return finished, proposal, plan
 
     def step_row(self, action: Tensor) -> RowStep:
         """`step` of an engine of one env and one perspective without autoreset; reads the host.

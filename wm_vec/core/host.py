@@ -72,7 +72,7 @@ def finish_on_host(
         episodes[which] += 1
         fresh_length[which], fresh_sums[which] = 0, 0.0
         elapsed, episode, returns = from_numpy(fresh_length), from_numpy(episodes), from_numpy(fresh_sums)
-        state = restarted_leaves(starts, proposed, rows.seed, episode, from_numpy(which), places)
+        state = restarted_leaves(starts, proposed, rows.seed, episode, which, places)
     step = FinishedStep(
         proposed, state, from_numpy(rewards.copy()), from_numpy(ended.copy()), from_numpy(cut), none, finished,
         none.clone() if starts is None else finished, elapsed, episode, returns, final_length, final_sums,

@@ -61,15 +61,14 @@ class LookaheadRNG(CounterRNG):
         if self._place is not None:
             self._place += self._batch
 
-    def restart(self, rows: Tensor, episode: Tensor) -> None:
+    def restart(self, which: np.ndarray, episode: Tensor) -> None:
         """Let some rows begin their next episode, of the same seed, at the current step.
 
         Args:
-            rows: Which, ``(k,)`` int64.
+            which: Those rows, ``(k,)`` int64.
             episode: ``(B,)`` int64, of all rows from now on.
         """
         self.episode = episode
-        which = rows.numpy()
         if which.size == 0 or self._position >= self._depth:
             return
         self._begun[which] += 1
@@ -120,29 +119,32 @@ class PlacesAhead:
     def __init__(self, depth: int) -> None:
         self.depth = depth
         self._of: tuple[int, Tensor] | None = None  # the size of the bank, and the seeds, that the places are for
-        self._first, self._places = np.zeros(0, np.int64), np.zeros((0, 0), np.int64)
+        # Lists, since only a few are looked up at a time: by row, and by row and episode.
+        self._first: list[int] = []
+        self._places: list[list[int]] = []
 
-    def draw(self, rows: Tensor, seed: Tensor, episode: Tensor, size: int) -> Tensor:
-        """``(k,)`` int64: the place in a bank of `size` states of the rows `rows` ``(k,)``.
+    def draw(self, rows: np.ndarray, seed: Tensor, episode: Tensor, size: int) -> list[int]:
+        """The places in a bank of `size` states of the rows `rows` ``(k,)``.
 
         Args:
-            rows: Which; at least one.
+            rows: Which.
             seed, episode: ``(B,)`` int64 in host memory, of all rows. While the seeds are the same tensor, episodes
                 must not go back.
             size: M.
         """
-        which, episodes = rows.numpy(), episode.numpy()
+        which, episodes = rows.tolist(), episode.numpy()[rows].tolist()
         if self._of is not None and self._of[0] == size and self._of[1] is seed:
-            # The same seeds, so never an earlier episode than when they were drawn for.
-            ahead = episodes[which] - self._first[which]
-            if ahead.max() < self.depth:
-                return torch.from_numpy(self._places[ahead, which])
-        batch = seed.shape[0]
-        places = CounterRNG(
-            seed.repeat(self.depth),
-            (episode + torch.arange(self.depth)[:, None]).flatten(),
+            first, places = self._first, self._places
+            try:
+                return [places[row][number - first[row]] for row, number in zip(which, episodes, strict=True)]
+            except IndexError:
+                pass  # a row has begun as many as were drawn for
+        batch, ahead = seed.shape[0], torch.arange(self.depth)
+        numbers = CounterRNG(
+            seed.repeat_interleave(self.depth),
+            (episode[:, None] + ahead).flatten(),
             torch.zeros(self.depth * batch, dtype=torch.int64),
         ).integers(1, size, STREAM_RESET)
-        self._of, self._first = (size, seed), episodes.copy()
-        self._places = places.view(self.depth, batch).numpy()
-        return torch.from_numpy(self._places[0, which])
+        self._of, self._first = (size, seed), episode.tolist()
+        self._places = numbers.view(batch, self.depth).tolist()
+        return [self._places[row][0] for row in which]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
@@ -161,7 +162,7 @@ def restart_some(
         places: What has been drawn ahead.
     """
     return Rows(
-        restarted_leaves(starts, rows.leaves, rows.seed, episode, which, places, options),
+        restarted_leaves(starts, rows.leaves, rows.seed, episode, which.numpy(), places, options),
         rows.elapsed.index_fill(0, which, 0),
         episode,
         rows.seed,
@@ -175,15 +176,28 @@ def restarted_leaves(
     leaves: list[Tensor],
     seed: Tensor,
     episode: Tensor,
-    which: Tensor,
+    which: np.ndarray,
     places: PlacesAhead | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> list[Tensor]:
     """`leaves` with initial states in the rows `which` ``(k,)``; arguments as in `restart_some`."""
+    index: Any
     if places is not None and isinstance(starts, BankStarts):
         fresh = starts.leaves
-        index: Tensor | None = places.draw(which, seed, episode, fresh[0].shape[0])
+        index = places.draw(which, seed, episode, fresh[0].shape[0])
     else:
-        fresh, index = starts.draw(seed[which], episode[which], options)
-    taken = fresh if index is None else [leaf[index] for leaf in fresh]
-    return [leaf.index_copy(0, which, start) for leaf, start in zip(leaves, taken, strict=True)]
+        rows = torch.from_numpy(which)
+        fresh, drawn = starts.draw(seed[rows], episode[rows], options)
+        index = None if drawn is None else drawn.tolist()
+    return [_with_starts(leaf, start, which, index) for leaf, start in zip(leaves, fresh, strict=True)]
+
+
+def _with_starts(leaf: Tensor, fresh: Tensor, which: np.ndarray, index: list[int] | None) -> Tensor:
+    """`leaf` ``(B, ...)`` with ``fresh[index]`` in the rows `which`, by NumPy where it can: a few rows go faster so."""
+    plain = is_plain_host_tensor(leaf) and type(fresh) is Tensor and leaf.dtype is not torch.bfloat16
+    if plain and not torch.is_grad_enabled() and not leaf.requires_grad:
+        rows, taken = leaf.numpy().copy(), fresh.numpy()
+        rows[which] = taken if index is None else taken[index]
+        return torch.from_numpy(rows)
+    taken_rows = fresh if index is None else fresh[torch.tensor(index, device=fresh.device)]
+    return leaf.index_copy(0, torch.from_numpy(which), taken_rows)

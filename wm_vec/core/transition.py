@@ -25,7 +25,7 @@ from wm_vec.core.rng import CounterRNG
 from wm_vec.core.rows import RowLayout, Rows
 from wm_vec.core.single import RowDynamics, RowStep, RowTransition, SingleRow, TensorRows, is_finite, row_leaves
 from wm_vec.core.starts import Starts, restart_some
-from wm_vec.core.state import AutoresetMode, StepResult
+from wm_vec.core.state import AutoresetMode, ColumnStep, StepResult
 from wm_vec.core.trees import Tree, finite_rows, join_trees, select_rows
 
 EXACT_ROWS_CHUNK = 32
@@ -116,16 +116,28 @@ class StepFunction:
         plan: AutoresetPlan | None = None,
         places: PlacesAhead | None = None,
     ) -> tuple[Rows, StepResult]:
-        """Step `rows`.
+        """Step `rows`; arguments as in `advance`."""
+        plan = plan or self.plan
+        after, finished, proposal = self.advance(rows, actions, rng, plan, places)
+        return after, self.result(finished, proposal, plan)
+
+    def advance(
+        self,
+        rows: Rows,
+        actions: list[Tensor],
+        rng: CounterRNG,
+        plan: AutoresetPlan,
+        places: PlacesAhead | None = None,
+    ) -> tuple[Rows, FinishedStep, Proposal]:
+        """Step `rows`, without what `result` makes of it.
 
         Args:
             rows: As they are.
             actions: Checked.
             rng: At the rows' counters.
-            plan: When finished rows reset; None for the engine's own.
+            plan: When finished rows reset.
             places: Where in the bank rows start next, drawn ahead.
         """
-        plan = plan or self.plan
         gate = GradientGate() if torch.is_grad_enabled() else None
         if gate is not None:
             rows = rows._replace(leaves=[gate.admit(leaf) for leaf in rows.leaves])
@@ -138,7 +150,7 @@ class StepFunction:
         after, finished = self._finish(rows, proposal, joint, plan, places)
         if gate is not None:
             gate.closed = finished.diverged
-        return after, self.result(finished, proposal, plan)
+        return after, finished, proposal
 
     def single(self, one: SingleRow, action: Tensor, rng: CounterRNG) -> tuple[SingleRow, RowStep]:
         """The same for one row of one perspective without autoreset; no gradients.
@@ -281,9 +293,7 @@ class StepFunction:
     def result(self, finished: FinishedStep, proposal: Proposal, plan: AutoresetPlan) -> StepResult:
         """What the caller is told of a finished step."""
         final_state = self.layout.to_tensordict(finished.final)
-        # Where no row diverged and none had to be looked at, the leaves are still the proposed ones.
-        unchanged = finished.final is proposal.leaves
-        predictions = proposal.observation if unchanged else self.dynamics.observe(final_state)
+        predictions = self._predictions(finished, proposal)
         final_observation = self.see(predictions)
         # Where resets are the step's own, what is handed out twice is two tensors.
         observation = final_observation if plan == "disabled" else self.observe(finished.state)
@@ -315,6 +325,21 @@ class StepFunction:
             predictions=predictions,
             info=proposal.info,
         )
+
+
+    def columns(self, finished: FinishedStep, proposal: Proposal, plan: AutoresetPlan) -> ColumnStep:
+        """The part of `result` that one perspective sees of itself."""
+        final = self.see(self._predictions(finished, proposal))
+        observation = final if plan == "disabled" else self.observe(finished.state)
+        flags = finished.truncated.unsqueeze(1), finished.finished.unsqueeze(1)
+        return ColumnStep(observation, final, finished.reward, finished.terminated, *flags)
+
+    def _predictions(self, finished: FinishedStep, proposal: Proposal) -> Tree:
+        """The dynamics' whole observation where the step ended."""
+        # Where no row diverged and none had to be looked at, the leaves are still the proposed ones.
+        if finished.final is proposal.leaves:
+            return proposal.observation
+        return self.dynamics.observe(self.layout.to_tensordict(finished.final))
 
 
 def _joined(parts: list[Any], batch: int) -> Any:

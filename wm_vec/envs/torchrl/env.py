@@ -12,7 +12,7 @@ from torchrl.data import Categorical, Composite, Unbounded
 from torchrl.envs import EnvBase
 
 from wm_vec.adapters.spaces import ActionForm, check_spaces
-from wm_vec.core import AutoresetMode, Dynamics, Engine, EnvState, Perspective, StepResult
+from wm_vec.core import AutoresetMode, Dynamics, Engine, EnvState, Perspective
 from wm_vec.core.trees import select_rows
 from wm_vec.envs.torchrl.checks import (
     ActionCheck,
@@ -171,11 +171,12 @@ class TorchRLEnv(MaskedResets):
         if self.expose_state or not {"_step", "next"}.isdisjoint(tensordict.keys()):
             return super()._step_and_maybe_reset(tensordict)
         self._assert_tensordict_shape(tensordict)
-        entries, result = self._stepped(tensordict, AutoresetMode.SAME_STEP)
+        entries, observation = self._stepped(tensordict, AutoresetMode.SAME_STEP)
         # The entries are right by construction: checking them would take as long as a tenth of a small network.
-        tensordict.set("next", unchecked(entries, self.batch_size, self.device))
+        ended = unchecked(entries, self.batch_size, self.device)
+        tensordict._set_str("next", ended, validated=True, inplace=False, non_blocking=False)
         following = {key: value for key, value in tensordict.items() if key != "next"}
-        following |= self._fresh(result.observation)
+        following |= self._fresh(observation)
         return tensordict, unchecked(following, self.batch_size, self.device)
 
     def any_done(self, tensordict: TensorDictBase) -> Any:
@@ -244,17 +245,17 @@ class TorchRLEnv(MaskedResets):
 
     def _stepped(
         self, tensordict: TensorDictBase, autoreset_mode: AutoresetMode | None
-    ) -> tuple[dict[str, Any], StepResult]:
-        """One step of the engine: the entries where it ended, and all that it gave."""
+    ) -> tuple[dict[str, Any], Any]:
+        """One step of the engine: the entries where it ended, and what the next action answers to."""
         action = self._check_action(tensordict)
-        result = self.engine.step(class_indices(action, self._action_space) if self.one_hot else action, autoreset_mode)
+        if self.one_hot:
+            action = class_indices(action, self._action_space)
+        step = self.engine.step_columns(action, autoreset_mode)
         self._draws = 0
-        entries = observation_entries(result.final_observation)
-        entries["reward"] = result.reward.unsqueeze(1)
-        entries["done"] = result.finished.unsqueeze(1)
-        entries["terminated"] = result.terminated.unsqueeze(1)
-        entries["truncated"] = result.truncated.unsqueeze(1)
-        return entries, result
+        entries = observation_entries(step.final_observation)
+        entries["reward"] = step.reward
+        entries["done"], entries["terminated"], entries["truncated"] = step.finished, step.terminated, step.truncated
+        return entries, step.observation
 
     def _restarted(self, mask: Tensor | None) -> TensorDict:
         """Fresh episodes in the rows of `mask`, or in all; the first time in all."""
@@ -295,8 +296,9 @@ class TorchRLEnv(MaskedResets):
             check_observation(entries, self._observations)
             self._observations_fit = True
         shape = (self.engine.num_envs, 1)
-        flags = {key: torch.zeros(shape, dtype=torch.bool, device=self.device) for key in DONE_KEYS}
-        return {**entries, **flags}
+        for key in DONE_KEYS:
+            entries[key] = torch.zeros(shape, dtype=torch.bool, device=self.device)
+        return entries
 
     def _pack(self, entries: dict[str, Any]) -> TensorDict:
         if self.expose_state and entries:
