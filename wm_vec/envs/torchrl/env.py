@@ -86,6 +86,7 @@ class TorchRLEnv(MaskedResets):
         # transforms that change actions. As it is, those draw from the transformed spec.
         self.rand_action = self._random_actions
         self._next_seed: int | None = None
+        self._shape = torch.Size([engine.num_envs])
         self._draws = 0
         num_envs, device = engine.num_envs, engine.device
         self.observation_spec = observation_specs(observation_space, num_envs, device)
@@ -168,16 +169,17 @@ class TorchRLEnv(MaskedResets):
 
     def _step_and_maybe_reset(self, tensordict: TensorDictBase) -> tuple[TensorDictBase, TensorDictBase]:
         """A step with its resets in one call of the engine: the numbers of `step`, `step_mdp` and `maybe_reset`."""
-        if self.expose_state or not {"_step", "next"}.isdisjoint(tensordict.keys()):
+        if self.expose_state or any(tensordict._get_str(key, None) is not None for key in ("_step", "next")):
             return super()._step_and_maybe_reset(tensordict)
-        self._assert_tensordict_shape(tensordict)
+        if tensordict.batch_size != self._shape:
+            self._assert_tensordict_shape(tensordict)
         entries, observation = self._stepped(tensordict, AutoresetMode.SAME_STEP)
         # The entries are right by construction: checking them would take as long as a tenth of a small network.
-        ended = unchecked(entries, self.batch_size, self.device)
+        ended = unchecked(entries, self._shape, self.engine.device)
         tensordict._set_str("next", ended, validated=True, inplace=False, non_blocking=False)
         following = {key: value for key, value in tensordict.items() if key != "next"}
         following |= self._fresh(observation)
-        return tensordict, unchecked(following, self.batch_size, self.device)
+        return tensordict, unchecked(following, self._shape, self.engine.device)
 
     def any_done(self, tensordict: TensorDictBase) -> Any:
         """Whether any env is done, ``()`` bool; nobody has looked at it yet. Writes ``_reset``."""
@@ -251,7 +253,8 @@ class TorchRLEnv(MaskedResets):
         if self.one_hot:
             action = class_indices(action, self._action_space)
         step = self.engine.step_columns(action, autoreset_mode)
-        self._draws = 0
+        if self._draws:  # to set an attribute of a module takes longer than to look
+            self._draws = 0
         entries = observation_entries(step.final_observation)
         entries["reward"] = step.reward
         entries["done"], entries["terminated"], entries["truncated"] = step.finished, step.terminated, step.truncated
@@ -297,7 +300,7 @@ class TorchRLEnv(MaskedResets):
             self._observations_fit = True
         shape = (self.engine.num_envs, 1)
         for key in DONE_KEYS:
-            entries[key] = torch.zeros(shape, dtype=torch.bool, device=self.device)
+            entries[key] = torch.zeros(shape, dtype=torch.bool, device=self.engine.device)
         return entries
 
     def _pack(self, entries: dict[str, Any]) -> TensorDict:
