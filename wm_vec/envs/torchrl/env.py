@@ -171,6 +171,9 @@ class TorchRLEnv(EnvBase):
             entries = self._held(entries, stepped, before, tensordict)
         return self._pack(entries)
 
+    def _reset_check_done(self, tensordict: TensorDictBase | None, tensordict_reset: TensorDictBase) -> None:
+        """Nothing: what was reset is not done, and looking would wait for the device."""
+
     def any_done(self, tensordict: TensorDictBase) -> Any:
         """Whether any env is done, ``()`` bool; nobody has looked at it yet. Writes ``_reset``."""
         done = tensordict.get("done")
