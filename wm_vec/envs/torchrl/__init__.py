@@ -2,5 +2,6 @@
 
 from wm_vec.envs.torchrl.env import TorchRLEnv
 from wm_vec.envs.torchrl.gym_wrapper import ForGymWrapper
+from wm_vec.envs.torchrl.transformed import TransformedEnv
 
-__all__ = ["ForGymWrapper", "TorchRLEnv"]
+__all__ = ["ForGymWrapper", "TorchRLEnv", "TransformedEnv"]

@@ -12,7 +12,7 @@ from torchrl.data import Categorical, Composite, Unbounded
 from torchrl.envs import EnvBase
 
 from wm_vec.adapters.spaces import ActionForm, check_spaces
-from wm_vec.core import AutoresetMode, Dynamics, Engine, EnvState, Perspective
+from wm_vec.core import AutoresetMode, Dynamics, Engine, EnvState, Perspective, StepResult
 from wm_vec.core.trees import select_rows
 from wm_vec.envs.torchrl.checks import (
     ActionCheck,
@@ -23,12 +23,14 @@ from wm_vec.envs.torchrl.checks import (
     check_spaces_fit,
     check_state,
 )
+from wm_vec.envs.torchrl.resets import MaskedResets, known_to_be_running
 from wm_vec.envs.torchrl.specs import (
     action_spec,
     as_specified,
     class_indices,
     observation_entries,
     observation_specs,
+    unchecked,
 )
 
 DONE_KEYS = ("done", "terminated", "truncated")
@@ -36,7 +38,7 @@ STATE_KEY = "world_state"
 """Where `expose_state` puts the state of the world."""
 
 
-class TorchRLEnv(EnvBase):
+class TorchRLEnv(MaskedResets):
     """B imagined environments as one batched `torchrl.envs.EnvBase`.
 
     A step gives, under ``next``, the observation where the step ended, before any reset, ``reward`` ``(B, 1)``, and
@@ -155,24 +157,26 @@ class TorchRLEnv(EnvBase):
         return self._restarted(None if mask is None else check_mask(mask, self.engine.num_envs, "_reset"))
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
-        action = self._check_action(tensordict)
         stepped = tensordict.get("_step", None)
         if stepped is not None:
             stepped = check_mask(stepped, self.engine.num_envs, "_step")
         before = None if stepped is None else self.engine.state()
-        result = self.engine.step(class_indices(action, self._action_space) if self.one_hot else action)
-        self._draws = 0
-        entries = observation_entries(result.final_observation)
-        entries["reward"] = result.reward.unsqueeze(1)
-        entries["done"] = result.finished.unsqueeze(1)
-        entries["terminated"] = result.terminated.unsqueeze(1)
-        entries["truncated"] = result.truncated.unsqueeze(1)
+        entries, _ = self._stepped(tensordict, None)
         if before is not None and stepped is not None:
             entries = self._held(entries, stepped, before, tensordict)
         return self._pack(entries)
 
-    def _reset_check_done(self, tensordict: TensorDictBase | None, tensordict_reset: TensorDictBase) -> None:
-        """Nothing: what was reset is not done, and looking would wait for the device."""
+    def _step_and_maybe_reset(self, tensordict: TensorDictBase) -> tuple[TensorDictBase, TensorDictBase]:
+        """A step with its resets in one call of the engine: the numbers of `step`, `step_mdp` and `maybe_reset`."""
+        if self.expose_state or not {"_step", "next"}.isdisjoint(tensordict.keys()):
+            return super()._step_and_maybe_reset(tensordict)
+        self._assert_tensordict_shape(tensordict)
+        entries, result = self._stepped(tensordict, AutoresetMode.SAME_STEP)
+        # The entries are right by construction: checking them would take as long as a tenth of a small network.
+        tensordict.set("next", unchecked(entries, self.batch_size, self.device))
+        following = {key: value for key, value in tensordict.items() if key != "next"}
+        following |= self._fresh(result.observation)
+        return tensordict, unchecked(following, self.batch_size, self.device)
 
     def any_done(self, tensordict: TensorDictBase) -> Any:
         """Whether any env is done, ``()`` bool; nobody has looked at it yet. Writes ``_reset``."""
@@ -183,11 +187,23 @@ class TorchRLEnv(EnvBase):
     def maybe_reset(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Reset what is done, by a masked select; in host memory only if something is."""
         done = tensordict.get("done", None)
-        if done is None:
+        if done is None or known_to_be_running(done):
             return tensordict
-        if done.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(done.any()):
-            return tensordict
-        return tensordict.update(self._restarted(check_mask(done, self.engine.num_envs, "done")))
+        return tensordict.update(self.restarted(done))
+
+    def restarted(self, done: Tensor) -> TensorDict:
+        """What a reset of the envs that are `done` gives, of all envs.
+
+        Args:
+            done: ``(B, 1)`` or ``(B,)`` bool.
+        """
+        return self._restarted(check_mask(done, self.engine.num_envs, "done"))
+
+    def append_transform(self, transform: Any) -> EnvBase:
+        """This env in our `TransformedEnv`."""
+        from wm_vec.envs.torchrl.transformed import TransformedEnv
+
+        return TransformedEnv(self, transform)
 
     def _random_actions(self, tensordict: TensorDictBase | None = None) -> TensorDictBase:
         """Random actions from the envs' own counters, made on the device; before the first reset from the spec."""
@@ -226,6 +242,20 @@ class TorchRLEnv(EnvBase):
 
     # -- parts ----------------------------------------------------------------------------------------------------
 
+    def _stepped(
+        self, tensordict: TensorDictBase, autoreset_mode: AutoresetMode | None
+    ) -> tuple[dict[str, Any], StepResult]:
+        """One step of the engine: the entries where it ended, and all that it gave."""
+        action = self._check_action(tensordict)
+        result = self.engine.step(class_indices(action, self._action_space) if self.one_hot else action, autoreset_mode)
+        self._draws = 0
+        entries = observation_entries(result.final_observation)
+        entries["reward"] = result.reward.unsqueeze(1)
+        entries["done"] = result.finished.unsqueeze(1)
+        entries["terminated"] = result.terminated.unsqueeze(1)
+        entries["truncated"] = result.truncated.unsqueeze(1)
+        return entries, result
+
     def _restarted(self, mask: Tensor | None) -> TensorDict:
         """Fresh episodes in the rows of `mask`, or in all; the first time in all."""
         seed = None
@@ -256,13 +286,17 @@ class TorchRLEnv(EnvBase):
 
     def _seen(self, observation: Any) -> TensorDict:
         """What a reset gives."""
+        return self._pack(self._fresh(observation))
+
+    def _fresh(self, observation: Any) -> dict[str, Any]:
+        """The entries of envs of which none is done."""
         entries = observation_entries(observation)
         if not self._observations_fit:
             check_observation(entries, self._observations)
             self._observations_fit = True
         shape = (self.engine.num_envs, 1)
         flags = {key: torch.zeros(shape, dtype=torch.bool, device=self.device) for key in DONE_KEYS}
-        return self._pack({**entries, **flags})
+        return {**entries, **flags}
 
     def _pack(self, entries: dict[str, Any]) -> TensorDict:
         if self.expose_state and entries:

@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
+from tensordict import TensorDict
 from torch import Tensor
 from torchrl.data import (
     Binary,
@@ -47,6 +48,15 @@ def observation_specs(space: gym.Space, num_envs: int, device: torch.device) -> 
 def observation_entries(observation: Tree) -> dict[str, Any]:
     """An observation as the entries of a TensorDict, as `observation_specs` names them."""
     return {OBSERVATION: observation} if isinstance(observation, Tensor) else dict(observation)
+
+
+def unchecked(entries: dict[str, Any], batch_size: torch.Size, device: torch.device | None) -> TensorDict:
+    """A TensorDict of entries that are known to fit, nested dicts among them; not looked at."""
+    own = {
+        key: unchecked(value, batch_size, device) if isinstance(value, dict) else value
+        for key, value in entries.items()
+    }
+    return TensorDict._new_unsafe(own, batch_size=batch_size, device=device)
 
 
 def action_spec(space: gym.Space, num_envs: int, device: torch.device, one_hot: bool) -> TensorSpec:
