@@ -6,10 +6,8 @@ from typing import Any
 
 import torch
 from gymnasium.spaces import Dict
-from gymnasium.vector import AutoresetMode, VectorWrapper
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from torch import Tensor
-
-from wm_vec.envs.vector import WorldModelVectorEnv
 
 
 class ForGymWrapper(VectorWrapper):
@@ -21,18 +19,19 @@ class ForGymWrapper(VectorWrapper):
     ``final_obs`` with its mask, and actions may be NumPy or on another device. `TorchRLEnv` needs none of this.
 
     Args:
-        env: Best under DISABLED. Under SAME_STEP, TorchRL resets once more whenever all envs end together.
+        env: A `WorldModelVectorEnv`. Best under DISABLED: under SAME_STEP TorchRL resets once more whenever all envs
+            end together.
 
     Raises:
         ValueError: NEXT_STEP, which TorchRL does not take; SAME_STEP with Dict observations, of which its reader loses
             the last ones of episodes.
     """
 
-    env: WorldModelVectorEnv
+    env: Any
 
-    def __init__(self, env: WorldModelVectorEnv) -> None:
+    def __init__(self, env: VectorEnv) -> None:
         several = isinstance(env.single_observation_space, Dict)
-        mode = env.autoreset_mode
+        mode = env.metadata["autoreset_mode"]
         if mode is AutoresetMode.NEXT_STEP or (several and mode is AutoresetMode.SAME_STEP):
             raise ValueError(
                 f"ForGymWrapper: TorchRL's GymWrapper cannot take {mode}{' with Dict observations' * several}. Make "
@@ -43,7 +42,7 @@ class ForGymWrapper(VectorWrapper):
     @property
     def autoreset_mode(self) -> AutoresetMode:
         """Which TorchRL asks for."""
-        return self.env.autoreset_mode
+        return self.env.metadata["autoreset_mode"]
 
     def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
         """As the environment's own, without info."""
