@@ -1,4 +1,4 @@
-"""TorchRL's transforms over our environment, in TorchRL's own TransformedEnv, each against what it says by hand."""
+"""TorchRL's transforms over our environment, in TorchRL's TransformedEnv and in ours, each against what it says."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from tensordict.nn import TensorDictModule
 from torch import nn
 from torchrl.collectors import Collector
 from torchrl.data import Unbounded
-from torchrl.envs import TransformedEnv
+from torchrl.envs import TransformedEnv as StockTransformedEnv
 from torchrl.envs import transforms as T
 from torchrl.envs.utils import check_env_specs
 
 from tests.envs.torchrl.kinds import BY_NAME
+from wm_vec.envs import TransformedEnv
 
 # What TorchRL says of its own next versions.
 pytestmark = [
@@ -22,6 +23,12 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Support of VecNormV2"),
 ]
 B, STEPS = 5, 24
+
+
+@pytest.fixture(autouse=True, params=[StockTransformedEnv, TransformedEnv], ids=["torchrls own", "ours"])
+def either(request, monkeypatch):
+    """Every test runs in TorchRL's TransformedEnv and in ours."""
+    monkeypatch.setitem(globals(), "TransformedEnv", request.param)
 
 
 def transformed(kind, *transforms, num_envs=B, **options):
@@ -234,6 +241,7 @@ def test_envs_that_end_within_a_chunk_of_actions_wait_for_its_end(kind):
     chunks, waiting = [], []
     for part in (actions[:, :3], actions[:, 3:]):
         out = env.step(td.set("action", part))
+        assert not {"_reset", "_step"} & {*out.keys(), *out["next"].keys()}
         chunks.append(out["next"])
         waiting.append(env.base_env.engine.state().elapsed)
         td = env.step_mdp(out)
@@ -243,6 +251,28 @@ def test_envs_that_end_within_a_chunk_of_actions_wait_for_its_end(kind):
     assert torch.equal(chunks[0]["reward"], bare["reward"][:, :3])
     assert torch.equal(chunks[1]["reward"][:, 0], bare["reward"][:, 3])
     assert not chunks[1]["reward"][:, 1:].any(), "what waits earns nothing"
+
+
+def test_envs_that_end_within_a_chunk_wait_while_others_go_on():
+    """Every env walks at a pace of its own, and leaves the plane in a step of its own."""
+    actions = torch.linspace(1.0, 0.3, B)[:, None, None].expand(B, 15, 2)
+    bare = replayed("box", actions)["next"]
+    ends = [int(row.nonzero()[0]) for row in bare["done"][..., 0]]
+    assert len({*ends}) > 2
+    env = transformed("box", T.MultiAction())
+    first = min(ends) // 3
+    td = env.reset()
+    for chunk in range(first + 1):
+        out = env.step(td.set("action", actions[:, 3 * chunk : 3 * chunk + 3]))
+        td = env.step_mdp(out)
+    taken = [min(end - 3 * first, 2) for end in ends]
+    assert len({*taken}) > 1, "some end within the chunk, others do not"
+    for row, (end, last) in enumerate(zip(ends, taken, strict=True)):
+        stop = 3 * first + last
+        assert torch.equal(out["next", "reward"][row, : last + 1], bare["reward"][row, 3 * first : stop + 1])
+        assert not out["next", "reward"][row, last + 1 :].any(), "what waits earns nothing"
+        assert torch.equal(out["next", "place"][row], bare["place"][row, stop]), "and stays where it ended"
+        assert bool(out["next", "done"][row]) is (end == stop)
 
 
 def test_skipped_frames_add_up():

@@ -1,6 +1,7 @@
 """The TorchRL face: batched environments with TensorDicts in and out."""
 
 from wm_vec.envs.torchrl.env import TorchRLEnv
+from wm_vec.envs.torchrl.gym_wrapper import ForGymWrapper
 from wm_vec.envs.torchrl.transformed import TransformedEnv
 
-__all__ = ["TorchRLEnv", "TransformedEnv"]
+__all__ = ["ForGymWrapper", "TorchRLEnv", "TransformedEnv"]

@@ -1,0 +1,136 @@
+"""`torch.compile` of steps and resets: one graph, the numbers of the uncompiled environment."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+from torchrl.collectors import Collector
+from torchrl.envs import TransformedEnv
+from torchrl.envs import transforms as T
+
+from tests.envs.torchrl.kinds import BY_NAME
+from wm_vec import WorldModel
+
+B, STEPS = 4, 14
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch._dynamo.reset()
+    counters.clear()
+    # Its traces are for tools; pytest would format every line.
+    traces = logging.getLogger("torch.__trace")
+    traces.propagate = False
+    yield
+    traces.propagate = True
+    torch._dynamo.reset()
+
+
+def assert_same(kind, rollout, **options):
+    """The rollout's actions in an uncompiled environment lead to the same, bit by bit; resets at different times."""
+    bare = BY_NAME[kind].torchrl(B, **options)
+    bare.set_seed(0)
+    expected = bare.rollout(STEPS, actions=rollout["action"].unbind(1), break_when_any_done=False)
+    for key in expected.keys(True, True):
+        assert torch.equal(rollout[key], expected[key]), key
+    assert rollout["next", "done"][:, :-1].any()
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "warmup"),
+    [
+        ("pendulum", {"max_episode_steps": 5}, 2),
+        ("latent", {"max_episode_steps": 5}, None),
+        ("discrete", {"max_episode_steps": 12, "one_hot": True}, 2),
+        ("rssm with our noise", {"max_episode_steps": 5, "expose_state": True}, 2),
+        ("steered", {"max_episode_steps": 5}, 2),  # rewards and terminations written for one env
+    ],
+)
+def test_steps_and_resets_are_one_graph_with_the_same_numbers(kind, options, warmup):
+    env = BY_NAME[kind].torchrl(B, **options)
+    env.set_seed(0)
+    assert env.compile(backend="eager", fullgraph=True, warmup=warmup) is env
+    rollout = env.rollout(STEPS, break_when_any_done=False)
+    assert_same(kind, rollout, **options)
+    # A second one for other keys, strides or aliases after a reset; none for every step.
+    assert counters["stats"]["unique_graphs"] <= 2
+    assert not counters["graph_break"]
+
+
+def test_the_bare_step_compiles():
+    env, bare = (BY_NAME["vmapped"].torchrl(B) for _ in range(2))
+    for one in (env, bare):
+        one.set_seed(0)
+    step = torch.compile(env.step, backend="eager", fullgraph=True)
+    td, other = env.reset(), bare.reset()
+    for _ in range(4):
+        td = env.rand_action(td)
+        other = bare.step_mdp(bare.step(other.set("action", td["action"])))
+        td = env.step_mdp(step(td))
+        assert torch.equal(td["observation"], other["observation"])
+    assert counters["stats"]["unique_graphs"] <= 2
+
+
+def test_new_weights_are_seen_by_a_compiled_step():
+    env = BY_NAME["float64"].torchrl(B)
+    actions = [env.action_spec.rand() for _ in range(5)]
+
+    def roll():
+        env.set_seed(0)
+        return env.rollout(5, actions=actions, break_when_any_done=False)["next", "observation"]
+
+    env.compile(backend="eager", fullgraph=True, warmup=2)
+    before = roll()
+    with torch.no_grad():
+        for weight in env.engine.dynamics.model.parameters():
+            weight.mul_(1.1)
+    after, eager = roll(), (env.eager(), roll())[1]
+    torch.testing.assert_close(after, eager)
+    assert not torch.allclose(before, after)
+
+
+def test_a_collector_of_a_compiled_env_with_transforms():
+    base = BY_NAME["latent"].torchrl(B, max_episode_steps=5)
+    env = TransformedEnv(base, T.Compose(T.StepCounter(), T.RewardSum()))
+    env.set_seed(0)
+    torch.manual_seed(0)
+    env.compile(backend="eager", warmup=2)
+    collector = Collector(env, None, frames_per_batch=B * STEPS, total_frames=B * STEPS)
+    (batch,) = collector
+    collector.shutdown()
+    assert_same("latent", batch, max_episode_steps=5)
+    assert batch["next", "step_count"].max() == 5
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
+def test_inductor_gives_the_same_world_on_cuda():
+    world = WorldModel.bundled("Pendulum-v1", device="cuda")
+    env, bare = (world.to_torchrl_env(64, max_episode_steps=5) for _ in range(2))
+    for one in (env, bare):
+        one.set_seed(0)
+    env.compile(fullgraph=True, warmup=2)
+    rollout = env.rollout(12, break_when_any_done=False)
+    expected = bare.rollout(12, actions=rollout["action"].unbind(1), break_when_any_done=False)
+    torch.testing.assert_close(rollout["next", "observation"], expected["next", "observation"], rtol=1e-3, atol=1e-3)
+    assert torch.equal(rollout["next", "done"], expected["next", "done"])
+
+
+# -- what cannot be compiled ---------------------------------------------------------------------------------------
+
+
+def test_python_models_say_that_they_cannot_be_compiled():
+    with pytest.raises(ValueError, match=r"batching='loop'.*cannot trace"):
+        BY_NAME["board"].torchrl(B).compile(backend="eager")
+
+
+def test_models_on_the_global_generator_have_no_full_graph():
+    env = BY_NAME["painter"].torchrl(B, max_episode_steps=5)
+    with pytest.raises(ValueError, match=r"rng='global'.*Leave fullgraph=True out"):
+        env.compile(backend="eager", fullgraph=True)
+    env.set_seed(0)
+    env.compile(backend="eager", warmup=2)
+    assert_same("painter", env.rollout(STEPS, break_when_any_done=False), max_episode_steps=5)
