@@ -5,22 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium as gym
-import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
-from torchrl.data import Categorical, Composite, Unbounded
-from torchrl.envs import EnvBase
 
 from wm_vec.adapters.spaces import ActionForm, check_spaces
-from wm_vec.core import AutoresetMode, Dynamics, Engine, EnvState, Perspective
-from wm_vec.envs.torchrl.specs import action_spec, class_indices, observation_entries, observation_specs
-
-DONE_KEYS = ("done", "terminated", "truncated")
-STATE_KEY = "world_state"
-"""Where `expose_state` puts the state of the world."""
+from wm_vec.core import AutoresetMode, Dynamics, Engine, Perspective
+from wm_vec.envs.torchrl.base import EngineEnv
+from wm_vec.envs.torchrl.entries import STATE_KEY, read_state, start_entries, step_entries
+from wm_vec.envs.torchrl.stateless import StatelessTorchRLEnv
 
 
-class TorchRLEnv(EnvBase):
+class TorchRLEnv(EngineEnv):
     """B imagined environments as one batched `torchrl.envs.EnvBase`.
 
     A step gives, under ``next``, the observation where the step ended, before any reset, ``reward`` ``(B, 1)``, and
@@ -53,27 +48,12 @@ class TorchRLEnv(EnvBase):
         one_hot: bool = False,
         expose_state: bool = False,
     ) -> None:
-        if engine.autoreset_mode is not AutoresetMode.DISABLED or len(engine.perspectives) != 1:
-            raise ValueError(
-                "TorchRLEnv needs an engine with one perspective and autoreset_mode='disabled': TorchRL itself resets "
-                f"what is done. Got {len(engine.perspectives)} perspectives, {engine.autoreset_mode}."
-            )
-        super().__init__(device=engine.device, batch_size=[engine.num_envs])
-        self.engine = engine
-        self.one_hot, self.expose_state = one_hot, expose_state
+        spaces = observation_space, action_space
+        super().__init__(engine, *spaces, num_envs=engine.num_envs, one_hot=one_hot, state=expose_state)
+        self.expose_state = expose_state
         self._supports_set_state = expose_state
-        self._action_space = action_space
         self._next_seed: int | None = None
         self._draws = 0
-        num_envs, device = engine.num_envs, engine.device
-        self.observation_spec = observation_specs(observation_space, num_envs, device)
-        self.action_spec = action_spec(action_space, num_envs, device, one_hot)
-        self.reward_spec = Unbounded((num_envs, 1), device=device, dtype=engine.reward_dtype)
-        flags = {key: Categorical(2, shape=(num_envs, 1), device=device, dtype=torch.bool) for key in DONE_KEYS}
-        self.done_spec = Composite(flags, shape=(num_envs,), device=device)
-        if expose_state:
-            self.state_spec = Composite({STATE_KEY: self._world_state_spec()}, shape=(num_envs,), device=device)
-            self.observation_spec[STATE_KEY] = self._world_state_spec()
 
     @classmethod
     def from_dynamics(
@@ -120,45 +100,35 @@ class TorchRLEnv(EnvBase):
         )
         return cls(engine, observation_space, action_space, one_hot=one_hot, expose_state=expose_state)
 
+    def to_stateless(self) -> StatelessTorchRLEnv:
+        """The same world, seen and paid alike, as a function of the state in the TensorDict; for planners and losses.
+
+        It takes the seed that this environment was made with.
+        """
+        spaces = self.observation_space, self.action_space
+        return StatelessTorchRLEnv(self.engine.sibling(1), *spaces, one_hot=self.one_hot)
+
     # -- EnvBase --------------------------------------------------------------------------------------------------
 
     def _set_seed(self, seed: int | None) -> None:
         self._next_seed = seed
 
     def _reset(self, tensordict: TensorDictBase | None = None, *, set_state: bool = False, **kwargs: Any) -> TensorDict:
-        if set_state and tensordict is not None:
-            return self._resumed(tensordict)
         mask = None if tensordict is None else tensordict.get("_reset", None)
+        # A mask asks for fresh episodes, also where TorchRL takes any state in the TensorDict for one to go on from.
+        if set_state and mask is None and tensordict is not None:
+            return self._resumed(tensordict)
         return self._restarted(None if mask is None else self._mask(mask))
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
         stepped = tensordict.get("_step", None)
         before = None if stepped is None else self.engine.state()
-        action = tensordict.get("action")
-        result = self.engine.step(class_indices(action, self._action_space) if self.one_hot else action)
+        result = self.engine.step(self._engine_action(tensordict.get("action")))
         self._draws = 0
         if before is not None and stepped is not None:
             # Rows that are not to step are put back; what is returned of them counts for nothing.
             self.engine.set_state(self.engine.state().where(self._mask(stepped), before))
-        entries = observation_entries(result.final_observation)
-        entries["reward"] = result.reward.unsqueeze(1)
-        entries["done"] = result.finished.unsqueeze(1)
-        entries["terminated"] = result.terminated.unsqueeze(1)
-        entries["truncated"] = result.truncated.unsqueeze(1)
-        return self._pack(entries)
-
-    def any_done(self, tensordict: TensorDictBase) -> Any:
-        """Whether any env is done, ``()`` bool; nobody has looked at it yet. Writes ``_reset``."""
-        done = tensordict.get("done")
-        tensordict.set("_reset", done.clone())
-        return done.any()
-
-    def maybe_reset(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Reset what is done, by a masked select; in host memory only if something is."""
-        done = tensordict.get("done")
-        if done.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(done.any()):
-            return tensordict
-        return tensordict.update(self._restarted(self._mask(done)))
+        return self._pack(step_entries(result))
 
     def rand_action(self, tensordict: TensorDictBase | None = None) -> TensorDictBase:
         """Random actions from the envs' own counters, made on the device; before the first reset from the spec."""
@@ -166,12 +136,13 @@ class TorchRLEnv(EnvBase):
             return super().rand_action(tensordict)
         action = self.engine.sample_actions(self._draws)
         self._draws += 1
-        if self.one_hot:
-            action = self._one_hot(action)
         tensordict = self._pack({}) if tensordict is None else tensordict
-        return tensordict.set("action", action)
+        return tensordict.set("action", self._own_action(action))
 
     # -- parts ----------------------------------------------------------------------------------------------------
+
+    def _renewed(self, tensordict: TensorDictBase, done: Tensor) -> TensorDict:
+        return self._restarted(self._mask(done))
 
     def _restarted(self, mask: Tensor | None) -> TensorDict:
         """Fresh episodes in the rows of `mask`, or in all; the first time in all."""
@@ -183,16 +154,11 @@ class TorchRLEnv(EnvBase):
 
     def _resumed(self, tensordict: TensorDictBase) -> TensorDict:
         """Go on from the state in `tensordict`."""
-        if STATE_KEY not in tensordict.keys():  # noqa: SIM118 - a TensorDict's membership is of its keys alone
-            raise KeyError(f"TorchRLEnv: reset(td, set_state=True) needs {STATE_KEY!r} in td.")
-        state = EnvState.from_tensordict(tensordict.get(STATE_KEY))
-        return self._seen(self.engine.set_state(state))
+        return self._seen(self.engine.set_state(read_state(tensordict, "TorchRLEnv: reset(td, set_state=True)")))
 
     def _seen(self, observation: Any) -> TensorDict:
         """What a reset gives."""
-        shape = (self.engine.num_envs, 1)
-        flags = {key: torch.zeros(shape, dtype=torch.bool, device=self.device) for key in DONE_KEYS}
-        return self._pack({**observation_entries(observation), **flags})
+        return self._pack(start_entries(observation, self.engine.num_envs, self.engine.device))
 
     def _pack(self, entries: dict[str, Any]) -> TensorDict:
         if self.expose_state and entries:
@@ -210,25 +176,3 @@ class TorchRLEnv(EnvBase):
                 f"TorchRLEnv: a mask must have shape ({self.engine.num_envs}, 1), got {tuple(flags.shape)}."
             )
         return flags.reshape(self.engine.num_envs)
-
-    def _one_hot(self, action: Tensor) -> Tensor:
-        spaces = self._action_space
-        sizes = [int(n) for n in spaces.nvec] if isinstance(spaces, gym.spaces.MultiDiscrete) else [int(spaces.n)]  # type: ignore[attr-defined]
-        columns = action.reshape(self.engine.num_envs, len(sizes)).unbind(1)
-        hot = [torch.nn.functional.one_hot(column, n) for column, n in zip(columns, sizes, strict=True)]
-        return torch.cat(hot, -1).bool()
-
-    def _world_state_spec(self) -> Composite:
-        state = self.engine.example_state().to_tensordict()
-        num_envs = self.engine.num_envs
-
-        def spec(part: TensorDictBase) -> Composite:
-            entries = {
-                key: spec(value)
-                if isinstance(value, TensorDictBase)
-                else Unbounded((num_envs, *value.shape[1:]), device=self.engine.device, dtype=value.dtype)
-                for key, value in part.items()
-            }
-            return Composite(entries, shape=(num_envs,), device=self.engine.device)
-
-        return spec(state)

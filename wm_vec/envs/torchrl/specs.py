@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
 import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
-from torch import Tensor
+from tensordict import TensorDictBase
 from torchrl.data import (
     Binary,
     Bounded,
@@ -22,9 +22,54 @@ from torchrl.data import (
 )
 
 from wm_vec.adapters.spaces import torch_dtype
-from wm_vec.core.trees import Tree
+from wm_vec.core import Engine
+from wm_vec.envs.torchrl.entries import DONE_KEYS, OBSERVATION, STATE_KEY
 
-OBSERVATION = "observation"
+
+class EnvSpecs(NamedTuple):
+    """The five specs of an environment, of B envs each."""
+
+    observation: Composite
+    state: Composite
+    action: TensorSpec
+    reward: TensorSpec
+    done: Composite
+
+    def of_one(self) -> EnvSpecs:
+        """The same of one env, without a batch axis."""
+        return EnvSpecs(*(spec[0] for spec in self))
+
+
+def env_specs(
+    engine: Engine, observation_space: gym.Space, action_space: gym.Space, num_envs: int, *, one_hot: bool, state: bool
+) -> EnvSpecs:
+    """The specs of B envs of an engine's world, with its state among the observations if `state`.
+
+    Args:
+        engine: Its rewards, its device, and what a state holds.
+        observation_space: One env's observations.
+        action_space: One env's actions.
+        num_envs: B.
+        one_hot: Discrete actions as one-hot vectors in place of class indices.
+        state: Whether TensorDicts carry the state.
+
+    Raises:
+        ValueError: Spaces that TorchRL has no specs for.
+    """
+    device, batch = engine.device, (num_envs,)
+    observation = observation_specs(observation_space, num_envs, device)
+    carried = Composite({}, shape=batch, device=device)
+    if state:
+        example = engine.example_state().to_tensordict()
+        observation[STATE_KEY], carried[STATE_KEY] = (_like(example, num_envs, device) for _ in range(2))
+    flags = {key: Categorical(2, shape=(num_envs, 1), device=device, dtype=torch.bool) for key in DONE_KEYS}
+    return EnvSpecs(
+        observation,
+        carried,
+        action_spec(action_space, num_envs, device, one_hot),
+        Unbounded((num_envs, 1), device=device, dtype=engine.reward_dtype),
+        Composite(flags, shape=batch, device=device),
+    )
 
 
 def observation_specs(space: gym.Space, num_envs: int, device: torch.device) -> Composite:
@@ -42,11 +87,6 @@ def observation_specs(space: gym.Space, num_envs: int, device: torch.device) -> 
         parts = {key: _nested(part, num_envs, device) for key, part in space.spaces.items()}
         return Composite(parts, shape=(num_envs,), device=device)
     return Composite({OBSERVATION: _leaf(space, num_envs, device)}, shape=(num_envs,), device=device)
-
-
-def observation_entries(observation: Tree) -> dict[str, Any]:
-    """An observation as the entries of a TensorDict, as `observation_specs` names them."""
-    return {OBSERVATION: observation} if isinstance(observation, Tensor) else dict(observation)
 
 
 def action_spec(space: gym.Space, num_envs: int, device: torch.device, one_hot: bool) -> TensorSpec:
@@ -79,12 +119,15 @@ def action_spec(space: gym.Space, num_envs: int, device: torch.device, one_hot: 
     raise ValueError(f"TorchRLEnv: there is no spec for actions of {space}.")
 
 
-def class_indices(action: Tensor, space: gym.Space) -> Tensor:
-    """One-hot actions ``(B, n)`` as class indices ``(B,)``, or ``(B, k)`` of a MultiDiscrete space."""
-    if isinstance(space, spaces.MultiDiscrete):
-        parts = action.split([int(n) for n in space.nvec], -1)
-        return torch.stack([part.to(torch.int8).argmax(-1) for part in parts], -1)
-    return action.to(torch.int8).argmax(-1)
+def _like(example: TensorDictBase, num_envs: int, device: torch.device) -> Composite:
+    """The specs of TensorDicts like `example`, any batch ``(M,)``, for B envs."""
+    entries = {
+        key: _like(value, num_envs, device)
+        if isinstance(value, TensorDictBase)
+        else Unbounded((num_envs, *value.shape[1:]), device=device, dtype=value.dtype)
+        for key, value in example.items()
+    }
+    return Composite(entries, shape=(num_envs,), device=device)
 
 
 def _nested(space: gym.Space, num_envs: int, device: torch.device) -> TensorSpec:

@@ -1,0 +1,168 @@
+"""A TorchRL environment that owns nothing: the state of the world is in the TensorDict, of any batch shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+
+from wm_vec.core import Engine, EnvState, spawn_seeds
+from wm_vec.envs.torchrl.base import EngineEnv
+from wm_vec.envs.torchrl.entries import STATE_KEY, read_state, start_entries, step_entries
+
+
+class StatelessTorchRLEnv(EngineEnv):
+    """A world as a function of the TensorDict that it is handed, for planners and losses.
+
+    The state stands under ``"world_state"`` before and, under ``next``, after a step, laid out as `TorchRLEnv` does
+    with ``expose_state=True``, so each takes the other's. Batches may have any shape ``(*N,)``, none included; TorchRL
+    calls that not batch-locked. With torch's grad mode on, gradients flow from rewards, observations and states to
+    actions and to the state's floating-point parts.
+
+    ``reset()`` starts one env without a batch axis, ``reset(TensorDict({}, batch_size=[*N]))`` as many as that says,
+    with the seeds ``s, s + 1, ...`` in row-major order after ``set_seed(s)``; the next such reset counts on. Where the
+    TensorDict carries a state, ``reset(td, set_state=True)`` goes on from it, ``set_state=False`` starts every row's
+    next episode, and a mask ``_reset`` those of its rows alone, all by the row's own seed and counters: the numbers are
+    `TorchRLEnv`'s.
+
+    Rows of one state see one future, noise included. To try many actions from it take `fork`.
+
+    Args:
+        engine: Gives the world, its rewards, horizon and starts; its own envs are not touched.
+        observation_space: One env's observations; those of a Dict space stand under its keys, others under
+            ``"observation"``.
+        action_space: One env's actions.
+        one_hot: Discrete actions as one-hot vectors in place of class indices.
+
+    Raises:
+        ValueError: An engine with several perspectives or autoreset, or spaces that TorchRL has no specs for.
+    """
+
+    batch_locked = False
+    _supports_set_state = True
+
+    def __init__(
+        self, engine: Engine, observation_space: gym.Space, action_space: gym.Space, *, one_hot: bool = False
+    ) -> None:
+        super().__init__(engine, observation_space, action_space, num_envs=None, one_hot=one_hot, state=True)
+        # What starts here never is done, so nobody has to look.
+        self._allow_done_after_reset = True
+        self._next_seed = engine.first_seed
+        self._draws = self._forks = 0
+
+    def fork(self, tensordict: TensorDictBase, rng: str = "fresh") -> TensorDictBase:
+        """A copy of `tensordict` with its states, whose futures have noise of their own.
+
+        Args:
+            tensordict: ``(*N,)``, with the state; one state any number of times, by ``expand``, gives as many futures.
+            rng: ``"fresh"`` gives every row a new seed, drawn from its own counters, its place and the number of this
+                fork since `set_seed`, so that a planner does not see the future's noise; ``"same"`` keeps the seeds.
+
+        Raises:
+            KeyError, ValueError: No state, another world's, or another `rng`.
+        """
+        if rng not in ("fresh", "same"):
+            raise ValueError(f"fork: rng must be 'fresh' or 'same', got {rng!r}.")
+        state = self._state(tensordict, "fork")
+        forked = tensordict.exclude(STATE_KEY).clone()
+        if rng == "fresh":
+            self._forks += 1
+            state = self.engine.stateless.fork(state, self._forks)
+        else:
+            state = state.clone()
+        return forked.set(STATE_KEY, state.to_tensordict().reshape(tensordict.batch_size))
+
+    def rand_action(self, tensordict: TensorDictBase | None = None) -> TensorDictBase:
+        """Random actions from the rows' own counters, made on the device; without a state from the spec.
+
+        Rows of one state get one action: `fork` first.
+        """
+        if tensordict is None or tensordict.get(STATE_KEY, None) is None:
+            return super().rand_action(tensordict)
+        state = self._state(tensordict, "rand_action")
+        action = self._own_action(self.engine.stateless.sample_actions(state, self._draws))
+        self._draws += 1
+        return tensordict.set("action", action.reshape((*tensordict.batch_size, *self.action_spec.shape)))
+
+    # -- EnvBase --------------------------------------------------------------------------------------------------
+
+    def _set_seed(self, seed: int | None) -> None:
+        self._next_seed, self._forks = seed, 0
+
+    def _reset(self, tensordict: TensorDictBase | None = None, *, set_state: bool = False, **kwargs: Any) -> TensorDict:
+        batch = self.batch_size if tensordict is None else tensordict.batch_size
+        if tensordict is None or (not set_state and tensordict.get(STATE_KEY, None) is None):
+            self._draws = 0
+            return self._seen(self.engine.stateless.start(self._seeds(batch.numel()), batch.numel()), batch)
+        state = self._state(tensordict, "reset")
+        mask = tensordict.get("_reset", None)
+        # A mask asks for fresh episodes, also where TorchRL takes any state in the TensorDict for one to go on from.
+        if mask is None and set_state:
+            return self._seen(state, batch)
+        return self._seen(self._next_episodes(state, mask), batch)
+
+    def _step(self, tensordict: TensorDictBase) -> TensorDict:
+        state = self._state(tensordict, "step")
+        after, result = self.engine.stateless.transition(state, self._action(tensordict))
+        self._draws = 0
+        return self._pack(step_entries(result), after, tensordict.batch_size)
+
+    def _renewed(self, tensordict: TensorDictBase, done: Tensor) -> TensorDict:
+        state = self._state(tensordict, "maybe_reset")
+        return self._seen(self._next_episodes(state, done), tensordict.batch_size)
+
+    # -- parts ----------------------------------------------------------------------------------------------------
+
+    def _seeds(self, num_envs: int) -> list[int]:
+        """Seeds of new envs; without a seed to count from they come from the operating system."""
+        if self._next_seed is None:
+            return spawn_seeds(None, num_envs)
+        first, self._next_seed = self._next_seed, self._next_seed + num_envs
+        return list(range(first, first + num_envs))
+
+    def _next_episodes(self, state: EnvState, mask: Tensor | None) -> EnvState:
+        """`state` ``(M,)`` with fresh episodes where `mask` says, M flags in row-major order, or everywhere."""
+        if mask is not None:
+            if mask.numel() != state.elapsed.shape[0] or mask.dtype != torch.bool:
+                raise ValueError(
+                    f"{type(self).__name__}: a mask must be bool with one element for each of {state.elapsed.shape[0]} "
+                    f"envs, got {mask.dtype}, {tuple(mask.shape)}."
+                )
+            mask = mask.reshape(-1)
+        return self.engine.stateless.restart(state, mask)
+
+    def _state(self, tensordict: TensorDictBase, what: str) -> EnvState:
+        """The rows' states, ``(M,)``."""
+        return read_state(tensordict, f"{type(self).__name__}.{what}").reshape(tensordict.batch_size.numel())
+
+    def _action(self, tensordict: TensorDictBase) -> Tensor:
+        """The rows' actions as the engine takes them, ``(M, *shape)``.
+
+        Raises:
+            KeyError: None is there.
+            ValueError: One of another shape.
+        """
+        where = f"{type(self).__name__}.step"
+        action, batch, shape = tensordict.get("action", None), tensordict.batch_size, self.action_spec.shape
+        if action is None:
+            has = sorted(map(str, tensordict.keys()))
+            raise KeyError(f"{where} needs 'action' in the TensorDict, which has {has}.")
+        if action.shape != (*batch, *shape):
+            raise ValueError(
+                f"{where}: in a TensorDict of batch size {tuple(batch)} the action must have shape "
+                f"{(*batch, *shape)}, got {tuple(action.shape)}."
+            )
+        return self._engine_action(action.reshape((batch.numel(), *shape)))
+
+    def _seen(self, state: EnvState, batch: torch.Size) -> TensorDict:
+        """What a reset gives."""
+        observation = self.engine.stateless.observe(state)
+        return self._pack(start_entries(observation, batch.numel(), self.engine.device), state, batch)
+
+    def _pack(self, entries: dict[str, Any], state: EnvState, batch: torch.Size) -> TensorDict:
+        entries[STATE_KEY] = state.to_tensordict()
+        rows = TensorDict(entries, batch_size=[batch.numel()], device=self.device)
+        return rows if len(batch) == 1 else rows.reshape(batch)
