@@ -54,10 +54,8 @@ class StatelessEngine:
         """One step of `state` ``(B,)``; `action` is ``(B, *shape)``, with several perspectives a mapping by name."""
         rows = self._layout.to_rows(state).with_own_objects()
         actions = self._joint.check(action, rows.elapsed.shape[0])
-        after, result = self._step(rows, actions, CounterRNG(rows.seed, rows.episode, rows.elapsed))
-        # What a step leaves as it was is copied, so that nobody who writes into one state writes into the other.
-        own = (new.clone() if new is old else new for new, old in zip(after[1:], rows[1:], strict=True))
-        return self._layout.to_state(type(after)(after.leaves, *own)), result
+        rows, result = self._step(rows, actions, CounterRNG(rows.seed, rows.episode, rows.elapsed))
+        return self._layout.to_state(rows), result
 
     def observe(self, state: EnvState) -> PerMany:
         """What the perspectives see of `state` ``(B,)``, ``(B, ...)``."""
@@ -73,7 +71,7 @@ class StatelessEngine:
         return self._joint.sample(CounterRNG(state.seed, state.episode, state.elapsed), draw)
 
     def fork(self, state: EnvState, fork: int) -> EnvState:
-        """A copy of `state` ``(B,)`` that goes on with noise of its own; see `fork_seeds`."""
-        rows = self._layout.to_rows(state.clone())
+        """`state` ``(B,)`` as it goes on with noise of its own; see `fork_seeds`."""
+        rows = self._layout.to_rows(state)
         parents = CounterRNG(rows.seed, rows.episode, rows.elapsed)
         return self._layout.to_state(rows._replace(seed=fork_seeds(parents, fork)))

@@ -42,7 +42,7 @@ class ActionPoints:
 
     def _place(self, space: spaces.Box, device: torch.device) -> None:
         """Lay continuous actions out by their bounds."""
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             between = np.isfinite(space.high - space.low)
             center, half = (space.low + space.high) / 2, (space.high - space.low) / 2
         flat = np.where(between, center, 0.0), np.where(between, half, 1.0)

@@ -71,8 +71,6 @@ class StatelessTorchRLEnv(EngineEnv):
         if rng == "fresh":
             self._forks += 1
             state = self.engine.stateless.fork(state, self._forks)
-        else:
-            state = state.clone()
         return forked.set(STATE_KEY, state.to_tensordict().reshape(tensordict.batch_size))
 
     def rand_action(self, tensordict: TensorDictBase | None = None) -> TensorDictBase:
@@ -163,6 +161,6 @@ class StatelessTorchRLEnv(EngineEnv):
         return self._pack(start_entries(observation, batch.numel(), self.engine.device), state, batch)
 
     def _pack(self, entries: dict[str, Any], state: EnvState, batch: torch.Size) -> TensorDict:
-        entries[STATE_KEY] = state.to_tensordict()
+        entries[STATE_KEY] = state.to_tensordict()  # copies, also of what the step left as it was
         rows = TensorDict(entries, batch_size=[batch.numel()], device=self.device)
         return rows if len(batch) == 1 else rows.reshape(batch)
