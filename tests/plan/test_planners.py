@@ -259,7 +259,7 @@ def test_nothing_is_read_on_the_host(planner, name):
 def test_what_does_not_fit_is_refused(cartpole):
     env = env_of(World(aim), PUSH, num_envs=2, expose_state=False)
     planner = CEM(env, **SMALL)
-    with pytest.raises(KeyError, match=r"CEM needs 'world_state'.*expose_state=True"):
+    with pytest.raises(KeyError, match=r"needs 'world_state' in td, which has \['done', .*expose_state=True"):
         env.rollout(2, planner)
     with pytest.raises(ValueError, match="another world"):
         planner(cartpole.to_torchrl_env(2, expose_state=True, seed=0).reset())

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wm_kernels.finish_step.reference import AutoresetPlan, FinishedStep
 from wm_vec.core.perspective import PerMany
 from wm_vec.core.rng import CounterRNG, fork_seeds, seed_list
 from wm_vec.core.starts import blank_rows, restart
-from wm_vec.core.state import EnvState, StepResult
-from wm_vec.core.transition import StepFunction
+from wm_vec.core.state import ColumnStep, EnvState, StepResult
+from wm_vec.core.transition import Proposal, StepFunction
 
 
 class StatelessEngine:
@@ -52,10 +53,23 @@ class StatelessEngine:
 
     def transition(self, state: EnvState, action: PerMany) -> tuple[EnvState, StepResult]:
         """One step of `state` ``(B,)``; `action` is ``(B, *shape)``, with several perspectives a mapping by name."""
+        plan = self._step.plan
+        after, finished, proposal = self._advance(state, action, plan)
+        return after, self._step.result(finished, proposal, plan)
+
+    def transition_columns(self, state: EnvState, action: Tensor) -> tuple[EnvState, ColumnStep]:
+        """`transition` with one perspective and without resets, without what a TensorDict has no entry for."""
+        after, finished, proposal = self._advance(state, action, "disabled")
+        return after, self._step.columns(finished, proposal, "disabled")
+
+    def _advance(
+        self, state: EnvState, action: PerMany, plan: AutoresetPlan
+    ) -> tuple[EnvState, FinishedStep, Proposal]:
         rows = self._layout.to_rows(state).with_own_objects()
         actions = self._joint.check(action, rows.elapsed.shape[0])
-        rows, result = self._step(rows, actions, CounterRNG(rows.seed, rows.episode, rows.elapsed))
-        return self._layout.to_state(rows), result
+        rng = CounterRNG(rows.seed, rows.episode, rows.elapsed)
+        after, finished, proposal = self._step.advance(rows, actions, rng, plan)
+        return self._layout.to_state(after), finished, proposal
 
     def observe(self, state: EnvState) -> PerMany:
         """What the perspectives see of `state` ``(B,)``, ``(B, ...)``."""

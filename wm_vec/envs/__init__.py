@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from wm_vec.envs.pessimism import PessimisticReward, PessimisticVectorReward
     from wm_vec.envs.sb3 import SB3VecEnv as SB3VecEnv
     from wm_vec.envs.scalar import WorldModelEnv
-    from wm_vec.envs.torchrl import StatelessTorchRLEnv, TorchRLEnv
+    from wm_vec.envs.torchrl import StatelessTorchRLEnv, TorchRLEnv, TransformedEnv
     from wm_vec.envs.vector import WorldModelVectorEnv
 
 _HOME = {
@@ -21,6 +21,7 @@ _HOME = {
     "SB3VecEnv": "sb3",
     "StatelessTorchRLEnv": "torchrl",
     "TorchRLEnv": "torchrl",
+    "TransformedEnv": "torchrl",
     "WorldModelEnv": "scalar",
     "WorldModelVectorEnv": "vector",
     "check_vector_env": "checker",
@@ -34,6 +35,7 @@ __all__ = [
     "PessimisticVectorReward",
     "StatelessTorchRLEnv",
     "TorchRLEnv",
+    "TransformedEnv",
     "WorldModelEnv",
     "WorldModelVectorEnv",
     "check_vector_env",

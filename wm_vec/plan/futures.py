@@ -9,7 +9,7 @@ from tensordict import TensorDictBase
 from torch import nn
 from torchrl.data import Composite
 
-from wm_vec.envs.torchrl.entries import STATE_KEY
+from wm_vec.envs.torchrl.specs import STATE_KEY
 from wm_vec.envs.torchrl.stateless import StatelessTorchRLEnv
 from wm_vec.plan.points import ActionPoints
 

@@ -12,12 +12,12 @@ The search is TorchRL's, `CEMPlanner` and `MPPIPlanner`. What they lack is made 
 from __future__ import annotations
 
 import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import TensorDictBase
 from torch import nn
 from torchrl.modules.planners import CEMPlanner, MPCPlannerBase, MPPIPlanner
 
 from wm_vec.envs.torchrl import StatelessTorchRLEnv, TorchRLEnv
-from wm_vec.envs.torchrl.entries import STATE_KEY, read_state
+from wm_vec.envs.torchrl.specs import STATE_KEY
 from wm_vec.plan.futures import Futures
 
 ADVANTAGE = "advantage"
@@ -39,10 +39,9 @@ class Planner(MPCPlannerBase):
         Raises:
             KeyError, ValueError: No state, or another world's.
         """
-        state = read_state(tensordict, type(self).__name__)
-        start = TensorDict({STATE_KEY: state.to_tensordict()}, tensordict.batch_size, device=self.env.device)
         with torch.no_grad():
-            point = self.action_spec.project(self.planning(start))
+            start = self.env.env.reset(tensordict.exclude("_reset"), set_state=True)
+            point = self.action_spec.project(self.planning(start.select(STATE_KEY).to(self.env.device)))
         return (tensordict if tensordict_out is None else tensordict_out).set("action", self.env.points.actions(point))
 
 

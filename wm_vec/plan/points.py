@@ -8,7 +8,7 @@ from gymnasium import spaces
 from torch import Tensor
 from torchrl.data import Bounded, TensorSpec, Unbounded
 
-from wm_vec.envs.torchrl.entries import one_hot_actions
+from wm_vec.envs.torchrl.specs import one_hot_actions
 from wm_vec.envs.torchrl.stateless import StatelessTorchRLEnv
 
 

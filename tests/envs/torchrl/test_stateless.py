@@ -330,27 +330,33 @@ def test_nothing_is_read_on_the_host(name, one_hot):
 def test_what_does_not_fit_is_refused(cartpole, pendulum):
     env = cartpole.to_torchrl_env(seed=0).to_stateless()
     td = env.rand_action(env.reset(fresh(3)))
-    with pytest.raises(KeyError, match=r"StatelessTorchRLEnv\.step needs 'world_state'.*'action'"):
+    with pytest.raises(KeyError, match=r"StatelessTorchRLEnv\.step needs 'world_state' in td, which has .*'action'"):
         env.step(td.exclude("world_state"))
     with pytest.raises(KeyError, match=r"reset needs 'world_state'.*expose_state"):
         env.reset(td.exclude("world_state"), set_state=True)
-    with pytest.raises(KeyError, match="needs 'action'"):
+    with pytest.raises(KeyError, match=r"StatelessTorchRLEnv\.step: the TensorDict has no 'action'"):
         env.step(td.exclude("action"))
-    with pytest.raises(ValueError, match=r"batch size \(3,\) the action must have shape \(3,\), got \(3, 1\)"):
+    with pytest.raises(ValueError, match=r"'action' must have shape \(3,\), got \(3, 1\)"):
         env.step(td.clone().set("action", torch.zeros(3, 1, dtype=torch.int64)))
-    with pytest.raises(TypeError, match="must be integers"):
+    with pytest.raises(ValueError, match=r"must have shape \(1, 3\), got \(1, 3, 2\).*look one-hot"):
+        env.step(td[None].clone().set("action", torch.zeros(1, 3, 2, dtype=torch.int64)))
+    with pytest.raises(TypeError, match="must be whole numbers"):
         env.step(td.clone().set("action", torch.zeros(3)))
     other = pendulum.to_torchrl_env(seed=0).to_stateless()
     with pytest.raises(ValueError, match="another world"):
         env.step(other.reset(fresh(3)).set("action", td["action"]))
     with pytest.raises(ValueError, match="another world"):
         env.fork(other.reset())
-    with pytest.raises(ValueError, match=r"must be an EnvState's TensorDict.*got \['x'\]"):
+    with pytest.raises(ValueError, match=r"another world: it has \['x'\], not \['dynamics'"):
         env.step(td.clone().set("world_state", TensorDict({"x": torch.zeros(3)}, [3])))
+    with pytest.raises(ValueError, match="must be a TensorDict with the state, got Tensor"):
+        env.step(td.clone().set("world_state", torch.zeros(3)))
     with pytest.raises(ValueError, match=r"of \(3,\) envs in a TensorDict of \(\)"):
         env.reset(TensorDict({"world_state": td["world_state"]}), set_state=True)
-    with pytest.raises(ValueError, match=r"one element for each of 3 envs"):
+    with pytest.raises(ValueError, match=r"'_reset' must have shape \(3, 1\), got \(3, 2\)"):
         env._reset(td.clone().set("_reset", torch.ones(3, 2, dtype=torch.bool)))
+    with pytest.raises(ValueError, match="cannot be moved to cuda"):
+        env.to("cuda:0")
     vector = cartpole.to_vector_env(2)
     with pytest.raises(ValueError, match=r"StatelessTorchRLEnv needs .* autoreset_mode='disabled'"):
         StatelessTorchRLEnv(vector.engine, vector.single_observation_space, vector.single_action_space)

@@ -2,5 +2,6 @@
 
 from wm_vec.envs.torchrl.env import TorchRLEnv
 from wm_vec.envs.torchrl.stateless import StatelessTorchRLEnv
+from wm_vec.envs.torchrl.transformed import TransformedEnv
 
-__all__ = ["StatelessTorchRLEnv", "TorchRLEnv"]
+__all__ = ["StatelessTorchRLEnv", "TorchRLEnv", "TransformedEnv"]

@@ -5,13 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium as gym
+import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
+from torchrl.envs import EnvBase
 
 from wm_vec.adapters.spaces import ActionForm, check_spaces
-from wm_vec.core import AutoresetMode, Dynamics, Engine, Perspective
+from wm_vec.core import AutoresetMode, Dynamics, Engine, EnvState, Perspective
+from wm_vec.core.trees import select_rows
 from wm_vec.envs.torchrl.base import EngineEnv
-from wm_vec.envs.torchrl.entries import STATE_KEY, read_state, start_entries, step_entries
+from wm_vec.envs.torchrl.checks import ActionCheck, check_compilable, check_mask, read_state
+from wm_vec.envs.torchrl.resets import known_to_be_running
+from wm_vec.envs.torchrl.specs import DONE_KEYS, STATE_KEY, observation_entries, step_entries, unchecked
 from wm_vec.envs.torchrl.stateless import StatelessTorchRLEnv
 
 
@@ -54,6 +59,7 @@ class TorchRLEnv(EngineEnv):
         self._supports_set_state = expose_state
         self._next_seed: int | None = None
         self._draws = 0
+        self._check_action = ActionCheck(action_space, self.action_spec, one_hot)
 
     @classmethod
     def from_dynamics(
@@ -118,19 +124,53 @@ class TorchRLEnv(EngineEnv):
         # A mask asks for fresh episodes, also where TorchRL takes any state in the TensorDict for one to go on from.
         if set_state and mask is None and tensordict is not None:
             return self._resumed(tensordict)
-        return self._restarted(None if mask is None else self._mask(mask))
+        return self._restarted(None if mask is None else check_mask(mask, self.engine.num_envs, "_reset"))
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
         stepped = tensordict.get("_step", None)
+        if stepped is not None:
+            stepped = check_mask(stepped, self.engine.num_envs, "_step")
         before = None if stepped is None else self.engine.state()
-        result = self.engine.step(self._engine_action(tensordict.get("action")))
-        self._draws = 0
+        entries, _ = self._stepped(tensordict, None)
         if before is not None and stepped is not None:
-            # Rows that are not to step are put back; what is returned of them counts for nothing.
-            self.engine.set_state(self.engine.state().where(self._mask(stepped), before))
-        return self._pack(step_entries(result))
+            entries = self._held(entries, stepped, before, tensordict)
+        return self._pack(entries)
 
-    def rand_action(self, tensordict: TensorDictBase | None = None) -> TensorDictBase:
+    def _step_and_maybe_reset(self, tensordict: TensorDictBase) -> tuple[TensorDictBase, TensorDictBase]:
+        """A step with its resets in one call of the engine: the numbers of `step`, `step_mdp` and `maybe_reset`."""
+        if self.expose_state or not {"_step", "next"}.isdisjoint(tensordict.keys()):
+            return super()._step_and_maybe_reset(tensordict)
+        self._assert_tensordict_shape(tensordict)
+        entries, observation = self._stepped(tensordict, AutoresetMode.SAME_STEP)
+        # The entries are right by construction: checking them would take as long as a tenth of a small network.
+        ended = unchecked(entries, self.batch_size, self.device)
+        tensordict._set_str("next", ended, validated=True, inplace=False, non_blocking=False)
+        following = {key: value for key, value in tensordict.items() if key != "next"}
+        following |= self._fresh(observation, self.engine.num_envs)
+        return tensordict, unchecked(following, self.batch_size, self.device)
+
+    def maybe_reset(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Reset what is done, by a masked select; in host memory only if something is."""
+        done = tensordict.get("done", None)
+        if done is None or known_to_be_running(done):
+            return tensordict
+        return tensordict.update(self.restarted(done))
+
+    def restarted(self, done: Tensor) -> TensorDict:
+        """What a reset of the envs that are `done` gives, of all envs.
+
+        Args:
+            done: ``(B, 1)`` or ``(B,)`` bool.
+        """
+        return self._restarted(check_mask(done, self.engine.num_envs, "done"))
+
+    def append_transform(self, transform: Any) -> EnvBase:
+        """This env in our `TransformedEnv`."""
+        from wm_vec.envs.torchrl.transformed import TransformedEnv
+
+        return TransformedEnv(self, transform)
+
+    def _random_actions(self, tensordict: TensorDictBase | None = None) -> TensorDictBase:
         """Random actions from the envs' own counters, made on the device; before the first reset from the spec."""
         if not self.engine.started:
             return super().rand_action(tensordict)
@@ -139,10 +179,27 @@ class TorchRLEnv(EngineEnv):
         tensordict = self._pack({}) if tensordict is None else tensordict
         return tensordict.set("action", self._own_action(action))
 
+    def compile(self, *, warmup: int | None = None, **kwargs: Any) -> TorchRLEnv:
+        """Compile the step with its resets; see `torchrl.envs.EnvBase.compile`. With ``warmup=2`` it is traced once.
+
+        Args:
+            warmup: Steps that run eagerly first.
+            kwargs: Of `torch.compile`; ``fullgraph=True`` works.
+
+        Raises:
+            ValueError: A model that cannot be traced.
+        """
+        check_compilable(self.engine, bool(kwargs.get("fullgraph", False)))
+        return super().compile(warmup=warmup, **kwargs)
+
     # -- parts ----------------------------------------------------------------------------------------------------
 
-    def _renewed(self, tensordict: TensorDictBase, done: Tensor) -> TensorDict:
-        return self._restarted(self._mask(done))
+    def _stepped(self, tensordict: TensorDictBase, autoreset_mode: AutoresetMode | None) -> tuple[dict[str, Any], Any]:
+        """One step of the engine: the entries where it ended, and what the next action answers to."""
+        action = self._engine_action(self._check_action(tensordict))
+        step = self.engine.step_columns(action, autoreset_mode)
+        self._draws = 0
+        return step_entries(step), step.observation
 
     def _restarted(self, mask: Tensor | None) -> TensorDict:
         """Fresh episodes in the rows of `mask`, or in all; the first time in all."""
@@ -152,27 +209,31 @@ class TorchRLEnv(EngineEnv):
             self._draws = 0
         return self._seen(self.engine.reset(seed, mask))
 
+    def _held(
+        self, entries: dict[str, Any], stepped: Tensor, before: EnvState, tensordict: TensorDictBase
+    ) -> dict[str, Any]:
+        """What a step gives where only the rows `stepped` ``(B,)`` took it.
+
+        The others are put back. As TorchRL has it, they show what they showed before, the flags that `tensordict` came
+        with among it, and earn nothing.
+        """
+        seen = self.engine.set_state(self.engine.state().where(stepped, before))
+        held = observation_entries(seen)
+        for key in ("reward", *DONE_KEYS):
+            shown = None if key == "reward" else tensordict.get(key, None)
+            held[key] = torch.zeros_like(entries[key]) if shown is None else shown
+        return select_rows(stepped, entries, held)
+
     def _resumed(self, tensordict: TensorDictBase) -> TensorDict:
         """Go on from the state in `tensordict`."""
-        return self._seen(self.engine.set_state(read_state(tensordict, "TorchRLEnv: reset(td, set_state=True)")))
+        where = "TorchRLEnv: reset(td, set_state=True)"
+        return self._seen(self.engine.set_state(read_state(tensordict, STATE_KEY, self.state_spec[STATE_KEY], where)))
 
     def _seen(self, observation: Any) -> TensorDict:
         """What a reset gives."""
-        return self._pack(start_entries(observation, self.engine.num_envs, self.engine.device))
+        return self._pack(self._fresh(observation, self.engine.num_envs))
 
     def _pack(self, entries: dict[str, Any]) -> TensorDict:
         if self.expose_state and entries:
-            entries[STATE_KEY] = self.engine.state().to_tensordict()
+            entries[STATE_KEY] = self.engine.state().to_tensordict().to(self.device, non_blocking=True)
         return TensorDict(entries, batch_size=self.batch_size, device=self.device)
-
-    def _mask(self, flags: Tensor) -> Tensor:
-        """``(B, 1)`` or ``(B,)`` bool as ``(B,)``.
-
-        Raises:
-            ValueError: Another shape.
-        """
-        if flags.numel() != self.engine.num_envs:
-            raise ValueError(
-                f"TorchRLEnv: a mask must have shape ({self.engine.num_envs}, 1), got {tuple(flags.shape)}."
-            )
-        return flags.reshape(self.engine.num_envs)

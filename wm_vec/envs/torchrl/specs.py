@@ -1,14 +1,15 @@
-"""Gymnasium's spaces as TorchRL's specs."""
+"""Gymnasium's spaces as TorchRL's specs, and what an engine gives as the entries that these describe."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
-from tensordict import TensorDictBase
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
 from torchrl.data import (
     Binary,
     Bounded,
@@ -23,7 +24,13 @@ from torchrl.data import (
 
 from wm_vec.adapters.spaces import torch_dtype
 from wm_vec.core import Engine
-from wm_vec.envs.torchrl.entries import DONE_KEYS, OBSERVATION, STATE_KEY
+from wm_vec.core.state import ColumnStep
+from wm_vec.core.trees import Tree
+
+OBSERVATION = "observation"
+DONE_KEYS = ("done", "terminated", "truncated")
+STATE_KEY = "world_state"
+"""Where a TensorDict carries the state of the world, an `EnvState`."""
 
 
 class EnvSpecs(NamedTuple):
@@ -43,7 +50,7 @@ class EnvSpecs(NamedTuple):
 def env_specs(
     engine: Engine, observation_space: gym.Space, action_space: gym.Space, num_envs: int, *, one_hot: bool, state: bool
 ) -> EnvSpecs:
-    """The specs of B envs of an engine's world, with its state among the observations if `state`.
+    """The specs of B envs of an engine's world.
 
     Args:
         engine: Its rewards, its device, and what a state holds.
@@ -51,7 +58,7 @@ def env_specs(
         action_space: One env's actions.
         num_envs: B.
         one_hot: Discrete actions as one-hot vectors in place of class indices.
-        state: Whether TensorDicts carry the state.
+        state: Whether TensorDicts carry the state of the world, as an observation does.
 
     Raises:
         ValueError: Spaces that TorchRL has no specs for.
@@ -89,6 +96,36 @@ def observation_specs(space: gym.Space, num_envs: int, device: torch.device) -> 
     return Composite({OBSERVATION: _leaf(space, num_envs, device)}, shape=(num_envs,), device=device)
 
 
+def observation_entries(observation: Tree) -> dict[str, Any]:
+    """An observation as the entries of a TensorDict, as `observation_specs` names them."""
+    return {OBSERVATION: observation} if isinstance(observation, Tensor) else dict(observation)
+
+
+def step_entries(step: ColumnStep) -> dict[str, Any]:
+    """What a step gives where it ended, as the entries under ``next``."""
+    entries = observation_entries(step.final_observation)
+    entries["reward"] = step.reward
+    entries["done"], entries["terminated"], entries["truncated"] = step.finished, step.terminated, step.truncated
+    return entries
+
+
+def start_entries(observation: Tree, num_envs: int, device: torch.device) -> dict[str, Any]:
+    """What B envs show of which none is done."""
+    entries = observation_entries(observation)
+    for key in DONE_KEYS:
+        entries[key] = torch.zeros((num_envs, 1), dtype=torch.bool, device=device)
+    return entries
+
+
+def unchecked(entries: dict[str, Any], batch_size: torch.Size, device: torch.device | None) -> TensorDict:
+    """A TensorDict of entries that are known to fit, nested dicts among them; not looked at."""
+    own = {
+        key: unchecked(value, batch_size, device) if isinstance(value, dict) else value
+        for key, value in entries.items()
+    }
+    return TensorDict._new_unsafe(own, batch_size=batch_size, device=device)
+
+
 def action_spec(space: gym.Space, num_envs: int, device: torch.device, one_hot: bool) -> TensorSpec:
     """The actions of B envs.
 
@@ -117,6 +154,28 @@ def action_spec(space: gym.Space, num_envs: int, device: torch.device, one_hot: 
     if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
         return _box(space, num_envs, device)
     raise ValueError(f"TorchRLEnv: there is no spec for actions of {space}.")
+
+
+def class_indices(action: Tensor, space: gym.Space) -> Tensor:
+    """One-hot actions ``(B, n)`` as class indices ``(B,)``, or ``(B, k)`` of a MultiDiscrete space."""
+    if isinstance(space, spaces.MultiDiscrete):
+        parts = action.split([int(n) for n in space.nvec], -1)
+        return torch.stack([part.to(torch.int8).argmax(-1) for part in parts], -1)
+    return action.to(torch.int8).argmax(-1)
+
+
+def one_hot_actions(action: Tensor, space: gym.Space) -> Tensor:
+    """The inverse of `class_indices`."""
+    sizes = [int(n) for n in space.nvec] if isinstance(space, spaces.MultiDiscrete) else [int(space.n)]  # type: ignore[attr-defined]
+    columns = action.reshape(action.shape[0], len(sizes)).unbind(1)
+    hot = [torch.nn.functional.one_hot(column, n) for column, n in zip(columns, sizes, strict=True)]
+    return torch.cat(hot, -1).bool()
+
+
+def as_specified(action: Tensor, spec: TensorSpec) -> Tensor:
+    """Actions that a world made in its own precision, in the spec's: rounding may have put them beyond its bounds."""
+    action = action.to(spec.dtype)
+    return action.clamp(spec.space.low, spec.space.high) if isinstance(spec, Bounded) else action
 
 
 def _like(example: TensorDictBase, num_envs: int, device: torch.device) -> Composite:

@@ -7,11 +7,13 @@ from typing import Any
 import gymnasium as gym
 import torch
 from tensordict import TensorDict, TensorDictBase
-from torch import Tensor
+from torchrl.data import Composite
 
 from wm_vec.core import Engine, EnvState, spawn_seeds
 from wm_vec.envs.torchrl.base import EngineEnv
-from wm_vec.envs.torchrl.entries import STATE_KEY, read_state, start_entries, step_entries
+from wm_vec.envs.torchrl.checks import ActionCheck, check_mask, read_state
+from wm_vec.envs.torchrl.resets import known_to_be_running
+from wm_vec.envs.torchrl.specs import STATE_KEY, step_entries, unchecked
 
 
 class StatelessTorchRLEnv(EngineEnv):
@@ -48,10 +50,9 @@ class StatelessTorchRLEnv(EngineEnv):
         self, engine: Engine, observation_space: gym.Space, action_space: gym.Space, *, one_hot: bool = False
     ) -> None:
         super().__init__(engine, observation_space, action_space, num_envs=None, one_hot=one_hot, state=True)
-        # What starts here never is done, so nobody has to look.
-        self._allow_done_after_reset = True
         self._next_seed = engine.first_seed
         self._draws = self._forks = 0
+        self._forms: dict[torch.Size, tuple[ActionCheck, Composite]] = {}
 
     def fork(self, tensordict: TensorDictBase, rng: str = "fresh") -> TensorDictBase:
         """A copy of `tensordict` with its states, whose futures have noise of their own.
@@ -73,18 +74,6 @@ class StatelessTorchRLEnv(EngineEnv):
             state = self.engine.stateless.fork(state, self._forks)
         return forked.set(STATE_KEY, state.to_tensordict().reshape(tensordict.batch_size))
 
-    def rand_action(self, tensordict: TensorDictBase | None = None) -> TensorDictBase:
-        """Random actions from the rows' own counters, made on the device; without a state from the spec.
-
-        Rows of one state get one action: `fork` first.
-        """
-        if tensordict is None or tensordict.get(STATE_KEY, None) is None:
-            return super().rand_action(tensordict)
-        state = self._state(tensordict, "rand_action")
-        action = self._own_action(self.engine.stateless.sample_actions(state, self._draws))
-        self._draws += 1
-        return tensordict.set("action", action.reshape((*tensordict.batch_size, *self.action_spec.shape)))
-
     # -- EnvBase --------------------------------------------------------------------------------------------------
 
     def _set_seed(self, seed: int | None) -> None:
@@ -100,17 +89,37 @@ class StatelessTorchRLEnv(EngineEnv):
         # A mask asks for fresh episodes, also where TorchRL takes any state in the TensorDict for one to go on from.
         if mask is None and set_state:
             return self._seen(state, batch)
-        return self._seen(self._next_episodes(state, mask), batch)
+        mask = None if mask is None else check_mask(mask, batch, "_reset")
+        return self._seen(self.engine.stateless.restart(state, mask), batch)
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
-        state = self._state(tensordict, "step")
-        after, result = self.engine.stateless.transition(state, self._action(tensordict))
+        batch = tensordict.batch_size
+        state, action = self._state(tensordict, "step"), self._form(batch)[0](tensordict)
+        action = self._engine_action(action.reshape((batch.numel(), *self.action_spec.shape)))
+        after, step = self.engine.stateless.transition_columns(state, action)
         self._draws = 0
-        return self._pack(step_entries(result), after, tensordict.batch_size)
+        return self._pack(step_entries(step), after, batch)
 
-    def _renewed(self, tensordict: TensorDictBase, done: Tensor) -> TensorDict:
-        state = self._state(tensordict, "maybe_reset")
-        return self._seen(self._next_episodes(state, done), tensordict.batch_size)
+    def maybe_reset(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Reset what is done, by a masked select; in host memory only if something is."""
+        done = tensordict.get("done", None)
+        if done is None or known_to_be_running(done):
+            return tensordict
+        mask = check_mask(done, tensordict.batch_size, "done")
+        state = self.engine.stateless.restart(self._state(tensordict, "maybe_reset"), mask)
+        return tensordict.update(self._seen(state, tensordict.batch_size))
+
+    def _random_actions(self, tensordict: TensorDictBase | None = None) -> TensorDictBase:
+        """Random actions from the rows' own counters, made on the device; without a state from the spec.
+
+        Rows of one state get one action: `fork` first.
+        """
+        if tensordict is None or tensordict.get(STATE_KEY, None) is None:
+            return super().rand_action(tensordict)
+        state = self._state(tensordict, "rand_action")
+        action = self._own_action(self.engine.stateless.sample_actions(state, self._draws))
+        self._draws += 1
+        return tensordict.set("action", action.reshape((*tensordict.batch_size, *self.action_spec.shape)))
 
     # -- parts ----------------------------------------------------------------------------------------------------
 
@@ -121,46 +130,25 @@ class StatelessTorchRLEnv(EngineEnv):
         first, self._next_seed = self._next_seed, self._next_seed + num_envs
         return list(range(first, first + num_envs))
 
-    def _next_episodes(self, state: EnvState, mask: Tensor | None) -> EnvState:
-        """`state` ``(M,)`` with fresh episodes where `mask` says, M flags in row-major order, or everywhere."""
-        if mask is not None:
-            if mask.numel() != state.elapsed.shape[0] or mask.dtype != torch.bool:
-                raise ValueError(
-                    f"{type(self).__name__}: a mask must be bool with one element for each of {state.elapsed.shape[0]} "
-                    f"envs, got {mask.dtype}, {tuple(mask.shape)}."
-                )
-            mask = mask.reshape(-1)
-        return self.engine.stateless.restart(state, mask)
+    def _form(self, batch: torch.Size) -> tuple[ActionCheck, Composite]:
+        """What a TensorDict of this batch size must hold: actions, and the state's spec; made once for each."""
+        if batch not in self._forms:
+            actions = self.action_spec.expand((*batch, *self.action_spec.shape))
+            check = ActionCheck(self.action_space, actions, self.one_hot, type(self).__name__)
+            self._forms[batch] = check, self.state_spec[STATE_KEY].expand(batch)
+        return self._forms[batch]
 
     def _state(self, tensordict: TensorDictBase, what: str) -> EnvState:
         """The rows' states, ``(M,)``."""
-        return read_state(tensordict, f"{type(self).__name__}.{what}").reshape(tensordict.batch_size.numel())
-
-    def _action(self, tensordict: TensorDictBase) -> Tensor:
-        """The rows' actions as the engine takes them, ``(M, *shape)``.
-
-        Raises:
-            KeyError: None is there.
-            ValueError: One of another shape.
-        """
-        where = f"{type(self).__name__}.step"
-        action, batch, shape = tensordict.get("action", None), tensordict.batch_size, self.action_spec.shape
-        if action is None:
-            has = sorted(map(str, tensordict.keys()))
-            raise KeyError(f"{where} needs 'action' in the TensorDict, which has {has}.")
-        if action.shape != (*batch, *shape):
-            raise ValueError(
-                f"{where}: in a TensorDict of batch size {tuple(batch)} the action must have shape "
-                f"{(*batch, *shape)}, got {tuple(action.shape)}."
-            )
-        return self._engine_action(action.reshape((batch.numel(), *shape)))
+        batch, where = tensordict.batch_size, f"{type(self).__name__}.{what}"
+        return read_state(tensordict, STATE_KEY, self._form(batch)[1], where).reshape(batch.numel())
 
     def _seen(self, state: EnvState, batch: torch.Size) -> TensorDict:
         """What a reset gives."""
         observation = self.engine.stateless.observe(state)
-        return self._pack(start_entries(observation, batch.numel(), self.engine.device), state, batch)
+        return self._pack(self._fresh(observation, batch.numel()), state, batch)
 
     def _pack(self, entries: dict[str, Any], state: EnvState, batch: torch.Size) -> TensorDict:
         entries[STATE_KEY] = state.to_tensordict()  # copies, also of what the step left as it was
-        rows = TensorDict(entries, batch_size=[batch.numel()], device=self.device)
+        rows = unchecked(entries, torch.Size([batch.numel()]), self.device)
         return rows if len(batch) == 1 else rows.reshape(batch)
