@@ -58,6 +58,7 @@ class TorchRLEnv(EngineEnv):
         self.expose_state = expose_state
         self._supports_set_state = expose_state
         self._next_seed: int | None = None
+        self._shape = torch.Size([engine.num_envs])
         self._draws = 0
         self._check_action = ActionCheck(action_space, self.action_spec, one_hot)
 
@@ -138,16 +139,17 @@ class TorchRLEnv(EngineEnv):
 
     def _step_and_maybe_reset(self, tensordict: TensorDictBase) -> tuple[TensorDictBase, TensorDictBase]:
         """A step with its resets in one call of the engine: the numbers of `step`, `step_mdp` and `maybe_reset`."""
-        if self.expose_state or not {"_step", "next"}.isdisjoint(tensordict.keys()):
+        if self.expose_state or any(tensordict._get_str(key, None) is not None for key in ("_step", "next")):
             return super()._step_and_maybe_reset(tensordict)
-        self._assert_tensordict_shape(tensordict)
+        if tensordict.batch_size != self._shape:
+            self._assert_tensordict_shape(tensordict)
         entries, observation = self._stepped(tensordict, AutoresetMode.SAME_STEP)
         # The entries are right by construction: checking them would take as long as a tenth of a small network.
-        ended = unchecked(entries, self.batch_size, self.device)
+        ended = unchecked(entries, self._shape, self.engine.device)
         tensordict._set_str("next", ended, validated=True, inplace=False, non_blocking=False)
         following = {key: value for key, value in tensordict.items() if key != "next"}
         following |= self._fresh(observation, self.engine.num_envs)
-        return tensordict, unchecked(following, self.batch_size, self.device)
+        return tensordict, unchecked(following, self._shape, self.engine.device)
 
     def maybe_reset(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Reset what is done, by a masked select; in host memory only if something is."""
@@ -198,7 +200,8 @@ class TorchRLEnv(EngineEnv):
         """One step of the engine: the entries where it ended, and what the next action answers to."""
         action = self._engine_action(self._check_action(tensordict))
         step = self.engine.step_columns(action, autoreset_mode)
-        self._draws = 0
+        if self._draws:  # to set an attribute of a module takes longer than to look
+            self._draws = 0
         return step_entries(step), step.observation
 
     def _restarted(self, mask: Tensor | None) -> TensorDict:
