@@ -17,11 +17,12 @@ from wm_vec.core.imagination import imagined
 from wm_vec.core.judge import Judge
 from wm_vec.core.lookahead import LookaheadRNG, PlacesAhead
 from wm_vec.core.perspective import PerMany, Perspective
-from wm_vec.core.rng import STREAM_FORK, CounterRNG, seed_list, spawn_seeds
+from wm_vec.core.rng import CounterRNG, fork_seeds, seed_list, spawn_seeds
 from wm_vec.core.rows import RowLayout, Rows
 from wm_vec.core.single import RowStep, SingleRow
 from wm_vec.core.starts import BankStarts, FreshStarts, Starts, bank_leaves, blank_rows, restart
 from wm_vec.core.state import AutoresetMode, ColumnStep, EnvState, StepResult, as_autoreset_mode
+from wm_vec.core.stateless import StatelessEngine
 from wm_vec.core.transition import PLANS, Proposal, StepFunction
 from wm_vec.core.trees import Tree
 
@@ -47,6 +48,9 @@ class Engine:
         seed: Seed of the first reset; None takes entropy from the operating system.
         exact_rows: Run rows through the network in chunks of a fixed size, so that a row's bits do not depend on B.
         validate: Also check the values of actions, which reads them on the host.
+
+    Attributes:
+        stateless: Its starts, steps and forks as functions of any state.
     """
 
     def __init__(
@@ -104,7 +108,8 @@ class Engine:
             mode=self.autoreset_mode,
             exact_rows=exact_rows,
         )
-        self._first_seed = seed
+        self.first_seed = seed
+        self.stateless = StatelessEngine(self._step, self.reward_dtype)
         self._fork_count = 0
         self._start_info: Mapping[str, Any] = {}
         # One of the two: `step_row` keeps the counters on the host, everything else on the device.
@@ -155,7 +160,7 @@ class Engine:
         if rows is None:
             if mask is not None:
                 raise ValueError("reset: the first reset must be of all envs; give no mask.")
-            own = spawn_seeds(None, self.num_envs) if self._first_seed is None else self._first_seed
+            own = spawn_seeds(None, self.num_envs) if self.first_seed is None else self.first_seed
             first = seed_list(own, self.num_envs)
             rows = blank_rows(first, len(self.perspectives), self.reward_dtype, self.device)
             self._tell_seeds(first)
@@ -271,10 +276,7 @@ class Engine:
 
         Gradients flow if torch's grad mode is on.
         """
-        rows = self._layout.to_rows(state).with_own_objects()
-        actions = self._joint.check(action, rows.elapsed.shape[0])
-        rows, result = self._step(rows, actions, CounterRNG(rows.seed, rows.episode, rows.elapsed))
-        return self._layout.to_state(rows), result
+        return self.stateless.transition(state, action)
 
     def _row_rng(self, row: SingleRow) -> CounterRNG:
         """The numbers of the next step of the only row."""
@@ -373,10 +375,8 @@ class Engine:
         picked = rows.pick(index).with_own_objects()
         if rng == "fresh":
             self._fork_count += 1
-            place = torch.arange(index.shape[0], device=self.device)
-            parent = CounterRNG(picked.seed, picked.episode, picked.elapsed).word64(STREAM_FORK)
-            own = CounterRNG(parent, torch.full_like(place, self._fork_count), place)
-            picked = picked._replace(seed=own.word64(STREAM_FORK))
+            parents = CounterRNG(picked.seed, picked.episode, picked.elapsed)
+            picked = picked._replace(seed=fork_seeds(parents, self._fork_count))
         forked = Engine.__new__(Engine)
         forked.__dict__.update(self.__dict__)
         forked.num_envs = index.shape[0]
@@ -400,7 +400,7 @@ class Engine:
             max_episode_steps=self.max_episode_steps,
             autoreset_mode=self.autoreset_mode if autoreset_mode is None else autoreset_mode,
             bank=bank,
-            seed=self._first_seed,
+            seed=self.first_seed,
             exact_rows=self.exact_rows,
             validate=self.validate,
         )

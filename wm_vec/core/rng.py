@@ -52,6 +52,18 @@ class CounterRNG:
         return (words[:, 0] << 31) ^ words[:, 1]
 
 
+def fork_seeds(parents: CounterRNG, fork: int) -> Tensor:
+    """Seeds ``(B,)`` int64 under which forks go on, unrelated to their parents' and to each other's.
+
+    Args:
+        parents: The parents' counters, one row per fork; the same parent any number of times.
+        fork: Another number gives other seeds to the same forks of the same parents.
+    """
+    place = torch.arange(parents.seed.shape[0], device=parents.seed.device)
+    own = CounterRNG(parents.word64(STREAM_FORK), torch.full_like(place, fork), place)
+    return own.word64(STREAM_FORK)
+
+
 def spawn_seeds(root: int | None, num_seeds: int) -> list[int]:
     """Unrelated seeds for several runs, from NumPy's SeedSequence.
 

@@ -326,7 +326,6 @@ class StepFunction:
             info=proposal.info,
         )
 
-
     def columns(self, finished: FinishedStep, proposal: Proposal, plan: AutoresetPlan) -> ColumnStep:
         """The part of `result` that one perspective sees of itself."""
         final = self.see(self._predictions(finished, proposal))

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from wm_vec.envs.pessimism import PessimisticReward, PessimisticVectorReward
     from wm_vec.envs.sb3 import SB3VecEnv as SB3VecEnv
     from wm_vec.envs.scalar import WorldModelEnv
-    from wm_vec.envs.torchrl import TorchRLEnv, TransformedEnv
+    from wm_vec.envs.torchrl import StatelessTorchRLEnv, TorchRLEnv, TransformedEnv
     from wm_vec.envs.vector import WorldModelVectorEnv
 
 _HOME = {
@@ -19,6 +19,7 @@ _HOME = {
     "PessimisticReward": "pessimism",
     "PessimisticVectorReward": "pessimism",
     "SB3VecEnv": "sb3",
+    "StatelessTorchRLEnv": "torchrl",
     "TorchRLEnv": "torchrl",
     "TransformedEnv": "torchrl",
     "WorldModelEnv": "scalar",
@@ -32,6 +33,7 @@ __all__ = [
     "CheckError",
     "PessimisticReward",
     "PessimisticVectorReward",
+    "StatelessTorchRLEnv",
     "TorchRLEnv",
     "TransformedEnv",
     "WorldModelEnv",

@@ -2,6 +2,7 @@
 
 from wm_vec.envs.torchrl.env import TorchRLEnv
 from wm_vec.envs.torchrl.gym_wrapper import ForGymWrapper
+from wm_vec.envs.torchrl.stateless import StatelessTorchRLEnv
 from wm_vec.envs.torchrl.transformed import TransformedEnv
 
-__all__ = ["ForGymWrapper", "TorchRLEnv", "TransformedEnv"]
+__all__ = ["ForGymWrapper", "StatelessTorchRLEnv", "TorchRLEnv", "TransformedEnv"]

@@ -17,7 +17,7 @@ from torchrl.data import Composite, TensorSpec
 
 from wm_vec.adapters import CallableDynamics
 from wm_vec.adapters.spaces import ActionForm, ObservationForm
-from wm_vec.core import Engine
+from wm_vec.core import Engine, EnvState
 from wm_vec.core.trees import Tree
 
 OURS = "TorchRLEnv"
@@ -92,9 +92,11 @@ class ActionCheck:
         space: One env's actions.
         spec: The environment's, ``(B, ...)``.
         one_hot: Whether discrete actions are one-hot vectors; those may have any dtype.
+        ours: Who asks, for the errors.
     """
 
-    def __init__(self, space: gym.Space, spec: TensorSpec, one_hot: bool) -> None:
+    def __init__(self, space: gym.Space, spec: TensorSpec, one_hot: bool, ours: str = OURS) -> None:
+        self._ours = ours
         self.shape, self.dtype, self.device = spec.shape, spec.dtype, torch.device(spec.device)
         self.one_hot = one_hot and isinstance(space, (gym.spaces.Discrete, gym.spaces.MultiDiscrete))
         self._space = space
@@ -113,34 +115,37 @@ class ActionCheck:
             raise self._none(tensordict, action)
         if action.shape != self.shape:
             raise ValueError(
-                f"{OURS}.step: 'action' must have shape {tuple(self.shape)}, got {tuple(action.shape)}."
+                f"{self._ours}.step: 'action' must have shape {tuple(self.shape)}, got {tuple(action.shape)}."
                 f"{self._hint(action)}"
             )
         if not self.one_hot and (action.dtype.is_floating_point is not self._floating or action.dtype is torch.bool):
             raise TypeError(
-                f"{OURS}.step: 'action' must be {'floating point' if self._floating else 'whole numbers'} "
+                f"{self._ours}.step: 'action' must be {'floating point' if self._floating else 'whole numbers'} "
                 f"({self.dtype}) for {self._space}, got {action.dtype}."
             )
         if action.device != self.device:
             raise ValueError(
-                f"{OURS}.step: 'action' is on {action.device}, the environment on {self.device}. Move it with .to(...)."
+                f"{self._ours}.step: 'action' is on {action.device}, the environment on {self.device}. Move it with "
+                ".to(...)."
             )
         return action
 
     def _none(self, tensordict: TensorDictBase, action: Any) -> Exception:
         if action is None:
             return KeyError(
-                f"{OURS}.step: the TensorDict has no 'action', only {_names(tensordict)}. Let a policy or "
+                f"{self._ours}.step: the TensorDict has no 'action', only {_names(tensordict)}. Let a policy or "
                 "env.rand_action write one."
             )
-        return TypeError(f"{OURS}.step: 'action' must be a tensor {tuple(self.shape)}, got {type(action).__name__}.")
+        got = type(action).__name__
+        return TypeError(f"{self._ours}.step: 'action' must be a tensor {tuple(self.shape)}, got {got}.")
 
     def _hint(self, action: Tensor) -> str:
         """What the shape may be meant as."""
         sizes = _classes(self._space)
         if sizes is None:
             return ""
-        own, batch = self._space.shape or (), self.shape[:1]
+        own = self._space.shape or ()
+        batch = self.shape[: len(self.shape) - (1 if self.one_hot else len(own))]
         if self.one_hot and action.shape == (*batch, *own):
             return " These look like class indices: make the env with one_hot=False, or turn them with one_hot."
         if not self.one_hot and action.shape == (*batch, sum(sizes)):
@@ -148,43 +153,56 @@ class ActionCheck:
         return ""
 
 
-def check_mask(flags: Any, num_envs: int, key: str) -> Tensor:
-    """The mask under `key`, ``(B, 1)`` or ``(B,)`` bool, as ``(B,)``.
+def check_mask(flags: Any, envs: int | torch.Size, key: str) -> Tensor:
+    """The mask under `key`, ``(*N, 1)`` or ``(*N,)`` bool, as ``(M,)`` in row-major order.
+
+    Args:
+        flags: It.
+        envs: The batch of envs N, or their number.
+        key: Its name, for the errors.
 
     Raises:
         TypeError: No tensor, or of another dtype.
         ValueError: Another shape.
     """
+    batch = (envs,) if isinstance(envs, int) else tuple(envs)
     if not isinstance(flags, Tensor) or flags.dtype is not torch.bool:
         got = flags.dtype if isinstance(flags, Tensor) else type(flags).__name__
-        raise TypeError(f"{OURS}: {key!r} must be a bool tensor of shape ({num_envs}, 1), got {got}.")
-    if tuple(flags.shape) not in ((num_envs, 1), (num_envs,)):
-        raise ValueError(f"{OURS}: {key!r} must have shape ({num_envs}, 1), got {tuple(flags.shape)}.")
-    return flags.reshape(num_envs)
+        raise TypeError(f"{OURS}: {key!r} must be a bool tensor of shape {(*batch, 1)}, got {got}.")
+    if tuple(flags.shape) not in ((*batch, 1), batch):
+        raise ValueError(f"{OURS}: {key!r} must have shape {(*batch, 1)}, got {tuple(flags.shape)}.")
+    return flags.reshape(-1)
 
 
-def check_state(tensordict: TensorDictBase, key: str, spec: Composite) -> TensorDictBase:
+def read_state(tensordict: TensorDictBase, key: str, spec: Composite, where: str) -> EnvState:
     """The state of the world under `key`.
 
     Args:
-        tensordict: What was handed to ``reset(..., set_state=True)``.
-        key: Where the state must stand.
+        tensordict: Of the batch size of `spec`.
+        key: Where the state must stand, an `EnvState` or its TensorDict.
         spec: What it must be.
+        where: Who asks, for the errors.
 
     Raises:
         KeyError: There is none.
-        ValueError: Another world's: other keys, shapes, dtypes or another device.
+        ValueError: Another world's: other keys, shapes, dtypes or another device. Or that of another number of envs.
     """
     state = tensordict.get(key, None)
     if state is None:
         raise KeyError(
-            f"{OURS}: reset(td, set_state=True) needs {key!r} in td, which has {_names(tensordict)}. Take it from an "
-            "env with expose_state=True."
+            f"{where} needs {key!r} in td, which has {_names(tensordict)}. Take it from an env with expose_state=True "
+            f"or from to_stateless(), or give TensorDict({{{key!r}: engine.state()}}, batch_size=[B])."
         )
-    if not isinstance(state, TensorDictBase):
-        raise ValueError(f"{OURS}: {key!r} must be a TensorDict with the state, got {type(state).__name__}.")
-    check_entries(state, spec, f"the state under {key!r} belongs to another world")
-    return state
+    if not isinstance(state, (TensorDictBase, EnvState)):
+        raise ValueError(f"{where}: {key!r} must be a TensorDict with the state, got {type(state).__name__}.")
+    if state.batch_size != tensordict.batch_size:
+        raise ValueError(
+            f"{where}: {key!r} is of {tuple(state.batch_size)} envs in a TensorDict of "
+            f"{tuple(tensordict.batch_size)}; give both the same batch size."
+        )
+    entries = state.to_tensordict() if isinstance(state, EnvState) else state
+    check_entries(entries, spec, f"the state under {key!r} belongs to another world")
+    return state if isinstance(state, EnvState) else EnvState.from_tensordict(state)
 
 
 def check_observation(entries: Mapping[str, Tree] | TensorDictBase, spec: Composite) -> None:

@@ -8,37 +8,19 @@ import gymnasium as gym
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
-from torchrl.data import Categorical, Composite, Unbounded
 from torchrl.envs import EnvBase
 
 from wm_vec.adapters.spaces import ActionForm, check_spaces
 from wm_vec.core import AutoresetMode, Dynamics, Engine, EnvState, Perspective
 from wm_vec.core.trees import select_rows
-from wm_vec.envs.torchrl.checks import (
-    ActionCheck,
-    check_compilable,
-    check_device,
-    check_mask,
-    check_observation,
-    check_spaces_fit,
-    check_state,
-)
-from wm_vec.envs.torchrl.resets import MaskedResets, known_to_be_running
-from wm_vec.envs.torchrl.specs import (
-    action_spec,
-    as_specified,
-    class_indices,
-    observation_entries,
-    observation_specs,
-    unchecked,
-)
-
-DONE_KEYS = ("done", "terminated", "truncated")
-STATE_KEY = "world_state"
-"""Where `expose_state` puts the state of the world."""
+from wm_vec.envs.torchrl.base import EngineEnv
+from wm_vec.envs.torchrl.checks import ActionCheck, check_compilable, check_mask, read_state
+from wm_vec.envs.torchrl.resets import known_to_be_running
+from wm_vec.envs.torchrl.specs import DONE_KEYS, STATE_KEY, observation_entries, step_entries, unchecked
+from wm_vec.envs.torchrl.stateless import StatelessTorchRLEnv
 
 
-class TorchRLEnv(MaskedResets):
+class TorchRLEnv(EngineEnv):
     """B imagined environments as one batched `torchrl.envs.EnvBase`.
 
     A step gives, under ``next``, the observation where the step ended, before any reset, ``reward`` ``(B, 1)``, and
@@ -71,35 +53,14 @@ class TorchRLEnv(MaskedResets):
         one_hot: bool = False,
         expose_state: bool = False,
     ) -> None:
-        if engine.autoreset_mode is not AutoresetMode.DISABLED or len(engine.perspectives) != 1:
-            raise ValueError(
-                "TorchRLEnv needs an engine with one perspective and autoreset_mode='disabled': TorchRL itself resets "
-                f"what is done. Got {len(engine.perspectives)} perspectives, {engine.autoreset_mode}."
-            )
-        check_spaces_fit(engine, observation_space, action_space)
-        super().__init__(device=engine.device, batch_size=[engine.num_envs])
-        self.engine = engine
-        self.one_hot, self.expose_state = one_hot, expose_state
+        spaces = observation_space, action_space
+        super().__init__(engine, *spaces, num_envs=engine.num_envs, one_hot=one_hot, state=expose_state)
+        self.expose_state = expose_state
         self._supports_set_state = expose_state
-        self._action_space = action_space
-        # An attribute, not a method of the class: over classes that override it, TorchRL's TransformedEnv refuses
-        # transforms that change actions. As it is, those draw from the transformed spec.
-        self.rand_action = self._random_actions
         self._next_seed: int | None = None
         self._shape = torch.Size([engine.num_envs])
         self._draws = 0
-        num_envs, device = engine.num_envs, engine.device
-        self.observation_spec = observation_specs(observation_space, num_envs, device)
-        self._observations, self._observations_fit = self.observation_spec.clone(), False
-        self.action_spec = action_spec(action_space, num_envs, device, one_hot)
-        self._action_dtype = self.action_spec.dtype
         self._check_action = ActionCheck(action_space, self.action_spec, one_hot)
-        self.reward_spec = Unbounded((num_envs, 1), device=device, dtype=engine.reward_dtype)
-        flags = {key: Categorical(2, shape=(num_envs, 1), device=device, dtype=torch.bool) for key in DONE_KEYS}
-        self.done_spec = Composite(flags, shape=(num_envs,), device=device)
-        if expose_state:
-            self.state_spec = Composite({STATE_KEY: self._world_state_spec()}, shape=(num_envs,), device=device)
-            self.observation_spec[STATE_KEY] = self._world_state_spec()
 
     @classmethod
     def from_dynamics(
@@ -146,15 +107,24 @@ class TorchRLEnv(MaskedResets):
         )
         return cls(engine, observation_space, action_space, one_hot=one_hot, expose_state=expose_state)
 
+    def to_stateless(self) -> StatelessTorchRLEnv:
+        """The same world, seen and paid alike, as a function of the state in the TensorDict; for planners and losses.
+
+        It takes the seed that this environment was made with.
+        """
+        spaces = self.observation_space, self.action_space
+        return StatelessTorchRLEnv(self.engine.sibling(1), *spaces, one_hot=self.one_hot)
+
     # -- EnvBase --------------------------------------------------------------------------------------------------
 
     def _set_seed(self, seed: int | None) -> None:
         self._next_seed = seed
 
     def _reset(self, tensordict: TensorDictBase | None = None, *, set_state: bool = False, **kwargs: Any) -> TensorDict:
-        if set_state and tensordict is not None:
-            return self._resumed(tensordict)
         mask = None if tensordict is None else tensordict.get("_reset", None)
+        # A mask asks for fresh episodes, also where TorchRL takes any state in the TensorDict for one to go on from.
+        if set_state and mask is None and tensordict is not None:
+            return self._resumed(tensordict)
         return self._restarted(None if mask is None else check_mask(mask, self.engine.num_envs, "_reset"))
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
@@ -178,14 +148,8 @@ class TorchRLEnv(MaskedResets):
         ended = unchecked(entries, self._shape, self.engine.device)
         tensordict._set_str("next", ended, validated=True, inplace=False, non_blocking=False)
         following = {key: value for key, value in tensordict.items() if key != "next"}
-        following |= self._fresh(observation)
+        following |= self._fresh(observation, self.engine.num_envs)
         return tensordict, unchecked(following, self._shape, self.engine.device)
-
-    def any_done(self, tensordict: TensorDictBase) -> Any:
-        """Whether any env is done, ``()`` bool; nobody has looked at it yet. Writes ``_reset``."""
-        done = tensordict.get("done")
-        tensordict.set("_reset", done.clone())
-        return done.any()
 
     def maybe_reset(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Reset what is done, by a masked select; in host memory only if something is."""
@@ -214,12 +178,8 @@ class TorchRLEnv(MaskedResets):
             return super().rand_action(tensordict)
         action = self.engine.sample_actions(self._draws)
         self._draws += 1
-        if self.one_hot:
-            action = self._one_hot(action)
-        if action.dtype is not self._action_dtype:
-            action = as_specified(action, self.action_spec)
         tensordict = self._pack({}) if tensordict is None else tensordict
-        return tensordict.set("action", action)
+        return tensordict.set("action", self._own_action(action))
 
     def compile(self, *, warmup: int | None = None, **kwargs: Any) -> TorchRLEnv:
         """Compile the step with its resets; see `torchrl.envs.EnvBase.compile`. With ``warmup=2`` it is traced once.
@@ -234,31 +194,15 @@ class TorchRLEnv(MaskedResets):
         check_compilable(self.engine, bool(kwargs.get("fullgraph", False)))
         return super().compile(warmup=warmup, **kwargs)
 
-    def to(self, device: torch.device | str | int) -> TorchRLEnv:
-        """Itself: the world stays where it is.
-
-        Raises:
-            ValueError: Another device.
-        """
-        check_device(device, self.engine.device)
-        return self
-
     # -- parts ----------------------------------------------------------------------------------------------------
 
-    def _stepped(
-        self, tensordict: TensorDictBase, autoreset_mode: AutoresetMode | None
-    ) -> tuple[dict[str, Any], Any]:
+    def _stepped(self, tensordict: TensorDictBase, autoreset_mode: AutoresetMode | None) -> tuple[dict[str, Any], Any]:
         """One step of the engine: the entries where it ended, and what the next action answers to."""
-        action = self._check_action(tensordict)
-        if self.one_hot:
-            action = class_indices(action, self._action_space)
+        action = self._engine_action(self._check_action(tensordict))
         step = self.engine.step_columns(action, autoreset_mode)
         if self._draws:  # to set an attribute of a module takes longer than to look
             self._draws = 0
-        entries = observation_entries(step.final_observation)
-        entries["reward"] = step.reward
-        entries["done"], entries["terminated"], entries["truncated"] = step.finished, step.terminated, step.truncated
-        return entries, step.observation
+        return step_entries(step), step.observation
 
     def _restarted(self, mask: Tensor | None) -> TensorDict:
         """Fresh episodes in the rows of `mask`, or in all; the first time in all."""
@@ -285,47 +229,14 @@ class TorchRLEnv(MaskedResets):
 
     def _resumed(self, tensordict: TensorDictBase) -> TensorDict:
         """Go on from the state in `tensordict`."""
-        state = EnvState.from_tensordict(check_state(tensordict, STATE_KEY, self.state_spec[STATE_KEY]))
-        return self._seen(self.engine.set_state(state))
+        where = "TorchRLEnv: reset(td, set_state=True)"
+        return self._seen(self.engine.set_state(read_state(tensordict, STATE_KEY, self.state_spec[STATE_KEY], where)))
 
     def _seen(self, observation: Any) -> TensorDict:
         """What a reset gives."""
-        return self._pack(self._fresh(observation))
-
-    def _fresh(self, observation: Any) -> dict[str, Any]:
-        """The entries of envs of which none is done."""
-        entries = observation_entries(observation)
-        if not self._observations_fit:
-            check_observation(entries, self._observations)
-            self._observations_fit = True
-        shape = (self.engine.num_envs, 1)
-        for key in DONE_KEYS:
-            entries[key] = torch.zeros(shape, dtype=torch.bool, device=self.engine.device)
-        return entries
+        return self._pack(self._fresh(observation, self.engine.num_envs))
 
     def _pack(self, entries: dict[str, Any]) -> TensorDict:
         if self.expose_state and entries:
             entries[STATE_KEY] = self.engine.state().to_tensordict().to(self.device, non_blocking=True)
         return TensorDict(entries, batch_size=self.batch_size, device=self.device)
-
-    def _one_hot(self, action: Tensor) -> Tensor:
-        spaces = self._action_space
-        sizes = [int(n) for n in spaces.nvec] if isinstance(spaces, gym.spaces.MultiDiscrete) else [int(spaces.n)]  # type: ignore[attr-defined]
-        columns = action.reshape(self.engine.num_envs, len(sizes)).unbind(1)
-        hot = [torch.nn.functional.one_hot(column, n) for column, n in zip(columns, sizes, strict=True)]
-        return torch.cat(hot, -1).bool()
-
-    def _world_state_spec(self) -> Composite:
-        state = self.engine.example_state().to_tensordict()
-        num_envs = self.engine.num_envs
-
-        def spec(part: TensorDictBase) -> Composite:
-            entries = {
-                key: spec(value)
-                if isinstance(value, TensorDictBase)
-                else Unbounded((num_envs, *value.shape[1:]), device=self.engine.device, dtype=value.dtype)
-                for key, value in part.items()
-            }
-            return Composite(entries, shape=(num_envs,), device=self.engine.device)
-
-        return spec(state)

@@ -42,6 +42,12 @@ class MaskedResets(EnvBase):
     does not give stay as they were.
     """
 
+    def any_done(self, tensordict: TensorDictBase) -> Any:
+        """Whether any env is done, ``()`` bool; nobody has looked at it yet. Writes ``_reset``."""
+        done = tensordict.get("done")
+        tensordict.set("_reset", done.clone())
+        return done.any()
+
     def _reset_check_done(self, tensordict: TensorDictBase | None, tensordict_reset: TensorDictBase) -> None:
         """Nothing is done after our resets."""
 

@@ -1,14 +1,14 @@
-"""Gymnasium's spaces as TorchRL's specs."""
+"""Gymnasium's spaces as TorchRL's specs, and what an engine gives as the entries that these describe."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
-from tensordict import TensorDict
+from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.data import (
     Binary,
@@ -23,9 +23,60 @@ from torchrl.data import (
 )
 
 from wm_vec.adapters.spaces import torch_dtype
+from wm_vec.core import Engine
+from wm_vec.core.state import ColumnStep
 from wm_vec.core.trees import Tree
 
 OBSERVATION = "observation"
+DONE_KEYS = ("done", "terminated", "truncated")
+STATE_KEY = "world_state"
+"""Where a TensorDict carries the state of the world, an `EnvState`."""
+
+
+class EnvSpecs(NamedTuple):
+    """The five specs of an environment, of B envs each."""
+
+    observation: Composite
+    state: Composite
+    action: TensorSpec
+    reward: TensorSpec
+    done: Composite
+
+    def of_one(self) -> EnvSpecs:
+        """The same of one env, without a batch axis."""
+        return EnvSpecs(*(spec[0] for spec in self))
+
+
+def env_specs(
+    engine: Engine, observation_space: gym.Space, action_space: gym.Space, num_envs: int, *, one_hot: bool, state: bool
+) -> EnvSpecs:
+    """The specs of B envs of an engine's world.
+
+    Args:
+        engine: Its rewards, its device, and what a state holds.
+        observation_space: One env's observations.
+        action_space: One env's actions.
+        num_envs: B.
+        one_hot: Discrete actions as one-hot vectors in place of class indices.
+        state: Whether TensorDicts carry the state of the world, as an observation does.
+
+    Raises:
+        ValueError: Spaces that TorchRL has no specs for.
+    """
+    device, batch = engine.device, (num_envs,)
+    observation = observation_specs(observation_space, num_envs, device)
+    carried = Composite({}, shape=batch, device=device)
+    if state:
+        example = engine.example_state().to_tensordict()
+        observation[STATE_KEY], carried[STATE_KEY] = (_like(example, num_envs, device) for _ in range(2))
+    flags = {key: Categorical(2, shape=(num_envs, 1), device=device, dtype=torch.bool) for key in DONE_KEYS}
+    return EnvSpecs(
+        observation,
+        carried,
+        action_spec(action_space, num_envs, device, one_hot),
+        Unbounded((num_envs, 1), device=device, dtype=engine.reward_dtype),
+        Composite(flags, shape=batch, device=device),
+    )
 
 
 def observation_specs(space: gym.Space, num_envs: int, device: torch.device) -> Composite:
@@ -48,6 +99,22 @@ def observation_specs(space: gym.Space, num_envs: int, device: torch.device) -> 
 def observation_entries(observation: Tree) -> dict[str, Any]:
     """An observation as the entries of a TensorDict, as `observation_specs` names them."""
     return {OBSERVATION: observation} if isinstance(observation, Tensor) else dict(observation)
+
+
+def step_entries(step: ColumnStep) -> dict[str, Any]:
+    """What a step gives where it ended, as the entries under ``next``."""
+    entries = observation_entries(step.final_observation)
+    entries["reward"] = step.reward
+    entries["done"], entries["terminated"], entries["truncated"] = step.finished, step.terminated, step.truncated
+    return entries
+
+
+def start_entries(observation: Tree, num_envs: int, device: torch.device) -> dict[str, Any]:
+    """What B envs show of which none is done."""
+    entries = observation_entries(observation)
+    for key in DONE_KEYS:
+        entries[key] = torch.zeros((num_envs, 1), dtype=torch.bool, device=device)
+    return entries
 
 
 def unchecked(entries: dict[str, Any], batch_size: torch.Size, device: torch.device | None) -> TensorDict:
@@ -97,10 +164,29 @@ def class_indices(action: Tensor, space: gym.Space) -> Tensor:
     return action.to(torch.int8).argmax(-1)
 
 
+def one_hot_actions(action: Tensor, space: gym.Space) -> Tensor:
+    """The inverse of `class_indices`."""
+    sizes = [int(n) for n in space.nvec] if isinstance(space, spaces.MultiDiscrete) else [int(space.n)]  # type: ignore[attr-defined]
+    columns = action.reshape(action.shape[0], len(sizes)).unbind(1)
+    hot = [torch.nn.functional.one_hot(column, n) for column, n in zip(columns, sizes, strict=True)]
+    return torch.cat(hot, -1).bool()
+
+
 def as_specified(action: Tensor, spec: TensorSpec) -> Tensor:
     """Actions that a world made in its own precision, in the spec's: rounding may have put them beyond its bounds."""
     action = action.to(spec.dtype)
     return action.clamp(spec.space.low, spec.space.high) if isinstance(spec, Bounded) else action
+
+
+def _like(example: TensorDictBase, num_envs: int, device: torch.device) -> Composite:
+    """The specs of TensorDicts like `example`, any batch ``(M,)``, for B envs."""
+    entries = {
+        key: _like(value, num_envs, device)
+        if isinstance(value, TensorDictBase)
+        else Unbounded((num_envs, *value.shape[1:]), device=device, dtype=value.dtype)
+        for key, value in example.items()
+    }
+    return Composite(entries, shape=(num_envs,), device=device)
 
 
 def _nested(space: gym.Space, num_envs: int, device: torch.device) -> TensorSpec:

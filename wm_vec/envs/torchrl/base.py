@@ -1,0 +1,109 @@
+"""What TorchRL environments over an engine share."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any
+
+import gymnasium as gym
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+from torchrl.envs import EnvBase
+
+from wm_vec.core import AutoresetMode, Engine
+from wm_vec.core.trees import Tree
+from wm_vec.envs.torchrl.checks import check_device, check_observation, check_spaces_fit
+from wm_vec.envs.torchrl.resets import MaskedResets
+from wm_vec.envs.torchrl.specs import (
+    STATE_KEY,
+    as_specified,
+    class_indices,
+    env_specs,
+    observation_entries,
+    one_hot_actions,
+    start_entries,
+)
+
+
+class EngineEnv(MaskedResets):
+    """Specs, actions and starts of one agent's envs.
+
+    Args:
+        engine: An engine with one perspective and without autoreset.
+        observation_space: One env's observations.
+        action_space: One env's actions.
+        num_envs: B; None for one env without a batch axis.
+        one_hot: Discrete actions as one-hot vectors in place of class indices.
+        state: Whether TensorDicts carry the state of the world.
+
+    Raises:
+        ValueError: An engine of another kind, or spaces that TorchRL has no specs for or that do not fit the engine.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        observation_space: gym.Space,
+        action_space: gym.Space,
+        *,
+        num_envs: int | None,
+        one_hot: bool,
+        state: bool,
+    ) -> None:
+        if engine.autoreset_mode is not AutoresetMode.DISABLED or len(engine.perspectives) != 1:
+            raise ValueError(
+                f"{type(self).__name__} needs an engine with one perspective and autoreset_mode='disabled': TorchRL "
+                f"itself resets what is done. Got {len(engine.perspectives)} perspectives, {engine.autoreset_mode}."
+            )
+        check_spaces_fit(engine, observation_space, action_space)
+        super().__init__(device=engine.device, batch_size=[] if num_envs is None else [num_envs])
+        self.engine = engine
+        self.observation_space, self.action_space = observation_space, action_space
+        self.one_hot = one_hot and isinstance(action_space, (gym.spaces.Discrete, gym.spaces.MultiDiscrete))
+        # An attribute, not a method of the class: over classes that override it, TorchRL's TransformedEnv refuses
+        # transforms that change actions. As it is, those draw from the transformed spec.
+        self.rand_action = self._random_actions
+        specs = env_specs(engine, observation_space, action_space, num_envs or 1, one_hot=self.one_hot, state=state)
+        specs = specs.of_one() if num_envs is None else specs
+        self.observation_spec, self.state_spec = specs.observation, specs.state
+        self.action_spec, self.reward_spec, self.done_spec = specs.action, specs.reward, specs.done
+        self._action_dtype = self.action_spec.dtype
+        self._observations, self._observations_fit = specs.observation.clone(), False
+        if state:
+            del self._observations[STATE_KEY]
+
+    def to(self, device: torch.device | str | int) -> EnvBase:
+        """Itself: the world stays where it is.
+
+        Raises:
+            ValueError: Another device.
+        """
+        check_device(device, self.engine.device)
+        return self
+
+    def _fresh(self, observation: Tree, num_envs: int) -> dict[str, Any]:
+        """The entries of envs of which none is done; the first time they are checked against the spec.
+
+        Raises:
+            ValueError: Other observations than the space says.
+        """
+        if not self._observations_fit:
+            wanted = self._observations if self.batch_locked else self._observations.expand(num_envs)
+            check_observation(observation_entries(observation), wanted)
+            self._observations_fit = True
+        return start_entries(observation, num_envs, self.engine.device)
+
+    @abc.abstractmethod
+    def _random_actions(self, tensordict: TensorDictBase | None = None) -> TensorDictBase:
+        """`tensordict` with random actions that were made on the device."""
+
+    def _engine_action(self, action: Tensor) -> Tensor:
+        """Actions ``(B, ...)`` as the engine takes them."""
+        return class_indices(action, self.action_space) if self.one_hot else action
+
+    def _own_action(self, action: Tensor) -> Tensor:
+        """The engine's actions ``(B, *shape)`` as this environment's."""
+        if self.one_hot:
+            action = one_hot_actions(action, self.action_space)
+        return action if action.dtype is self._action_dtype else as_specified(action, self.action_spec)
