@@ -1,4 +1,4 @@
-"""The TorchRL face: TorchRL's own checker and collectors, and the numbers of the Gymnasium face."""
+"""The TorchRL face: seeds, partial resets and steps, states out and in."""
 
 from __future__ import annotations
 
@@ -6,12 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium.vector import AutoresetMode
 from tensordict import TensorDict
-from torchrl.collectors import Collector
-from torchrl.envs import TransformedEnv
-from torchrl.envs.transforms import Compose, DoubleToFloat, RewardSum, StepCounter
-from torchrl.envs.utils import check_env_specs
 
 from wm_vec.adapters import CallableDynamics
 from wm_vec.envs import TorchRLEnv, WorldModelVectorEnv
@@ -48,51 +43,6 @@ def plane_env(kind, num_envs, **options):
         initial_observation={"place": torch.zeros(3, 2), "eye": {"image": torch.zeros(3, 3, 8, 8, dtype=torch.uint8)}},
     )
     return TorchRLEnv.from_dynamics(dynamics, SEEN, ACTIONS[kind], num_envs=num_envs, max_episode_steps=7, **options)
-
-
-@pytest.mark.parametrize("num_envs", [1, 5, 2048])
-@pytest.mark.parametrize("expose_state", [False, True])
-@pytest.mark.parametrize(
-    ("kind", "one_hot"),
-    [("box", False), ("discrete", False), ("discrete", True), ("several", False), ("several", True), ("binary", False)],
-)
-def test_torchrls_checker_passes(kind, one_hot, expose_state, num_envs):
-    env = plane_env(kind, num_envs, one_hot=one_hot, expose_state=expose_state, seed=0)
-    check_env_specs(env, break_when_any_done="both")
-
-
-@pytest.mark.parametrize("one_hot", [False, True])
-def test_it_passes_on_learned_worlds(cartpole, pendulum, one_hot):
-    check_env_specs(cartpole.to_torchrl_env(16, one_hot=one_hot, seed=0), break_when_any_done="both")
-    check_env_specs(pendulum.to_torchrl_env(3, seed=0), break_when_any_done="both")
-    fields = {"obs_fields": ["observation"], "act_fields": ["action"], "reward_fn": lambda obs, act, info: 1.0}
-    check_env_specs(cartpole.to_torchrl_env(4, **fields, max_episode_steps=9, seed=0), break_when_any_done="both")
-
-
-@pytest.mark.parametrize("exact_rows", [False, True])
-def test_a_seeded_rollout_is_the_gymnasium_faces_number_for_number(cartpole, exact_rows):
-    num_envs, steps = 6, 60
-    env = cartpole.to_torchrl_env(num_envs, max_episode_steps=25, exact_rows=exact_rows)
-    env.set_seed(11)
-    rollout = env.rollout(steps, break_when_any_done=False)
-    vector = cartpole.to_vector_env(
-        num_envs, max_episode_steps=25, exact_rows=exact_rows, autoreset_mode=AutoresetMode.DISABLED
-    )
-    observation, _ = vector.reset(seed=11)
-    ends = 0
-    for t in range(steps):
-        assert torch.equal(rollout["observation"][:, t], observation)
-        observation, reward, terminated, truncated, _ = vector.step(rollout["action"][:, t])
-        after = rollout[:, t]["next"]
-        assert torch.equal(after["observation"], observation), "where the step ended"
-        assert torch.equal(after["reward"][:, 0], reward)
-        assert torch.equal(after["terminated"][:, 0], terminated)
-        assert torch.equal(after["truncated"][:, 0], truncated)
-        assert torch.equal(after["done"][:, 0], terminated | truncated)
-        if bool((terminated | truncated).any()):
-            ends += 1
-            observation, _ = vector.reset(options={"reset_mask": terminated | truncated})
-    assert ends > 3
 
 
 def test_the_same_seed_gives_the_same_rollout_random_actions_included(pendulum):
@@ -149,34 +99,6 @@ def test_the_state_goes_out_and_comes_in(pendulum):
         env.reset(kept.exclude("world_state"), set_state=True)
     with pytest.raises(NotImplementedError):
         pendulum.to_torchrl_env(3).reset(kept, set_state=True)
-
-
-def test_a_step_and_its_resets_read_nothing_on_the_host(pendulum):
-    """On the meta device every host read raises."""
-    world = type(pendulum).bundled("Pendulum-v1", device="meta")
-    env = world.to_torchrl_env(8, max_episode_steps=5, seed=0)
-    td = env._reset()
-    for _ in range(7):
-        td = env.rand_action(td)
-        _, td = env.step_and_maybe_reset(td)
-    assert td["observation"].shape == (8, 3)
-    assert td.device.type == "meta"
-
-
-def test_collectors_and_transforms(cartpole):
-    env = TransformedEnv(
-        cartpole.to_torchrl_env(32, max_episode_steps=15, seed=0), Compose(DoubleToFloat(), StepCounter(), RewardSum())
-    )
-    collector = Collector(env, None, frames_per_batch=32 * 20, total_frames=32 * 60)
-    batches = list(collector)
-    collector.shutdown()
-    assert [batch.shape for batch in batches] == [(32, 20)] * 3
-    counts = torch.cat([batch["next", "step_count"] for batch in batches], 1)
-    done = torch.cat([batch["next", "done"] for batch in batches], 1)
-    assert int(counts.max()) == 15, "the horizon ends episodes"
-    assert bool(done[counts == 15].all())
-    returns = torch.cat([batch["next", "episode_reward"] for batch in batches], 1)
-    torch.testing.assert_close(returns, counts.float(), rtol=0, atol=0.3, msg="a CartPole earns about 1 a step")
 
 
 def test_the_vector_env_makes_one_of_the_same_world(cartpole):
