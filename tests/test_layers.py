@@ -33,6 +33,7 @@ SUPPORT = {
     "checker",
     "checks",
     "registration",
+    "replay",
     "sb3_spaces",
     "statistics",
     "transfer",

@@ -67,6 +67,18 @@ class Runner:
         """One step of all rows; `action` is ``(B, A)``."""
         raise NotImplementedError
 
+    def encode(self, observation: dict[str, Tensor], rng: CounterRNG) -> TensorDict:
+        """States ``(M,)`` of real observations, leaves ``(M, ...)`` by name, by ``calls.encode``.
+
+        Without it an observation is taken for the state, where episodes start with that.
+        """
+        raise NotImplementedError
+
+    @property
+    def starts_as_observed(self) -> bool:
+        """Whether the episodes packed so far start with an observation for a state."""
+        return not self._own_state
+
     def model_state(self, state: TensorDictBase, row: int | None) -> Any:
         """The model's own state in its own structure; of one row, or of all."""
         raise NotImplementedError
