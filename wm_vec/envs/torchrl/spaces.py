@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
-from torchrl.data import Bounded, Categorical, MultiCategorical, MultiOneHot, OneHot, TensorSpec, Unbounded
-from torchrl.envs import EnvBase, GymWrapper
+from torchrl.data import Bounded, Categorical, OneHot, TensorSpec, Unbounded
+from torchrl.envs import EnvBase, GymWrapper, TransformedEnv
 
 OBSERVATION, ACTION = "observation", "action"
 
@@ -37,15 +37,12 @@ def spaces_of(env: EnvBase) -> tuple[gym.Space, gym.Space]:
 
 
 def space_of(spec: TensorSpec, role: str) -> gym.Space:
-    """A spec of one env's tensors as a space; one-hot vectors are classes.
+    """A spec of one env's tensors as a Box or Discrete space, which a canvas takes; one-hot vectors are classes.
 
     Raises:
-        ValueError: There is no such space.
+        ValueError: A spec of another kind.
     """
-    if isinstance(spec, (MultiCategorical, MultiOneHot)):
-        sizes = spec.nvec if isinstance(spec, MultiCategorical) else [len_of(part) for part in spec.space]
-        return spaces.MultiDiscrete(np.asarray(sizes, np.int64))
-    if isinstance(spec, (Categorical, OneHot)):
+    if type(spec) in (Categorical, OneHot):  # others are made of these, with several parts
         return spaces.Discrete(int(spec.space.n))
     if isinstance(spec, (Bounded, Unbounded)):
         dtype = torch.empty(0, dtype=spec.dtype).numpy().dtype
@@ -54,19 +51,17 @@ def space_of(spec: TensorSpec, role: str) -> gym.Space:
             return spaces.Box(low.astype(dtype), high.astype(dtype), dtype=dtype.type)
         if spec.dtype.is_floating_point:
             return spaces.Box(-np.inf, np.inf, tuple(spec.shape), dtype.type)
-    raise ValueError(f"The {role} spec has no Gymnasium space: {spec}.")
+    raise ValueError(
+        f"The {role} spec is a {type(spec).__name__} of {spec.dtype}, shape {tuple(spec.shape)}; a world takes "
+        "bounded and unbounded numbers, Categorical and OneHot."
+    )
 
 
 def gymnasium_spec(env: EnvBase) -> Any:
     """The registration of the Gymnasium environment inside; None where there is none, or where there are several."""
-    while isinstance(getattr(env, "base_env", None), EnvBase):
+    while isinstance(env, TransformedEnv):
         env = env.base_env
     return getattr(env._env, "spec", None) if isinstance(env, GymWrapper) else None
-
-
-def len_of(part: Any) -> int:
-    """Classes of one part of a MultiOneHot."""
-    return int(part.n)
 
 
 def _bound(bound: Tensor, spec: TensorSpec) -> np.ndarray:
