@@ -42,8 +42,8 @@ def sampled_observations(source: Any, space: gym.Space, num_states: int) -> Tree
     """Some observations ``(M, ...)``, M at most `num_states`.
 
     Args:
-        source: A replay buffer of TensorDicts, which is sampled as it samples itself; or a TensorDict with
-            observations, such as transitions, of any batch size, of which that many are drawn by torch's generator.
+        source: A replay buffer of TensorDicts, whose sampler is left alone, or a TensorDict of any batch size, with
+            observations. Of more than `num_states` torch's generator draws that many, all alike likely.
         space: One env's observations.
         num_states: How many.
 
@@ -53,14 +53,16 @@ def sampled_observations(source: Any, space: gym.Space, num_states: int) -> Tree
     """
     if isinstance(num_states, bool) or not isinstance(num_states, int) or num_states < 1:
         raise ValueError(f"start_from: num_states must be a whole number of at least 1, got {num_states!r}.")
-    is_buffer = not isinstance(source, TensorDictBase) and hasattr(source, "sample") and hasattr(source, "__len__")
-    if is_buffer and len(source) == 0:
-        raise ValueError("start_from: the replay buffer is empty; extend it with real transitions first.")
-    found = source.sample(num_states) if is_buffer else source
+    found, axes = source, getattr(getattr(source, "storage", None), "ndim", None)
+    if axes is not None:
+        if len(source) == 0:
+            raise ValueError("start_from: the replay buffer is empty; extend it with real transitions first.")
+        # Not sample(): a prefetching buffer would hold batches of this size ready for whoever samples next.
+        found = source[torch.randperm(len(source))[:num_states]] if axes == 1 else source[:]
     if not isinstance(found, TensorDictBase):
         raise TypeError(
             "start_from: takes a replay buffer of TensorDicts or a TensorDict with observations, got "
-            f"{type(source).__name__}{f' of {type(found).__name__}' if is_buffer else ''}."
+            f"{type(source).__name__}{f' of {type(found).__name__}' if found is not source else ''}."
         )
     keys = observation_keys(space)
     missing = [key for key in keys if not isinstance(found.get(key, None), Tensor)]
@@ -68,11 +70,11 @@ def sampled_observations(source: Any, space: gym.Space, num_states: int) -> Tree
         there = sorted(map(str, found.keys(True, True)))
         raise ValueError(f"start_from: the observations lack {missing}; there is {there}.")
     real = found.get(PADDING_MASK, None)
+    if found.batch_size.numel() == 0 or (real is not None and real.device.type != "meta" and not bool(real.any())):
+        raise ValueError("start_from: there are no observations to start from.")
     flat = found.select(*keys).reshape(-1)
     if real is not None:
         flat = flat[real.reshape(-1)]
-    if flat.shape[0] == 0:
-        raise ValueError("start_from: there are no observations to start from.")
     if flat.shape[0] > num_states:
         flat = flat[torch.randperm(flat.shape[0])[:num_states].to(flat.device or "cpu")]
     return observation_in(flat, space)

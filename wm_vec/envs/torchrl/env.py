@@ -190,7 +190,8 @@ class TorchRLEnv(EnvBase):
 
         Args:
             source: A `TensorDictReplayBuffer` of real transitions, or a TensorDict with observations ``(...,)``.
-            num_states: Observations to sample from it.
+            num_states: Observations to draw from it at most, by torch's generator; all alike likely, whatever a
+                buffer's sampler prefers.
 
         Raises:
             TypeError: Another source, or a world that cannot encode observations.
