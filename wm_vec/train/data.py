@@ -111,7 +111,7 @@ def data_from_transitions(transitions: TensorDictBase, bound: BoundSchema, signa
     if missing:
         there = sorted(map(str, transitions.keys(True, True)))
         raise DataError(f"The transitions lack {missing}; they have {there}.{_hint(missing, found)}")
-    if transitions.batch_size.numel() == 0:
+    if transitions.batch_size.numel() == 0 or (PADDING_MASK in found and not bool(transitions[PADDING_MASK].any())):
         raise DataError("The transitions are empty.")
     flat = transitions.reshape(-1).detach().cpu()
     begins = torch.arange(flat.shape[0]) % (transitions.shape[-1] if transitions.batch_dims else 1) == 0
