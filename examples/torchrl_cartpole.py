@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tensordict import TensorDict
 from tensordict.nn import InteractionType, TensorDictModule, TensorDictSequential
 from torch import Tensor, nn
 from torch.distributions import Categorical
 from torchrl.collectors import Collector
 from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
-from torchrl.envs import EnvBase, GymEnv, SerialEnv, StepCounter, TransformedEnv, set_exploration_type
+from torchrl.envs import EnvBase, GymEnv, InitTracker, SerialEnv, TransformedEnv, set_exploration_type
 from torchrl.modules import EGreedyModule, ProbabilisticActor, ValueOperator
 from torchrl.objectives import ClipPPOLoss
 from torchrl.objectives.value import GAE
@@ -96,9 +95,10 @@ class Standardise(nn.Module):
         self.register_buffer("std", torch.ones(size))
 
     def fit(self, observations: Tensor) -> None:
-        """Take the statistics of observations ``(M, n)``."""
-        self.mean.copy_(observations.mean(0))
-        self.std.copy_(observations.std(0).clamp(min=1e-4))
+        """Take the statistics of observations ``(..., n)``."""
+        rows = observations.flatten(0, -2)
+        self.mean.copy_(rows.mean(0))
+        self.std.copy_(rows.std(0).clamp(min=1e-4))
 
     def forward(self, observation: Tensor) -> Tensor:
         """The same, standardised."""
@@ -140,13 +140,26 @@ def mlp(inputs: int, outputs: int, gain: float, width: int = 64) -> list[nn.Modu
     return layers[:-1]
 
 
-def real_env(args: Args, num_envs: int) -> EnvBase:
-    """Real environments side by side; the counter tells the world model where episodes start."""
+def real_collector(agent: Agent, args: Args, seed: int) -> Collector:
+    """Plays the real environment, a turn's steps at a time, at first at random.
+
+    The tracker tells the world model where episodes start.
+    """
 
     def one() -> EnvBase:
         return GymEnv(args.env_id, categorical_action_encoding=True)
 
-    return TransformedEnv(SerialEnv(num_envs, one), StepCounter())
+    env = TransformedEnv(SerialEnv(args.real_envs, one), InitTracker())
+    env.set_seed(1_000 * seed)
+    frames = args.real_steps // args.real_envs * args.real_envs
+    return Collector(
+        env,
+        agent.explorer(args.exploration),
+        frames_per_batch=frames,
+        total_frames=frames * (args.turns + 1),
+        init_random_frames=frames,
+        policy_device=args.device,
+    )
 
 
 def imagine(env: EnvBase, agent: Agent, args: Args, first: bool) -> float:
@@ -167,7 +180,12 @@ def imagine(env: EnvBase, agent: Agent, args: Args, first: bool) -> float:
     frames = args.num_envs * args.num_steps
     num_updates = max(1, args.policy_steps // frames)
     collector = Collector(
-        env, agent.actor, frames_per_batch=frames, total_frames=frames * num_updates, track_traj_ids=False
+        env,
+        agent.actor,
+        frames_per_batch=frames,
+        total_frames=frames * num_updates,
+        track_traj_ids=False,
+        auto_register_policy_transforms=False,  # they would be between the env and its resets on the device
     )
     length = 0.0
     for update, rollout in enumerate(collector):
@@ -207,71 +225,42 @@ def run(args: Args, seed: int, say: Callable[[str], None] = print) -> dict[str, 
     """
     started = time.perf_counter()
     torch.manual_seed(seed)
-    real = real_env(args, args.real_envs)
-    real.set_seed(seed * 1_000)
-    world = WorldModel.from_torchrl_env(
-        GymEnv(args.env_id, categorical_action_encoding=True), device=args.device, seed=seed
-    )
-    agent = Agent(GymEnv(args.env_id, categorical_action_encoding=True)).to(args.device)
-    buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(args.real_steps * (args.turns + 1)))
-    collector = Collector(
-        real,
-        agent.explorer(args.exploration),
-        frames_per_batch=args.real_steps,
-        total_frames=args.real_steps * (args.turns + 1),
-        init_random_frames=args.real_steps,
-        policy_device=args.device,
-    )
-    imagined: Any = None
-    turns: list[dict[str, float]] = []
+    single = GymEnv(args.env_id, categorical_action_encoding=True)
+    world = WorldModel.from_torchrl_env(single, device=args.device, seed=seed)
+    agent = Agent(single).to(args.device)
+    collector = real_collector(agent, args, seed)
+    buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(collector.total_frames))
     best, kept = -1.0, agent.state_dict()
+    turns: list[dict[str, float]] = []
     for turn, batch in enumerate(collector):
-        batch = batch.cpu()
-        buffer.extend(batch.reshape(-1))
+        buffer.extend(batch.cpu().reshape(-1))
         steps_per_fall = batch.numel() / max(1, int(batch["next", "terminated"].sum()))
+        if turn == 0:
+            agent.standardise.fit(batch["observation"].to(args.device))
+        elif steps_per_fall > best:
+            best, kept = steps_per_fall, copy.deepcopy(agent.state_dict())
         if turns:
             turns[-1]["steps_per_fall"] = steps_per_fall
-            if steps_per_fall > best:
-                best, kept = steps_per_fall, copy.deepcopy(agent.state_dict())
             say(f"seed {seed}, turn {turn}: {turns[-1]}")
         if turn == args.turns:
             break
-        world_steps, rate = (args.world_steps, 3e-3) if turn == 0 else (args.world_steps // 2, 1.5e-3)
-        report = world.finetune(buffer, config=TrainConfig(n_steps=world_steps, learning_rate=rate, seed=seed + turn))
-        if imagined is None:
-            agent.standardise.fit(batch["observation"].flatten(0, -2).to(args.device))
-            imagined = world.to_torchrl_env(args.num_envs, seed=seed)
-        imagined.start_from(starts_in(buffer), num_states=4_096)
+        steps, rate = (args.world_steps, 3e-3) if turn == 0 else (args.world_steps // 2, 1.5e-3)
+        report = world.finetune(buffer, config=TrainConfig(n_steps=steps, learning_rate=rate, seed=seed + turn))
+        if turn == 0:
+            imagined = world.to_torchrl_env(args.num_envs, seed=seed)  # later turns' weights are its own, too
+        imagined.start_from(buffer, num_states=4_096)
         length = imagine(imagined, agent, args, first=turn == 0)
-        turns.append(
-            {
-                "real_steps": len(buffer),
-                "held_out_loss": report.held_out_loss,
-                "imagined_length": length,
-                "real_return": mean(evaluate(agent, args, 10_000 + 100 * seed)),
-                "seconds": time.perf_counter() - started,
-            }
-        )
+        figures = {"real_steps": len(buffer), "held_out_loss": report.held_out_loss, "imagined_length": length}
+        figures["real_return"] = mean(evaluate(agent, args, 10_000 + 100 * seed))
+        turns.append({**figures, "seconds": time.perf_counter() - started})
     collector.shutdown()
     agent.load_state_dict(kept)
     returns = evaluate(agent, args, 20_000 + 100 * seed)
     seconds = time.perf_counter() - started
-    say(f"seed {seed}: real {args.env_id}: mean return {mean(returns):.1f} over {len(returns)} episodes, {seconds:.0f} s")
-    return {
-        "seed": seed,
-        "real_return": mean(returns),
-        "returns": returns,
-        "real_steps": len(buffer),
-        "seconds": seconds,
-        "turns": turns,
-    }
-
-
-def starts_in(buffer: TensorDictReplayBuffer) -> TensorDict:
-    """What imagined episodes start from: half of it where real ones do, half states on the way."""
-    data = buffer[:].select("observation", "step_count")
-    first = data[data["step_count"][:, 0] == 0]
-    return torch.cat([data[torch.randint(len(data), (2_048,))], first[torch.randint(len(first), (2_048,))]])
+    result = {"seed": seed, "real_return": mean(returns), "returns": returns}
+    score = f"mean return {mean(returns):.1f} over {len(returns)} episodes"
+    say(f"seed {seed}: real {args.env_id}: {score}, {seconds:.0f} s")
+    return {**result, "real_steps": len(buffer), "seconds": seconds, "turns": turns}
 
 
 def mean(numbers: list[float]) -> float:
@@ -280,8 +269,9 @@ def mean(numbers: list[float]) -> float:
 
 
 def main(args: Args) -> None:
-    """Run the seeds, and write what came out where it is asked for."""
-    runs = [run(args, seed, lambda line: print(line, flush=True)) for seed in range(args.seed, args.seed + args.num_seeds)]
+    """Run the seeds, and write what came out where `out` says, for which this is run as a module."""
+    seeds = range(args.seed, args.seed + args.num_seeds)
+    runs = [run(args, seed, lambda line: print(line, flush=True)) for seed in seeds]
     if args.out:
         from benchmarks.machine import machine
 
