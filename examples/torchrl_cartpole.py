@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tensordict import TensorDict
 from tensordict.nn import InteractionType, TensorDictModule, TensorDictSequential
 from torch import Tensor, nn
 from torch.distributions import Categorical
@@ -248,7 +249,7 @@ def run(args: Args, seed: int, say: Callable[[str], None] = print) -> dict[str, 
         report = world.finetune(buffer, config=TrainConfig(n_steps=steps, learning_rate=rate, seed=seed + turn))
         if turn == 0:
             imagined = world.to_torchrl_env(args.num_envs, seed=seed)  # later turns' weights are its own, too
-        imagined.start_from(buffer, num_states=4_096)
+        imagined.start_from(starts_in(buffer), num_states=4_096)
         length = imagine(imagined, agent, args, first=turn == 0)
         figures = {"real_steps": len(buffer), "held_out_loss": report.held_out_loss, "imagined_length": length}
         figures["real_return"] = mean(evaluate(agent, args, 10_000 + 100 * seed))
@@ -261,6 +262,13 @@ def run(args: Args, seed: int, say: Callable[[str], None] = print) -> dict[str, 
     score = f"mean return {mean(returns):.1f} over {len(returns)} episodes"
     say(f"seed {seed}: real {args.env_id}: {score}, {seconds:.0f} s")
     return {**result, "real_steps": len(buffer), "seconds": seconds, "turns": turns}
+
+
+def starts_in(buffer: TensorDictReplayBuffer) -> TensorDict:
+    """What imagined episodes start from: half of them where real ones do, half in states on the way."""
+    seen = buffer[:].select("observation", "is_init")
+    first = seen[seen["is_init"][:, 0]]
+    return torch.cat([some[torch.randint(len(some), (2_048,))] for some in (first, seen)])
 
 
 def mean(numbers: list[float]) -> float:

@@ -54,6 +54,12 @@ def test_a_real_cartpole_comes_back_bit_by_bit(cartpole):
     assert torch.equal(seen, real)
 
 
+def test_where_all_is_seen_the_network_is_not_asked(monkeypatch):
+    engine = WorldModel.bundled("CartPole-v1").to_vector_env(3).engine
+    monkeypatch.setattr(engine.dynamics.model, "fill_in", None)
+    engine.encode(real_cartpole())
+
+
 def test_a_state_is_what_the_bank_of_a_trained_world_would_hold(cartpole):
     """`WorldModel._bank_from` puts nothing where action, reward and termination stand."""
     engine = cartpole.to_vector_env(3).engine
@@ -264,6 +270,14 @@ def test_where_the_state_is_the_observation_nothing_need_be_said(batching, sourc
     env = vector_env(drift, batching, **{source: given})
     assert torch.equal(env.engine.reset(seed=0, start=env.engine.encode(SEEN)), SEEN)
     assert torch.equal(env.step(torch.ones(3, 2))[0], SEEN + 0.1)
+
+
+def test_a_state_has_the_dtype_that_episodes_start_with():
+    """A float64 observation handed in as the start is a float64 state, whatever the space says."""
+    env = vector_env(drift, initial_observation=np.zeros(2))
+    state = env.engine.encode(SEEN)
+    assert state["state"].dtype == torch.float64
+    assert torch.equal(env.engine.reset(seed=0, start=state), SEEN)
 
 
 @pytest.mark.parametrize("kind", ["float64 array", "dict of arrays", "number"])
@@ -543,15 +557,16 @@ def test_some_rows_start_from_given_states_and_the_others_as_ever(cartpole, star
 
 def test_under_a_mask_the_others_go_on(cartpole):
     real = real_cartpole(6)
-    engine, mask = cartpole.to_vector_env(6, autoreset_mode="disabled").engine, torch.arange(6) < 2
+    engine = cartpole.to_vector_env(6, autoreset_mode="disabled").engine
     before = engine.reset(seed=3)
-    given = torch.tensor([False, True, True, True, True, True])
+    mask = torch.tensor([False, False, True, False, True, True])
+    given = torch.tensor([True, True, False, True, True, True])
     seen = engine.reset(mask=mask, start=engine.encode(real), start_mask=given)
-    assert torch.equal(seen[2:], before[2:])
-    assert torch.equal(seen[1], real[1])
-    assert not torch.equal(seen[0], real[0])
-    assert not torch.equal(seen[0], before[0])
-    assert engine.state().episode.tolist() == [1, 1, 0, 0, 0, 0]
+    assert torch.equal(seen[~mask], before[~mask])
+    assert torch.equal(seen[4:], real[4:])
+    assert not torch.equal(seen[2], real[2])
+    assert not torch.equal(seen[2], before[2])
+    assert engine.state().episode.tolist() == [0, 0, 1, 0, 1, 1]
 
 
 def test_env_by_env_objects_start_where_they_are_told():

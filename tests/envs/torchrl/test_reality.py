@@ -372,6 +372,7 @@ def test_of_too_many_some_are_drawn(cartpole, real):
     seen = env.reset()["observation"]
     assert among(seen, real["observation"].reshape(-1, 4)).all()
     assert len(seen.unique(dim=0)) == 7
+    assert not among(seen, real["observation"].reshape(-1, 4)[:7]).all()
 
 
 def test_padding_is_no_observation(cartpole):
