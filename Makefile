@@ -5,7 +5,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 export GOMP_SPINCOUNT ?= 0
 
-.PHONY: demo test test-long check fix bench docs smoke clean
+.PHONY: demo test test-long gpu check fix bench docs smoke clean
 
 demo: .venv/demo.stamp  ## A learned world at work: a policy trained in imagination meets the real CartPole
 	$(BIN)/wm-vec demo --out out/demo.png
@@ -15,6 +15,9 @@ test: .venv/dev.stamp  ## The tests, under ten minutes on two cores
 
 test-long: .venv/dev.stamp  ## The long proofs
 	$(BIN)/python -m pytest -q -m long
+
+gpu: .venv/dev.stamp  ## The tests that need a CUDA device
+	$(BIN)/python -m pytest -q -m gpu
 
 check: .venv/dev.stamp  ## Lint, types and import layers; changes nothing
 	$(BIN)/ruff check .
@@ -30,6 +33,7 @@ bench: .venv/dev.stamp  ## Throughput; writes benchmarks/results/ and docs/bench
 	$(BIN)/python -m benchmarks.step_throughput
 	$(BIN)/python -m benchmarks.callable_throughput
 	$(BIN)/python -m benchmarks.cleanrl_throughput
+	$(BIN)/python -m benchmarks.torchrl_throughput
 	$(BIN)/python -m benchmarks.report
 
 docs: .venv/dev.stamp  ## API pages into out/docs

@@ -23,7 +23,8 @@ measured on; `python -m benchmarks.report` writes the page from them. No GPU was
 
 def page() -> str:
     """The whole page."""
-    return "\n".join([INTRO, throughput(), adapters(), training_loops(), worlds(), turns(), others()]).rstrip() + "\n"
+    sections = throughput(), torchrl(), adapters(), training_loops(), worlds(), turns(), others()
+    return "\n".join([INTRO, *sections]).rstrip() + "\n"
 
 
 def throughput() -> str:
@@ -47,6 +48,20 @@ def throughput() -> str:
     return "\n".join(lines) + "\n"
 
 
+def torchrl() -> str:
+    """Env steps/s of TorchRL environments."""
+    result = _read("torchrl_throughput")
+    lines = [
+        "## TorchRL environments over one world\n",
+        "Bundled CartPole world, random actions, resets of what is done: `TorchRLEnv`; TorchRL's own WorldModelEnv",
+        "around the same network, with a reset source and a time limit written for it, since it has neither; TorchRL's",
+        "GymWrapper over Gymnasium's SyncVectorEnv of scalar views. Each in turn with the bare network, call by call,",
+        "in one process; medians. `python -m benchmarks.torchrl_throughput`.\n",
+        _where(result["machine"]) + "\n",
+    ]
+    return "\n".join(lines + _over_bare(result["rows"], "bare network")) + "\n"
+
+
 def adapters() -> str:
     """Env steps/s of each way of running a user's model."""
     result = _read("callable_throughput")
@@ -57,14 +72,8 @@ def adapters() -> str:
         "in turn with the bare model, call by call, in one process; medians.",
         "`python -m benchmarks.callable_throughput`.\n",
         _where(result["machine"]) + "\n",
-        "| envs | what | env steps/s | over the bare model |",
-        "| ---: | --- | ---: | ---: |",
     ]
-    for row in result["rows"]:
-        over = f"{row['over_bare_us']:+,.0f} µs, {row['over_bare_percent']:+,.1f} %"
-        over = "" if row["subject"] == "bare model" else over
-        lines.append(f"| {row['num_envs']} | {row['subject']} | {row['env_steps_per_s']:,.0f} | {over} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines + _over_bare(result["rows"], "bare model")) + "\n"
 
 
 def training_loops() -> str:
@@ -193,6 +202,16 @@ def _number(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.4f}" if abs(value) >= 0.001 or value == 0 else f"{value:.1e}"
+
+
+def _over_bare(rows: list[dict[str, Any]], bare: str) -> list[str]:
+    """A table of what `benchmarks.timing.figures` gave."""
+    lines = [f"| envs | what | env steps/s | over the {bare} |", "| ---: | --- | ---: | ---: |"]
+    for row in rows:
+        over = f"{row['over_bare_us']:+,.0f} µs, {row['over_bare_percent']:+,.1f} %"
+        over = "" if row["subject"] == bare else over
+        lines.append(f"| {row['num_envs']} | {row['subject']} | {row['env_steps_per_s']:,.0f} | {over} |")
+    return lines
 
 
 def _where(machine: dict[str, Any]) -> str:

@@ -186,7 +186,7 @@ def imagine(env: EnvBase, agent: Agent, args: Args, first: bool) -> float:
         frames_per_batch=frames,
         total_frames=frames * num_updates,
         track_traj_ids=False,
-        auto_register_policy_transforms=False,  # they would be between the env and its resets on the device
+        auto_register_policy_transforms=False,  # of recurrent policies, which this is not
     )
     length = 0.0
     for update, rollout in enumerate(collector):

@@ -116,11 +116,14 @@ class Op:
         return self.choose(*args, **kwargs)(*args, **kwargs)
 
     def choose(self, *args: Any, **kwargs: Any) -> Callable[..., Any]:
-        """The implementation that a call with these arguments runs.
+        """The implementation that a call with these arguments runs; inside `torch.compile` the reference.
 
         Raises:
             ContractError: `use_backend` names a backend that this operation has but that cannot take the call.
         """
+        # Tracing sees through the reference alone; it cannot read context variables either.
+        if torch.compiler.is_compiling():
+            return self.reference
         forced = _forced_backend.get()
         if forced == "reference":
             return self.reference

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from wm_vec import spawn_seeds
-from wm_vec.core.rng import CounterRNG, LookaheadRNG, seed_list
+from wm_vec.core.lookahead import LookaheadRNG, PlacesAhead
+from wm_vec.core.rng import STREAM_RESET, CounterRNG, seed_list
 
 
 def rng_at(seed, episode=0, step=0, rows=1):
@@ -62,23 +63,37 @@ def test_numbers_drawn_ahead_are_those_drawn_step_by_step(rows, depth):
     assert ahead.exhausted
 
 
-def test_rows_that_begin_an_episode_in_between_get_their_own_numbers():
-    seed, episode, step = torch.arange(4) + 9, torch.zeros(4, dtype=torch.int64), torch.full((4,), 3)
-    ahead = LookaheadRNG(seed, episode, step, 6)
-    for i in range(6):
+@pytest.mark.parametrize("lasting", [1, 2, 3, 5])
+def test_rows_that_begin_episodes_in_between_get_their_own_numbers(lasting):
+    """Row i's episodes last `lasting` + i steps, so that rows begin one, several or no new ones while numbers last."""
+    seed, episode, step = torch.arange(4) + 9, torch.arange(4) * 3, torch.zeros(4, dtype=torch.int64)
+    ahead = LookaheadRNG(seed, episode, step, 7)
+    for i in range(7):
+        if ahead.exhausted:
+            assert lasting < 3, "short episodes use numbers up before their time"
+            ahead = LookaheadRNG(seed, episode, step, 7 - i)
         plain = CounterRNG(seed, episode, step)
-        for draw in ((5,), (2, 7, torch.float64)):
+        for draw in ((5,), *([(2, 7, torch.float64)] if i > 2 else [])):
             assert torch.equal(ahead.normal(*draw), plain.normal(*draw)), i
         assert torch.equal(ahead.step, step)
         ahead.advance()
-        step = step + 1
-        if i in (1, 3):
-            rows = torch.tensor([i - 1, 3])
-            seed = seed.index_fill(0, rows, 100 + i)
-            episode = episode.index_add(0, rows, torch.ones_like(rows))
-            step = step.index_fill(0, rows, 0)
-            ahead.restart(rows, seed, episode)
+        over = step + 1 >= lasting + torch.arange(4)
+        episode, step = episode + over, (step + 1).masked_fill(over, 0)
+        ahead.restart(over.nonzero()[:, 0].numpy(), episode)
     assert ahead.exhausted
+
+
+def test_places_drawn_ahead_are_those_drawn_one_by_one():
+    seed, episode = torch.arange(5) + 3, torch.arange(5)
+    ahead, zeros = PlacesAhead(4), torch.zeros(5, dtype=torch.int64)
+    for size, rows in [(10, [0, 1]), (10, [1]), (10, [1, 4]), (10, [1, 2]), (10, [1]), (7, [0, 2]), (7, [3])]:
+        which = torch.tensor(rows)
+        episode = episode.index_add(0, which, torch.ones_like(which))
+        expected = CounterRNG(seed, episode, zeros).integers(1, size, STREAM_RESET)[which, 0]
+        assert ahead.draw(which.numpy(), seed, episode, size) == expected.tolist()
+    seed = seed + 1
+    expected = CounterRNG(seed, episode, zeros).integers(1, 7, STREAM_RESET)[:, 0]
+    assert ahead.draw(np.arange(5), seed, episode, 7) == expected.tolist()
 
 
 def test_spawned_seeds_are_numpys_and_unrelated():

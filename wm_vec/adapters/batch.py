@@ -255,5 +255,5 @@ def _any_tensor(value: Any) -> bool:
 
 
 def _writes(leaf: Tensor) -> int:
-    """How often a tensor was written into; inference tensors do not count."""
-    return 0 if leaf.is_inference() else leaf._version
+    """How often a tensor was written into; inference tensors do not count, and no tracing can tell."""
+    return 0 if torch.compiler.is_compiling() or leaf.is_inference() else leaf._version

@@ -85,7 +85,7 @@ class Runner:
 
     def _watch(self, call: UserCall) -> Any:
         """The first time, look whether an undeclared model draws from a global generator."""
-        if self._watched or self.generator is not None:
+        if self._watched or self.generator is not None or torch.compiler.is_compiling():
             return nullcontext()
         self._watched = True
         return warn_of_draws(call.name)

@@ -10,14 +10,15 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from wm_kernels.finish_step.reference import AutoresetPlan
+from wm_kernels.finish_step.reference import AutoresetPlan, FinishedStep
 from wm_vec.core.actions import JointAction
 from wm_vec.core.dynamics import Dynamics
 from wm_vec.core.encoding import encoded, num_observations
 from wm_vec.core.imagination import imagined
 from wm_vec.core.judge import Judge
+from wm_vec.core.lookahead import LookaheadRNG, PlacesAhead
 from wm_vec.core.perspective import PerMany, Perspective
-from wm_vec.core.rng import STREAM_FORK, CounterRNG, LookaheadRNG, seed_list, spawn_seeds
+from wm_vec.core.rng import STREAM_FORK, CounterRNG, seed_list, spawn_seeds
 from wm_vec.core.rows import RowLayout, Rows
 from wm_vec.core.single import RowStep, SingleRow
 from wm_vec.core.starts import (
@@ -30,12 +31,12 @@ from wm_vec.core.starts import (
     next_episodes,
     restart,
 )
-from wm_vec.core.state import AutoresetMode, EnvState, StepResult, as_autoreset_mode
-from wm_vec.core.transition import StepFunction
+from wm_vec.core.state import AutoresetMode, ColumnStep, EnvState, StepResult, as_autoreset_mode
+from wm_vec.core.transition import PLANS, Proposal, StepFunction
 from wm_vec.core.trees import Tree
 
-LOOKAHEAD_ROWS = 1024
-"""Rows times steps whose noise is drawn in one call, where it can be drawn ahead."""
+LOOKAHEAD_ROWS, LOOKAHEAD_DEPTH = 2048, 256
+"""At most so many rows times steps (or episodes), and so many steps, are drawn for in one call."""
 BANK_SEED = 0x5EED
 """Seed of the bank's own draws, the same for every number of envs."""
 
@@ -120,6 +121,7 @@ class Engine:
         self._rows: Rows | None = None
         self._row: SingleRow | None = None
         self._lookahead: LookaheadRNG | None = None
+        self._places = self._places_ahead()
         if judge.has_functions:
             self._probe_functions(judge)
 
@@ -205,13 +207,13 @@ class Engine:
                     seeds, episodes = next_episodes(rows, given)
                     start = start(CounterRNG(seeds, episodes, torch.zeros_like(seeds)))
                 starts = GivenStarts(self._given_leaves(start), starts, self._checked_mask(start_mask, "start_mask"))
-            self._rows = restart(starts, rows, given, mask, options)
+            self._rows = restart(starts, rows, given, mask, options, self._places)
         # Of some envs alone, nobody could tell which the entries belong to.
         self._start_info = starts.info if mask is None else {}
-        if mask is None or self._lookahead is None:
+        if mask is None or given is not None or torch.compiler.is_compiling():
             self._lookahead = None
-        else:
-            self._lookahead.restart(mask.nonzero()[:, 0], self._rows.seed, self._rows.episode)
+        elif self._lookahead is not None:
+            self._lookahead.restart(mask.numpy().nonzero()[0], self._rows.episode)
         return self._step.observe(self._rows.leaves)
 
     def _checked_mask(self, mask: Tensor | None, name: str) -> Tensor | None:
@@ -249,23 +251,43 @@ class Engine:
 
     # -- steps ----------------------------------------------------------------------------------------------------
 
-    def step(self, action: PerMany) -> StepResult:
+    def step(self, action: PerMany, autoreset_mode: AutoresetMode | None = None) -> StepResult:
         """Step all envs; no host sync.
 
         Args:
             action: ``(B, *shape)`` on the engine's device; with several perspectives a mapping by name.
+            autoreset_mode: SAME_STEP or DISABLED for this step; None for the engine's own.
 
         Raises:
             RuntimeError: Before the first reset.
             TypeError, ValueError: An action of another shape, dtype or device (or, under `validate`, value).
         """
+        return self._step.result(*self._advance(action, autoreset_mode))
+
+    def step_columns(self, action: Tensor, autoreset_mode: AutoresetMode | None = None) -> ColumnStep:
+        """`step` of an engine of one perspective, without what a TensorDict has no entry for.
+
+        Raises:
+            ValueError: Several perspectives; and as `step`.
+        """
+        if len(self.perspectives) > 1:
+            raise ValueError("step_columns: needs an engine with one perspective.")
+        return self._step.columns(*self._advance(action, autoreset_mode))
+
+    def _advance(
+        self, action: PerMany, autoreset_mode: AutoresetMode | None
+    ) -> tuple[FinishedStep, Proposal, AutoresetPlan]:
+        """Step all envs; what the step ended in, and the plan that it followed."""
         rows = self._require_rows("step")
         actions = self._joint.check(action, self.num_envs)
+        plan = self._step.plan if autoreset_mode is None else PLANS[autoreset_mode]
         with torch.no_grad():
-            self._rows, result = self._step(rows, actions, self._rng(rows))
+            self._rows, finished, proposal = self._step.advance(rows, actions, self._rng(rows), plan, self._places)
         if self._lookahead is not None:
             self._lookahead.advance()
-        return result
+            if plan != "disabled":
+                self._lookahead.restart(finished.was_reset.numpy().nonzero()[0], self._rows.episode)
+        return finished, proposal, plan
 
     def step_row(self, action: Tensor) -> RowStep:
         """`step` of an engine of one env and one perspective without autoreset; reads the host.
@@ -317,14 +339,19 @@ class Engine:
         return self._rng(row.to_rows(self._layout, self._step.row_dynamics, self.device))
 
     def _rng(self, rows: Rows) -> CounterRNG:
-        """The numbers of the next step; drawn ahead where episodes change between calls alone."""
-        ahead = self.autoreset_mode is AutoresetMode.DISABLED and self.device.type == "cpu" and not self.exact_rows
-        if not ahead or self.num_envs >= LOOKAHEAD_ROWS or torch.compiler.is_compiling():
+        """The numbers of the next step; drawn ahead in host memory."""
+        if torch.compiler.is_compiling():
+            self._lookahead = None  # what an eager step drew ahead counts on the host
+        if self._places is None or torch.compiler.is_compiling():
             return CounterRNG(rows.seed, rows.episode, rows.elapsed)
         if self._lookahead is None or self._lookahead.exhausted:
-            depth = LOOKAHEAD_ROWS // self.num_envs
-            self._lookahead = LookaheadRNG(rows.seed, rows.episode, rows.elapsed, depth)
+            self._lookahead = LookaheadRNG(rows.seed, rows.episode, rows.elapsed, self._places.depth)
         return self._lookahead
+
+    def _places_ahead(self) -> PlacesAhead | None:
+        """Where rows start, drawn ahead; None where nothing can be, or nothing is gained."""
+        depth = min(LOOKAHEAD_ROWS // self.num_envs, LOOKAHEAD_DEPTH)
+        return PlacesAhead(depth) if self.device.type == "cpu" and not self.exact_rows and depth > 1 else None
 
     def model_state(self) -> TensorDict:
         """The dynamics' current state, ``(B,)``; not a copy."""
@@ -410,6 +437,7 @@ class Engine:
         forked.__dict__.update(self.__dict__)
         forked.num_envs = index.shape[0]
         forked._row = None
+        forked._places = forked._places_ahead()
         forked._rows, forked._lookahead, forked._fork_count = picked, None, 0
         return forked
 

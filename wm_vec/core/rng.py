@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -51,74 +50,6 @@ class CounterRNG:
         """``(B,)`` int64 with 63 random bits, never negative: fit to be seeds."""
         words = philox_words(self.seed, self.episode, self.step, 2, stream)
         return (words[:, 0] << 31) ^ words[:, 1]
-
-
-class LookaheadRNG(CounterRNG):
-    """The same numbers, drawn for many steps in one call.
-
-    Only for rows whose episode cannot change between the engine's own calls (no autoreset) and on the CPU, where
-    drawing a few numbers costs as much as drawing hundreds.
-
-    Args:
-        seed, episode, step: ``(B,)`` int64, as of the next step.
-        depth: Steps drawn at once.
-    """
-
-    def __init__(self, seed: Tensor, episode: Tensor, step: Tensor, depth: int) -> None:
-        self.seed, self.episode, self._first_step = seed, episode, step
-        self._depth = depth
-        self._position = 0
-        self._drawn: dict[tuple[int, int, torch.dtype], tuple[Tensor, ...]] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Every number drawn is a view, and would be pickled with the whole draw; they are drawn again instead.
-        return {**self.__dict__, "_drawn": {}}
-
-    @property
-    def step(self) -> Tensor:  # type: ignore[override]
-        """``(B,)`` int64, the current step."""
-        return self._first_step + self._position
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether the steps drawn ahead are used up."""
-        return self._position >= self._depth
-
-    def restart(self, rows: Tensor, seed: Tensor, episode: Tensor) -> None:
-        """Let some rows begin an episode at the current step.
-
-        Args:
-            rows: Which, ``(k,)`` int64.
-            seed, episode: ``(B,)`` int64, of all rows from now on.
-        """
-        self.seed, self.episode = seed, episode
-        # Counted so that their step is 0 at the current position.
-        self._first_step = self._first_step.index_fill(0, rows, -self._position)
-        left = self._depth - self._position
-        if left == 0 or rows.numel() == 0:
-            return
-        steps = torch.arange(left)[:, None].expand(left, rows.numel()).flatten()
-        keys, episodes = seed[rows].repeat(left), episode[rows].repeat(left)
-        for (num_normals, stream, dtype), drawn in self._drawn.items():
-            fresh = philox_normal(keys, episodes, steps, num_normals, stream).to(dtype)
-            for ahead, own in zip(drawn[self._position :], fresh.view(left, -1, num_normals), strict=True):
-                ahead.index_copy_(0, rows, own)
-
-    def advance(self) -> None:
-        """Go on to the next step."""
-        self._position += 1
-
-    def normal(self, num_normals: int, stream: int = STREAM_NOISE, dtype: torch.dtype = torch.float32) -> Tensor:
-        """``(B, num_normals)`` standard normals of the current step."""
-        key = (num_normals, stream, dtype)
-        if key not in self._drawn:
-            depth, batch = self._depth, self.seed.shape[0]
-            ahead = self._first_step + torch.arange(depth)[:, None]
-            normals = philox_normal(
-                self.seed.repeat(depth), self.episode.repeat(depth), ahead.flatten(), num_normals, stream
-            )
-            self._drawn[key] = normals.to(dtype).view(depth, batch, num_normals).unbind(0)
-        return self._drawn[key][self._position]
 
 
 def spawn_seeds(root: int | None, num_seeds: int) -> list[int]:

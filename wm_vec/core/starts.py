@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
 from wm_kernels.dispatch import is_plain_host_tensor
 from wm_vec.core.dynamics import Dynamics
+from wm_vec.core.lookahead import PlacesAhead
 from wm_vec.core.rng import STREAM_RESET, CounterRNG
 from wm_vec.core.rows import RowLayout, Rows
 from wm_vec.core.trees import select_rows
@@ -39,32 +41,13 @@ class BankStarts:
     def __init__(self, leaves: list[Tensor]) -> None:
         self.leaves = leaves
         self.info: Mapping[str, Any] = {}
-        self._drawn: tuple[int, Tensor, Tensor, Tensor] | None = None
 
     def draw(
         self, seed: Tensor, episode: Tensor, options: Mapping[str, Any] | None = None
     ) -> tuple[list[Tensor], Tensor | None]:
         """The bank, and the state that each row draws at its seed and episode."""
-        size = self.leaves[0].shape[0]
-        if not is_plain_host_tensor(seed):
-            return self.leaves, _place(seed, episode, size)
-        # Most rows draw what they drew at the last step. In host memory a look tells which do not.
-        index = None
-        if self._drawn is not None and self._drawn[0] == size and self._drawn[1].shape == seed.shape:
-            _, old_seed, old_episode, old_index = self._drawn
-            changed = ((seed != old_seed) | (episode != old_episode)).nonzero()[:, 0]
-            index = old_index
-            if changed.numel():
-                index = old_index.index_copy(0, changed, _place(seed[changed], episode[changed], size))
-        index = _place(seed, episode, size) if index is None else index
-        # Copies: who handed them in may write into them.
-        self._drawn = (size, seed.clone(), episode.clone(), index)
-        return self.leaves, index
-
-
-def _place(seed: Tensor, episode: Tensor, size: int) -> Tensor:
-    """``(B,)`` int64: the place in a bank of `size` states that each row draws at its seed and episode."""
-    return CounterRNG(seed, episode, torch.zeros_like(episode)).integers(1, size, STREAM_RESET)[:, 0]
+        rng = CounterRNG(seed, episode, torch.zeros_like(episode))
+        return self.leaves, rng.integers(1, self.leaves[0].shape[0], STREAM_RESET)[:, 0]
 
 
 class FreshStarts:
@@ -164,6 +147,7 @@ def restart(
     seeds: Sequence[int | None] | None = None,
     mask: Tensor | None = None,
     options: Mapping[str, Any] | None = None,
+    places: PlacesAhead | None = None,
 ) -> Rows:
     """`rows` with fresh episodes.
 
@@ -173,10 +157,17 @@ def restart(
         seeds: A new seed starts at episode 0; None keeps a row's own, and goes on to its next episode.
         mask: ``(B,)`` bool, the rows to restart; None for all.
         options: For a dynamics that starts episodes afresh.
+        places: What has been drawn ahead; used in host memory.
     """
     seed, episode = next_episodes(rows, seeds)
     if mask is not None and is_plain_host_tensor(mask):
-        return _restart_some(starts, rows, seed, episode, mask.nonzero()[:, 0], options)
+        which = mask.nonzero()[:, 0]
+        if which.numel() == 0:
+            return rows
+        if seeds is not None:
+            rows = rows._replace(seed=torch.where(mask, seed, rows.seed))
+        rows = rows._replace(pending=rows.pending & ~mask)
+        return restart_some(starts, rows, which, torch.where(mask, episode, rows.episode), options, places)
     leaves, index = starts.draw(seed, episode, options)
     fresh = Rows(
         leaves if index is None else [leaf[index] for leaf in leaves],
@@ -189,21 +180,62 @@ def restart(
     return fresh if mask is None else fresh.where(mask, rows)
 
 
-def _restart_some(
-    starts: Starts, rows: Rows, seed: Tensor, episode: Tensor, which: Tensor, options: Mapping[str, Any] | None
+def restart_some(
+    starts: Starts,
+    rows: Rows,
+    which: Tensor,
+    episode: Tensor,
+    options: Mapping[str, Any] | None = None,
+    places: PlacesAhead | None = None,
 ) -> Rows:
-    """`restart` of the rows `which` ``(k,)``, known in host memory; the others are not drawn for."""
-    if which.numel() == 0:
-        return rows
-    own = seed[which], episode[which]
-    starts = starts.of(which) if isinstance(starts, GivenStarts) else starts
-    leaves, index = starts.draw(*own, options)
-    fresh = leaves if index is None else [leaf[index] for leaf in leaves]
+    """`restart` of a few rows in host memory; the others are not drawn for.
+
+    Args:
+        starts: Where they start.
+        rows: As they are, but for `seed` and `pending`: those are already the new ones.
+        which: The rows to restart, ``(k,)`` int64; at least one.
+        episode: ``(B,)`` int64, the numbers of all rows' episodes from now on.
+        options: For a dynamics that starts episodes afresh.
+        places: What has been drawn ahead.
+    """
     return Rows(
-        [leaf.index_copy(0, which, start) for leaf, start in zip(rows.leaves, fresh, strict=True)],
+        restarted_leaves(starts, rows.leaves, rows.seed, episode, which.numpy(), places, options),
         rows.elapsed.index_fill(0, which, 0),
-        rows.episode.index_copy(0, which, own[1]),
-        rows.seed.index_copy(0, which, own[0]),
+        episode,
+        rows.seed,
         rows.returns.index_fill(0, which, 0),
-        rows.pending.index_fill(0, which, False),
+        rows.pending,
     )
+
+
+def restarted_leaves(
+    starts: Starts,
+    leaves: list[Tensor],
+    seed: Tensor,
+    episode: Tensor,
+    which: np.ndarray,
+    places: PlacesAhead | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> list[Tensor]:
+    """`leaves` with initial states in the rows `which` ``(k,)``; arguments as in `restart_some`."""
+    index: Any
+    if places is not None and isinstance(starts, BankStarts):
+        fresh = starts.leaves
+        index = places.draw(which, seed, episode, fresh[0].shape[0])
+    else:
+        rows = torch.from_numpy(which)
+        starts = starts.of(rows) if isinstance(starts, GivenStarts) else starts
+        fresh, drawn = starts.draw(seed[rows], episode[rows], options)
+        index = None if drawn is None else drawn.tolist()
+    return [_with_starts(leaf, start, which, index) for leaf, start in zip(leaves, fresh, strict=True)]
+
+
+def _with_starts(leaf: Tensor, fresh: Tensor, which: np.ndarray, index: list[int] | None) -> Tensor:
+    """`leaf` ``(B, ...)`` with ``fresh[index]`` in the rows `which`, by NumPy where it can: a few rows go faster so."""
+    plain = is_plain_host_tensor(leaf) and type(fresh) is Tensor and leaf.dtype is not torch.bfloat16
+    if plain and not torch.is_grad_enabled() and not leaf.requires_grad:
+        rows, taken = leaf.numpy().copy(), fresh.numpy()
+        rows[which] = taken if index is None else taken[index]
+        return torch.from_numpy(rows)
+    taken_rows = fresh if index is None else fresh[torch.tensor(index, device=fresh.device)]
+    return leaf.index_copy(0, torch.from_numpy(which), taken_rows)

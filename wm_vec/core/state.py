@@ -71,6 +71,23 @@ class StepResult(NamedTuple):
     info: dict[str, Any]
 
 
+class ColumnStep(NamedTuple):
+    """What a step of an engine of one perspective gives, flags and rewards as columns.
+
+    Attributes:
+        observation, final_observation: As in `StepResult`.
+        reward: ``(B, 1)`` float.
+        terminated, truncated, finished: ``(B, 1)`` bool.
+    """
+
+    observation: Tree
+    final_observation: Tree
+    reward: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    finished: Tensor
+
+
 def as_autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
     """Gymnasium's enum from itself, its name or its value, whatever the case."""
     if isinstance(mode, AutoresetMode):

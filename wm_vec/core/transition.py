@@ -13,21 +13,24 @@ import torch
 from torch import Tensor
 
 from wm_kernels import finish_step
+from wm_kernels.dispatch import is_plain_host_tensor
 from wm_kernels.finish_step.reference import AutoresetPlan, FinishedStep
 from wm_vec.core.actions import JointAction
 from wm_vec.core.dynamics import Dynamics
+from wm_vec.core.host import can_finish_on_host, finish_on_host
 from wm_vec.core.judge import Judge
+from wm_vec.core.lookahead import PlacesAhead
 from wm_vec.core.perspective import PerMany
 from wm_vec.core.rng import CounterRNG
 from wm_vec.core.rows import RowLayout, Rows
 from wm_vec.core.single import RowDynamics, RowStep, RowTransition, SingleRow, TensorRows, is_finite, row_leaves
-from wm_vec.core.starts import Starts
-from wm_vec.core.state import AutoresetMode, StepResult
+from wm_vec.core.starts import Starts, restart_some
+from wm_vec.core.state import AutoresetMode, ColumnStep, StepResult
 from wm_vec.core.trees import Tree, finite_rows, join_trees, select_rows
 
 EXACT_ROWS_CHUNK = 32
 """Rows that go through the network together under ``exact_rows``."""
-_PLANS: dict[AutoresetMode, AutoresetPlan] = {
+PLANS: dict[AutoresetMode, AutoresetPlan] = {
     AutoresetMode.SAME_STEP: "same_step",
     AutoresetMode.NEXT_STEP: "next_step",
     AutoresetMode.DISABLED: "disabled",
@@ -100,16 +103,41 @@ class StepFunction:
     ) -> None:
         self.dynamics, self.judge, self.layout, self.joint = dynamics, judge, layout, joint
         self.perspectives = joint.perspectives
-        self.horizon, self.plan, self.exact_rows = horizon, _PLANS[mode], exact_rows
+        self.horizon, self.plan, self.exact_rows = horizon, PLANS[mode], exact_rows
         self.starts = starts
         rows = isinstance(dynamics, RowDynamics) and getattr(dynamics, "steps_rows", True)
         self.row_dynamics: RowDynamics = dynamics if rows else TensorRows(dynamics, layout.floating)  # type: ignore
 
     def __call__(
-        self, rows: Rows, actions: list[Tensor], rng: CounterRNG, plan: AutoresetPlan | None = None
+        self,
+        rows: Rows,
+        actions: list[Tensor],
+        rng: CounterRNG,
+        plan: AutoresetPlan | None = None,
+        places: PlacesAhead | None = None,
     ) -> tuple[Rows, StepResult]:
-        """Step `rows`; `actions` are checked, `rng` stands at the rows' counters, `plan` overrides the engine's."""
+        """Step `rows`; arguments as in `advance`."""
         plan = plan or self.plan
+        after, finished, proposal = self.advance(rows, actions, rng, plan, places)
+        return after, self.result(finished, proposal, plan)
+
+    def advance(
+        self,
+        rows: Rows,
+        actions: list[Tensor],
+        rng: CounterRNG,
+        plan: AutoresetPlan,
+        places: PlacesAhead | None = None,
+    ) -> tuple[Rows, FinishedStep, Proposal]:
+        """Step `rows`, without what `result` makes of it.
+
+        Args:
+            rows: As they are.
+            actions: Checked.
+            rng: At the rows' counters.
+            plan: When finished rows reset.
+            places: Where in the bank rows start next, drawn ahead.
+        """
         gate = GradientGate() if torch.is_grad_enabled() else None
         if gate is not None:
             rows = rows._replace(leaves=[gate.admit(leaf) for leaf in rows.leaves])
@@ -119,10 +147,10 @@ class StepFunction:
             proposal = self.propose_in_chunks(rows, clipped, actions)
         else:
             proposal = self.propose(rows, clipped, actions, rng)
-        after, finished = self._finish(rows, proposal, joint, plan)
+        after, finished = self._finish(rows, proposal, joint, plan, places)
         if gate is not None:
             gate.closed = finished.diverged
-        return after, self.result(finished, proposal, plan)
+        return after, finished, proposal
 
     def single(self, one: SingleRow, action: Tensor, rng: CounterRNG) -> tuple[SingleRow, RowStep]:
         """The same for one row of one perspective without autoreset; no gradients.
@@ -171,32 +199,46 @@ class StepFunction:
         result = self.result(finished, proposal, "disabled")
         return SingleRow.of(rows, layout, dynamics), RowStep.of(result, dynamics)
 
-    def _finish(self, rows: Rows, proposal: Proposal, joint: Tensor, plan: AutoresetPlan) -> tuple[Rows, FinishedStep]:
+    def _finish(
+        self, rows: Rows, proposal: Proposal, joint: Tensor, plan: AutoresetPlan, places: PlacesAhead | None = None
+    ) -> tuple[Rows, FinishedStep]:
         """Contain, end, reset, count."""
-        starts: list[Tensor] = []
+        acted = joint if self.joint.may_diverge else None
+        judged = proposal.reward, proposal.terminated, proposal.truncated
+        if plan != "next_step" and can_finish_on_host(proposal.reward):
+            starts = None if plan == "disabled" else self.starts
+            done = finish_on_host(rows, proposal.leaves, acted, *judged, self.horizon, starts, places)
+            if done is not None:
+                return done
+        # In host memory a look tells which rows end, and only those are drawn for.
+        look = plan == "same_step" and is_plain_host_tensor(rows.seed)
+        bank: list[Tensor] = []
         index = None
-        if plan != "disabled":
-            starts, index = self.starts.draw(rows.seed, rows.episode + 1)
+        if plan != "disabled" and not look:
+            bank, index = self.starts.draw(rows.seed, rows.episode + 1)
             index = torch.arange(rows.seed.shape[0], device=rows.seed.device) if index is None else index
         finished = finish_step(
             rows.leaves,
             proposal.leaves,
-            starts,
+            bank,
             index,
-            joint if self.joint.may_diverge else None,
-            proposal.reward,
-            proposal.terminated,
-            proposal.truncated,
+            acted,
+            *judged,
             rows.elapsed,
             rows.episode,
             rows.returns,
             rows.pending if plan == "next_step" else None,
             self.horizon,
-            plan,
+            "disabled" if look else plan,
         )
         # A copy, since `finished` is handed out.
         pending = finished.finished.clone() if plan == "next_step" else rows.pending
         after = Rows(finished.state, finished.elapsed, finished.episode, rows.seed, finished.returns, pending)
+        if look:
+            which = finished.finished.nonzero()[:, 0]
+            if which.numel():
+                after = restart_some(self.starts, after, which, rows.episode + finished.finished, places=places)
+            finished = finished._replace(state=after.leaves, was_reset=finished.finished)
         return after, finished
 
     def observe(self, leaves: Sequence[Tensor]) -> PerMany:
@@ -251,16 +293,15 @@ class StepFunction:
     def result(self, finished: FinishedStep, proposal: Proposal, plan: AutoresetPlan) -> StepResult:
         """What the caller is told of a finished step."""
         final_state = self.layout.to_tensordict(finished.final)
-        # Where no row diverged and none had to be looked at, the leaves are still the proposed ones.
-        unchanged = finished.final is proposal.leaves
-        predictions = proposal.observation if unchanged else self.dynamics.observe(final_state)
+        predictions = self._predictions(finished, proposal)
         final_observation = self.see(predictions)
+        # Where resets are the step's own, what is handed out twice is two tensors.
         observation = final_observation if plan == "disabled" else self.observe(finished.state)
         reward: PerMany = finished.reward
         terminated: PerMany = finished.terminated
         returns = finished.final_returns
         length = finished.final_elapsed
-        if plan == "disabled":
+        if finished.state is finished.final:
             # Nothing was reset, so these are the engine's own counters: hand out copies.
             returns, length = returns.clone(), length.clone()
         if len(self.perspectives) == 1:
@@ -284,6 +325,20 @@ class StepFunction:
             predictions=predictions,
             info=proposal.info,
         )
+
+    def columns(self, finished: FinishedStep, proposal: Proposal, plan: AutoresetPlan) -> ColumnStep:
+        """The part of `result` that one perspective sees of itself."""
+        final = self.see(self._predictions(finished, proposal))
+        observation = final if plan == "disabled" else self.observe(finished.state)
+        flags = finished.truncated.unsqueeze(1), finished.finished.unsqueeze(1)
+        return ColumnStep(observation, final, finished.reward, finished.terminated, *flags)
+
+    def _predictions(self, finished: FinishedStep, proposal: Proposal) -> Tree:
+        """The dynamics' whole observation where the step ended."""
+        # Where no row diverged and none had to be looked at, the leaves are still the proposed ones.
+        if finished.final is proposal.leaves:
+            return proposal.observation
+        return self.dynamics.observe(self.layout.to_tensordict(finished.final))
 
 
 def _joined(parts: list[Any], batch: int) -> Any:

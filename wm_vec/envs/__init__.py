@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from wm_vec.envs.pessimism import PessimisticReward, PessimisticVectorReward
     from wm_vec.envs.sb3 import SB3VecEnv as SB3VecEnv
     from wm_vec.envs.scalar import WorldModelEnv
-    from wm_vec.envs.torchrl import TorchRLEnv
+    from wm_vec.envs.torchrl import TorchRLEnv, TransformedEnv
     from wm_vec.envs.vector import WorldModelVectorEnv
 
 _HOME = {
@@ -20,6 +20,7 @@ _HOME = {
     "PessimisticVectorReward": "pessimism",
     "SB3VecEnv": "sb3",
     "TorchRLEnv": "torchrl",
+    "TransformedEnv": "torchrl",
     "WorldModelEnv": "scalar",
     "WorldModelVectorEnv": "vector",
     "check_vector_env": "checker",
@@ -32,6 +33,7 @@ __all__ = [
     "PessimisticReward",
     "PessimisticVectorReward",
     "TorchRLEnv",
+    "TransformedEnv",
     "WorldModelEnv",
     "WorldModelVectorEnv",
     "check_vector_env",

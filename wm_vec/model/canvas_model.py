@@ -191,6 +191,9 @@ class CanvasModel(nn.Module):
         Writes through ``parameter.data`` are the one change that torch does not count: write under
         ``torch.no_grad()`` instead.
         """
+        if torch.compiler.is_compiling():
+            # Traced with the step: a compiled step reads the parameters as they are, and no cache of before.
+            return self._prepare(n_denoise_steps, heun, self.codec.is_input[None], self.codec.is_input[None], KNOWN)
         key = (n_denoise_steps, heun)
         versions = self._versions()
         cached = self._prepared.get(key)

@@ -19,12 +19,13 @@ from torchrl.data import (
     TensorDictReplayBuffer,
 )
 from torchrl.envs import GymEnv, ParallelEnv, SerialEnv, TransformedEnv
-from torchrl.envs.transforms import RewardSum, StepCounter
+from torchrl.envs.transforms import Compose, ObservationNorm, RewardSum, StepCounter
 from torchrl.envs.utils import check_env_specs
 
 from wm_vec import WorldModel, batched
 from wm_vec.adapters import CallableDynamics
 from wm_vec.envs import TorchRLEnv
+from wm_vec.envs import TransformedEnv as Transformed
 
 PLANE = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
 SEEN = gym.spaces.Dict({"place": PLANE, "eye": gym.spaces.Dict({"dial": gym.spaces.Box(0, 255, (3,), np.uint8)})})
@@ -246,6 +247,31 @@ def test_a_reset_from_observations_on_a_device_without_values():
     assert td["observation"].device.type == "meta"
 
 
+def test_our_transformed_env_hands_them_on(cartpole, real):
+    env = Transformed(cartpole.to_torchrl_env(8, max_episode_steps=5, seed=0), Compose(StepCounter(), RewardSum()))
+    given = observations(real, 8)
+    done = torch.arange(8)[:, None] == 3
+    rollout = env.rollout(4, tensordict=given.clone().set("done", done), break_when_any_done=False)
+    assert torch.equal(rollout["observation"][~done[:, 0], 0], given["observation"][~done[:, 0]])
+    assert among(rollout["observation"][3:4, 0], bank_of(cartpole)).all()
+    assert not rollout["step_count"][:, 0].any()
+    assert not rollout["episode_reward"][:, 0].any()
+    assert (rollout["step_count"][:, 1] <= 1).all()
+    check_env_specs(env, break_when_any_done="both")
+    td = env.reset(rollout[:, -1].exclude("next", "action").set("_reset", done))
+    assert among(td["observation"][3:4], bank_of(cartpole)).all()
+
+
+def test_observations_that_a_transform_changes_are_not_the_worlds(cartpole, real):
+    env = Transformed(cartpole.to_torchrl_env(4, seed=0), ObservationNorm(0.5, 2.0, in_keys=["observation"]))
+    with pytest.raises(ValueError, match=r"cannot start from \['observation'\], which a transform writes.*start_from"):
+        env.reset(observations(real, 4))
+    env.base_env.reset(observations(real, 4))
+    env.start_from(real)
+    seen = (env.reset()["observation"] - 0.5) / 2.0
+    assert torch.isclose(seen[:, None], real["observation"].reshape(1, -1, 4), atol=1e-5).all(-1).any(1).all()
+
+
 # -- what TorchRL itself hands to resets ----------------------------------------------------------------------------
 
 
@@ -377,8 +403,10 @@ def test_of_too_many_some_are_drawn(cartpole, real):
 
 def test_padding_is_no_observation(cartpole):
     """Split trajectories are padded with zeros, which were never seen."""
+    env = GymEnv("CartPole-v1", categorical_action_encoding=True)
+    env.set_seed(0)
     collector = Collector(
-        GymEnv("CartPole-v1", categorical_action_encoding=True),
+        env,
         None,
         frames_per_batch=60,
         total_frames=60,

@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
+from tensordict import TensorDict
 from torch import Tensor
 from torchrl.data import (
     Binary,
@@ -49,6 +50,15 @@ def observation_entries(observation: Tree) -> dict[str, Any]:
     return {OBSERVATION: observation} if isinstance(observation, Tensor) else dict(observation)
 
 
+def unchecked(entries: dict[str, Any], batch_size: torch.Size, device: torch.device | None) -> TensorDict:
+    """A TensorDict of entries that are known to fit, nested dicts among them; not looked at."""
+    own = {
+        key: unchecked(value, batch_size, device) if isinstance(value, dict) else value
+        for key, value in entries.items()
+    }
+    return TensorDict._new_unsafe(own, batch_size=batch_size, device=device)
+
+
 def action_spec(space: gym.Space, num_envs: int, device: torch.device, one_hot: bool) -> TensorSpec:
     """The actions of B envs.
 
@@ -85,6 +95,12 @@ def class_indices(action: Tensor, space: gym.Space) -> Tensor:
         parts = action.split([int(n) for n in space.nvec], -1)
         return torch.stack([part.to(torch.int8).argmax(-1) for part in parts], -1)
     return action.to(torch.int8).argmax(-1)
+
+
+def as_specified(action: Tensor, spec: TensorSpec) -> Tensor:
+    """Actions that a world made in its own precision, in the spec's: rounding may have put them beyond its bounds."""
+    action = action.to(spec.dtype)
+    return action.clamp(spec.space.low, spec.space.high) if isinstance(spec, Bounded) else action
 
 
 def _nested(space: gym.Space, num_envs: int, device: torch.device) -> TensorSpec:
