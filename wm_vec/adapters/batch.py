@@ -59,7 +59,7 @@ class BatchRunner(Runner):
         if len({tuple((n, s.shape, s.dtype) for n, s in state.items()) for state in states}) > 1:
             raise AdapterError(f"{where}: states of different shapes or dtypes came back; all must be alike.")
         column = {name: join([s[name].detach().to(self.device) for s in states]) for name in self.states.names}
-        self._examples = self._examples or {name: leaf[:0] for name, leaf in column.items()}
+        self._examples = self._examples or {name: leaf.new_empty(0, *leaf.shape[1:]) for name, leaf in column.items()}
         observation = {name: join([row[name] for row in rows]) for name in rows[0]}
         return self._finish(column, observation, len(starts) * (lead[0] if lead else 1))
 

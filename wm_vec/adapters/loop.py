@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -34,7 +34,7 @@ class LoopRunner(Runner):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        self._example: Any = None
+        self._kind: Any = None
         self._flag_of = [torch.tensor([flag], device=self.device) for flag in (False, True)]
 
     def pack(self, starts: Sequence[ResetParts], lead: tuple[int, ...]) -> TensorDict:
@@ -43,7 +43,8 @@ class LoopRunner(Runner):
         if lead:
             raise AdapterError(f"{where}: starts of many envs at once need batching='batched' or 'vmap'.")
         self._begin(starts)
-        self._example = self._example if self._example is not None else kind_of(starts[0].state)
+        if self._kind is None and self.starts_as_observed:
+            self._kind = kind_of(starts[0].state)
         rows = [self.observations.tensors(start.observation, (), self.device, where) for start in starts]
         state = {STATE: ObjectTensor.of([start.state for start in starts])}
         return self._finish(state, _stack(rows), len(starts))
@@ -55,7 +56,7 @@ class LoopRunner(Runner):
         seen = [map_tree(lambda leaf: leaf[0], tree) for tree in trees]
         call = self.calls.encode
         if call is None:
-            states = [as_kind(self._example, one, self.where("encode")) for one in seen]
+            states = [as_kind(self._kind, one, self.where("encode")) for one in seen]
         else:
             states = [self._encoded(call, one, rng, row) for row, one in enumerate(seen)]
         return self._finish({STATE: ObjectTensor.of(states)}, observation, num_states)
@@ -164,14 +165,14 @@ class LoopRunner(Runner):
 
 
 def kind_of(value: Any) -> Any:
-    """What an observation is made of: arrays of no element, tensors of none, numbers' types, dicts and tuples."""
+    """What an observation is made of: arrays and tensors of no element, types, and dicts, tuples and lists of them."""
     if isinstance(value, Tensor):
         return value.new_empty(0)
     if isinstance(value, (np.ndarray, np.generic)):
         return np.empty(0, value.dtype)
-    if isinstance(value, Mapping):
+    if type(value) is dict:
         return {key: kind_of(part) for key, part in value.items()}
-    if isinstance(value, (tuple, list)):
+    if type(value) in (tuple, list):
         return type(value)(kind_of(part) for part in value)
     return type(value)
 
