@@ -126,8 +126,9 @@ class Agent(nn.Module):
 
     def explorer(self, share: float) -> TensorDictSequential:
         """The actor with a share of random actions."""
-        spec = self.action_spec
-        return TensorDictSequential(self.actor, EGreedyModule(spec, eps_init=share, eps_end=share))
+        device = self.standardise.mean.device
+        random = EGreedyModule(self.action_spec, eps_init=share, eps_end=share, device=device)
+        return TensorDictSequential(self.actor, random)
 
 
 def mlp(inputs: int, outputs: int, gain: float, width: int = 64) -> list[nn.Module]:
@@ -213,7 +214,7 @@ def evaluate(agent: Agent, args: Args, seed: int) -> list[float]:
     with set_exploration_type(InteractionType.DETERMINISTIC):
         for episode in range(args.eval_episodes):
             env.set_seed(seed + episode)
-            returns.append(float(env.rollout(100_000, agent.actor)["next", "reward"].sum()))
+            returns.append(float(env.rollout(100_000, agent.actor, auto_cast_to_device=True)["next", "reward"].sum()))
     env.close()
     return returns
 
