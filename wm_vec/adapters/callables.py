@@ -131,7 +131,7 @@ class CallableDynamics:
         self.rng: Literal["counter", "global"] = "counter" if batching == "loop" else rng
         self._generator = generator
         self._initial_observation, self._initial_state = initial_observation, initial_state
-        self._reset_watched = self._begun = False
+        self._reset_watched = False
         self._resets_batched = self.calls.reset is not None and is_batched(self.calls.reset.fn)
         self.starts_fresh = self.calls.reset is not None and (starts_fresh or self._resets_batched)
         if self._resets_batched and batching == "loop":
@@ -228,17 +228,11 @@ class CallableDynamics:
         for name, leaf in leaves.items():
             if leaf.dtype.is_floating_point and leaf.device.type != "meta" and bool(leaf.isnan().any()):
                 raise AdapterError(f"{where}: {name} has NaN in it; this model cannot fill in what was not observed.")
-        self._begin()
+        if not self.runner.begun and self.bank is None:  # it has to know what episodes start with
+            self.start(CounterRNG.from_seeds(rng.seed[:1]), None)
         if self.calls.encode is None and not self.runner.starts_as_observed:
             raise AdapterError(f"{where}: {self.no_encoder}")
         return self.runner.encode({name: leaf.clone() for name, leaf in leaves.items()}, rng)
-
-    def _begin(self) -> None:
-        """Let the runner see what episodes start with, if it has not yet."""
-        if not self._begun:
-            self._begun = True
-            if self.bank is None:
-                self.start(CounterRNG.from_seeds(torch.zeros(1, dtype=torch.int64, device=self._device)), None)
 
     def step(self, state: TensorDictBase, action: Tensor, rng: CounterRNG) -> Transition:
         """Run the model; `action` is ``(B, A)``."""

@@ -51,7 +51,7 @@ class Runner:
         self._adapter = setting.adapter
         self.calls, self.observations, self.actions = setting.calls, setting.observations, setting.actions
         self.device, self.torch_actions, self.generator = setting.device, setting.torch_actions, setting.generator
-        self._watched = self._looked = self._own_state = False
+        self._watched = self._looked = self._own_state = self.begun = False
         self._transition_name = self.where(setting.calls.transition)
 
     def where(self, call: UserCall | str) -> str:
@@ -91,7 +91,8 @@ class Runner:
         return warn_of_draws(call.name)
 
     def _begin(self, starts: Sequence[ResetParts]) -> None:
-        """Remember whether episodes start with a state of the model's own."""
+        """Remember whether episodes start with a state of the model's own, and that some have started."""
+        self.begun = True
         self._own_state = self._own_state or any(start.has_state for start in starts)
 
     def _look(self, parts: StepParts) -> None:

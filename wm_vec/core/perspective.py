@@ -151,7 +151,7 @@ class Perspective:
             raise TypeError(f"{self.name}: observations must be a torch tensor, got {type(seen).__name__}.")
         if seen.dim() == 0 or tuple(seen.shape[1:]) != shape:
             raise ValueError(f"{self.name}: observations must have shape {('M', *shape)}, got {tuple(seen.shape)}.")
-        flat = (seen.to(like.device) - self.obs_offset).reshape(seen.shape[0], size).to(like.dtype)
+        flat = seen.to(like).reshape(seen.shape[0], size) - self.obs_offset
         if self.obs_index is None:
             return flat
         return like.new_full((seen.shape[0], like.shape[1]), math.nan).index_copy(1, self.obs_index, flat)
