@@ -23,7 +23,7 @@ measured on; `python -m benchmarks.report` writes the page from them. No GPU was
 
 def page() -> str:
     """The whole page."""
-    sections = throughput(), torchrl(), adapters(), training_loops(), worlds(), turns(), others()
+    sections = throughput(), torchrl(), adapters(), training_loops(), worlds(), turns(), torchrl_turns(), others()
     return "\n".join([INTRO, *sections]).rstrip() + "\n"
 
 
@@ -128,15 +128,40 @@ def turns() -> str:
         f"{config['policy_steps']:,} imagined steps a turn. Mean real return of 20 episodes after each turn.",
         "The machine was shared with other work meanwhile, so the seconds are an upper bound.",
         "`python -m benchmarks.imagination_turns`.\n",
+        *_turns(result),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def torchrl_turns() -> str:
+    """The same with TorchRL's own pieces, by seed."""
+    result = _read("torchrl_cartpole")
+    config = result["config"]
+    lines = [
+        "## The same with TorchRL's own pieces\n",
+        "`examples/torchrl_cartpole.py`: TorchRL's collectors on both sides, a replay buffer whose states imagined",
+        f"episodes start from, `ClipPPOLoss` and `GAE`; {config['turns']} turns of {config['real_steps']:,} real",
+        f"steps, {result['real_steps']:,} in all, and {config['policy_steps']:,} imagined steps a turn. Mean real",
+        f"return of {config['eval_episodes']} episodes. The machine was shared with other work, so the seconds are an",
+        "upper bound.",
+        "`python -m examples.torchrl_cartpole --num-seeds 3 --out benchmarks/results/torchrl_cartpole.json`.\n",
+        *_turns(result),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _turns(result: dict[str, Any]) -> list[str]:
+    """Returns after every turn, by seed."""
+    count = result["config"]["turns"]
+    lines = [
         _where(result["machine"]) + "\n",
-        "| seed | " + " | ".join(f"turn {t}" for t in range(config["turns"])) + " | chosen | seconds |",
-        "| ---: |" + " ---: |" * (config["turns"] + 2),
+        "| seed | " + " | ".join(f"turn {t}" for t in range(count)) + " | chosen | seconds |",
+        "| ---: |" + " ---: |" * (count + 2),
     ]
     for run in result["runs"]:
         each = " | ".join(f"{turn['real_return']:.0f}" for turn in run["turns"])
         lines.append(f"| {run['seed']} | {each} | {run['real_return']:.0f} | {run['seconds']:.0f} |")
-    lines.append(f"\nMedian {result['median']:.0f}, worst {result['worst']:.0f}.")
-    return "\n".join(lines) + "\n"
+    return [*lines, f"\nMedian {result['median']:.0f}, worst {result['worst']:.0f}."]
 
 
 def others() -> str:

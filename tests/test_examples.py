@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from examples import ppo_sync, ppo_tensor
+from examples import ppo_sync, ppo_tensor, torchrl_cartpole
 from wm_vec import WorldModel
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -182,3 +183,27 @@ def test_an_action_that_the_agent_cannot_take_is_named(module):
     pendulum = gym.make("Pendulum-v1")
     with pytest.raises(ValueError, match=r"Discrete actions, got Box.* and Box"):
         module.Agent(pendulum.observation_space, pendulum.action_space)
+
+
+def test_from_real_data_to_imagination_and_back_in_torchrl(tmp_path):
+    """One turn at small size, PPO in imagination alone; a random policy's mean return in the real CartPole is 22."""
+    torchrl_cartpole.main(
+        torchrl_cartpole.Args(
+            device="cpu",
+            turns=1,
+            real_steps=2_000,
+            world_steps=350,
+            policy_steps=50_000,
+            num_envs=128,
+            minibatch=256,
+            eval_episodes=10,
+            out=str(tmp_path / "figures.json"),
+        )
+    )
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    (run,) = figures["runs"]
+    assert run["real_steps"] == figures["real_steps"] == 4_000
+    assert len(run["returns"]) == 10
+    assert run["real_return"] == sum(run["returns"]) / 10
+    assert figures["worst"] > 80
+    assert {"torchrl", "commit", "cores"} <= set(figures["machine"])

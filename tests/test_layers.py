@@ -34,6 +34,7 @@ SUPPORT = {
     "checker",
     "checks",
     "registration",
+    "replay",
     "sb3_spaces",
     "statistics",
     "transfer",

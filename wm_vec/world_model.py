@@ -7,6 +7,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import reduce
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ import numpy as np
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
+from torchrl.data import ReplayBuffer
+from torchrl.envs import EnvBase
 
 from wm_vec.adapters import CanvasDynamics
 from wm_vec.adapters.canvas import ActMode, denoise_steps, whole_number
@@ -27,6 +30,7 @@ from wm_vec.core.rng import STREAM_BANK
 from wm_vec.envs import TorchRLEnv, WorldModelEnv, WorldModelVectorEnv
 from wm_vec.envs.process import warn_if_forked
 from wm_vec.envs.registration import BUNDLED
+from wm_vec.envs.torchrl.spaces import gymnasium_spec, spaces_of
 from wm_vec.model import CanvasModel, ModelConfig
 from wm_vec.perspectives import check_paths, field_perspective, signature_perspective
 from wm_vec.train import (
@@ -157,6 +161,41 @@ class WorldModel:
         world = cls(signature.schema(d_model), config=config, device=device, dtype=dtype, seed=seed)
         world.signature = signature
         return world
+
+    @classmethod
+    def from_torchrl_env(
+        cls,
+        env: EnvBase,
+        *,
+        max_episode_steps: int | None = None,
+        d_model: int = DEFAULT_D_MODEL,
+        config: ModelConfig | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        seed: int = 0,
+    ) -> WorldModel:
+        """An untrained world for a TorchRL environment, from its specs; it learns from what a collector yields of it.
+
+        Args:
+            env: Any environment, batched or not, with its transforms; it must observe under ``"observation"`` and act
+                under ``"action"``. Other entries, counters for example, are no part of the world.
+            max_episode_steps: Horizon; None for that of a Gymnasium environment inside, else no limit.
+            d_model: Width of the network.
+            config: The network besides the schema.
+            device: Where the network lives.
+            dtype: Its floating dtype.
+            seed: Seeds the initial weights.
+
+        Raises:
+            UnsupportedSpaceError: Specs that cannot be laid on a canvas, pixels among them.
+            ValueError: No such entries.
+        """
+        observation_space, action_space = spaces_of(env)
+        spec = gymnasium_spec(env)
+        if max_episode_steps is None and spec is not None:
+            max_episode_steps = spec.max_episode_steps
+        signature = EnvSignature(observation_space, action_space, max_episode_steps, spec.id if spec else None)
+        return cls.from_signature(signature, d_model=d_model, config=config, device=device, dtype=dtype, seed=seed)
 
     @classmethod
     def bundled(
@@ -292,8 +331,8 @@ class WorldModel:
         their next reset, unless they have an `initial_obs_fn`.
 
         Args:
-            data: A TensorDict of transitions, a Minari dataset, a mapping of field path -> array over time, or
-                `WorldData`.
+            data: A TensorDict of transitions, as TorchRL's collectors yield them, a list of such or a replay buffer of
+                them; a Minari dataset, a mapping of field path -> array over time, or `WorldData`.
             n_steps: Gradient steps at most; overrides `config`'s.
             config: The other settings.
             log_path: JSON lines, one per evaluation.
@@ -347,6 +386,12 @@ class WorldModel:
             return data_from_transitions(data, self.bound, self._require_signature("transitions"))
         if isinstance(data, Mapping):
             return data_from_mapping(data, self.bound)
+        if isinstance(data, ReplayBuffer):
+            if len(data) == 0:
+                raise DataError("The replay buffer is empty.")
+            return self.as_data(data[:])
+        if isinstance(data, (list, tuple)) and data and all(isinstance(part, TensorDictBase) for part in data):
+            return reduce(WorldData.join, map(self.as_data, data))
         if hasattr(data, "__iter__"):
             return data_from_minari(data, self.bound, self._require_signature("a dataset of episodes"))
         raise TypeError(

@@ -9,11 +9,14 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
+from wm_vec.adapters.calls import UserCall
 from wm_vec.adapters.errors import AdapterError, describe
 from wm_vec.adapters.forms import ResetParts, read_transition, tuple_read
+from wm_vec.adapters.randomness import warn_of_draws
 from wm_vec.adapters.running import Runner, Setting, as_flags, numbers, refuse_flag_as_reward
 from wm_vec.adapters.states import StateForm
 from wm_vec.core import CounterRNG, Transition
+from wm_vec.core.trees import Tree
 
 
 class _Outcome(NamedTuple):
@@ -35,6 +38,7 @@ class BatchRunner(Runner):
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         self.states: StateForm | None = None
+        self._examples: dict[str, Tensor] = {}
 
     def pack(self, starts: Sequence[ResetParts], lead: tuple[int, ...]) -> TensorDict:
         """The states' tensors stacked, or joined along the axis that they have in front."""
@@ -55,8 +59,37 @@ class BatchRunner(Runner):
         if len({tuple((n, s.shape, s.dtype) for n, s in state.items()) for state in states}) > 1:
             raise AdapterError(f"{where}: states of different shapes or dtypes came back; all must be alike.")
         column = {name: join([s[name].detach().to(self.device) for s in states]) for name in self.states.names}
+        self._examples = self._examples or {name: leaf.new_empty(0, *leaf.shape[1:]) for name, leaf in column.items()}
         observation = {name: join([row[name] for row in rows]) for name in rows[0]}
         return self._finish(column, observation, len(starts) * (lead[0] if lead else 1))
+
+    def encode(self, observation: dict[str, Tensor], rng: CounterRNG) -> TensorDict:
+        """One call for all observations."""
+        call, where = self.calls.encode, self.where(self.calls.encode or "encode")
+        num_states = next(iter(observation.values())).shape[0]
+        tree = self.observations.tree(observation)
+        assert self.states is not None
+        if call is None:
+            flat = self.states.flatten(tree, where)
+            flat = {name: leaf.to(self._examples[name].dtype) for name, leaf in flat.items()}
+        else:
+            generator = self.generator
+            with warn_of_draws(call.name, "its argument rng") if generator is None else generator.stream():
+                flat = self._encoded(call, tree, rng, where)
+        for name, example in self._examples.items():
+            leaf, expected = flat[name], (num_states, *example.shape[1:])
+            if tuple(leaf.shape) != expected or leaf.dtype is not example.dtype:
+                raise AdapterError(
+                    f"{where}: {name} must be {expected} {str(example.dtype).removeprefix('torch.')}, as it is where "
+                    f"episodes start, got {describe(leaf)}."
+                )
+        state = {name: flat[name].detach().to(self.device) for name in self.states.names}
+        return self._finish(state, observation, num_states)
+
+    def _encoded(self, call: UserCall, tree: Tree, rng: CounterRNG, where: str) -> dict[str, Tensor]:
+        """What the user's encoder makes of observations ``(M, ...)``."""
+        assert self.states is not None
+        return self.states.flatten(self._call(call, (self.calls.model, tree, rng), rng, None), where)
 
     def step(self, state: TensorDictBase, action: Tensor, rng: CounterRNG) -> Transition:
         """One call for all envs."""
@@ -155,6 +188,16 @@ class VmapRunner(BatchRunner):
     """A function of one env, mapped over all by `torch.func.vmap`."""
 
     batching = "vmap"
+
+    def _encoded(self, call: UserCall, tree: Tree, rng: CounterRNG, where: str) -> dict[str, Tensor]:
+        counters = (rng.seed, rng.episode, rng.step) if "rng" in call.takes else ()
+
+        def one(observation: Tree, *counter: Tensor) -> dict[str, Tensor]:
+            assert self.states is not None
+            own = CounterRNG(*(number.unsqueeze(0) for number in counter)) if counter else None
+            return self.states.flatten(self._call(call, (self.calls.model, observation, own), rng, None), where)
+
+        return torch.func.vmap(one, randomness="different")(tree, *counters)
 
     def _run(self, before: dict[str, Tensor], action: Tensor, rng: CounterRNG, lead: tuple[int, ...]) -> _Outcome:
         constants: dict[str, Any] = {}

@@ -65,6 +65,9 @@ class CallableDynamics:
             gives no reward; None for 0.0.
         terminal_fn: Likewise for terminations; None for False.
         action_transform_fn: ``(model, action)`` or ``(action)`` -> what the model takes.
+        encode: ``(model, observation)`` or ``(observation)``, also with a `CounterRNG` by the name ``rng`` -> the
+            model's state at a real observation, so that episodes can start from such; as `batching` says, of many or of
+            one. None takes the observation for the state, where episodes start so.
         device: Where tensors live; None for where the model's parameters are.
         torch_actions: Under ``"loop"``, whether models get actions as tensors or as NumPy. `action_transform_fn` always
             gets NumPy there.
@@ -75,6 +78,11 @@ class CallableDynamics:
     Raises:
         AdapterError: Something in this does not fit together.
     """
+
+    no_encoder = (
+        "episodes start with a state of the model's own, and nothing says which belongs to a real observation. Give "
+        "encode=(model, observation) -> state."
+    )
 
     def __init__(
         self,
@@ -90,6 +98,7 @@ class CallableDynamics:
         reward_fn: Callable[..., Any] | None = None,
         terminal_fn: Callable[..., Any] | None = None,
         action_transform_fn: Callable[..., Any] | None = None,
+        encode: Callable[..., Any] | None = None,
         device: torch.device | str | None = None,
         torch_actions: bool = True,
         rng: Literal["counter", "global"] = "counter",
@@ -108,6 +117,7 @@ class CallableDynamics:
             reward_fn=reward_fn,
             terminal_fn=terminal_fn,
             action_transform_fn=action_transform_fn,
+            encode=encode,
             resets=initial_observation is None and initial_state is None,
         )
         self.observations, self.actions = ObservationForm(observation_space), ActionForm(action_space)
@@ -204,6 +214,25 @@ class CallableDynamics:
         """The last observation, ``(B, ...)`` in the space's structure."""
         single = self.observations.single
         return state.get(single.name) if single is not None else self.observations.tree(state)
+
+    @torch.no_grad()
+    def encode(self, observation: Tree, rng: CounterRNG) -> TensorDictBase:
+        """States of real observations ``(M, ...)``, which `observe` gives again.
+
+        Raises:
+            AdapterError: Another structure, shape or dtype than the observation space's, or nothing says what the state
+                of an observation is.
+        """
+        where = self.runner.where(self.calls.encode or "encode")
+        leaves = self.observations.tensors(observation, tuple(rng.seed.shape), self._device, where)
+        for name, leaf in leaves.items():
+            if leaf.dtype.is_floating_point and leaf.device.type != "meta" and bool(leaf.isnan().any()):
+                raise AdapterError(f"{where}: {name} has NaN in it; this model cannot fill in what was not observed.")
+        if not self.runner.begun and self.bank is None:  # it has to know what episodes start with
+            self.start(CounterRNG.from_seeds(rng.seed[:1]), None)
+        if self.calls.encode is None and not self.runner.starts_as_observed:
+            raise AdapterError(f"{where}: {self.no_encoder}")
+        return self.runner.encode({name: leaf.clone() for name, leaf in leaves.items()}, rng)
 
     def step(self, state: TensorDictBase, action: Tensor, rng: CounterRNG) -> Transition:
         """Run the model; `action` is ``(B, A)``."""

@@ -149,11 +149,13 @@ class ModelCalls:
         reward_fn: ``(model, state, observation, action)`` or fewer; state and observation are those after the step.
         terminal_fn: As `reward_fn`.
         action_transform_fn: ``(model, action)`` or ``(action)``.
+        encode: ``(model, observation)`` or ``(observation)``, also with a `CounterRNG` by the name ``rng``.
         resets: Whether the model's own reset counts where there is no `reset_fn`.
 
     Attributes:
-        transition, reset, reward, terminal, action_transform, decode: The calls; None where there is none. Their values
-            are those of ``TRANSITION``, ``RESET``, ``JUDGE``, ``TRANSFORM`` and ``DECODE``, in that order.
+        transition, reset, reward, terminal, action_transform, decode, encode: The calls; None where there is none.
+            Their values are those of ``TRANSITION``, ``RESET``, ``JUDGE``, ``TRANSFORM``, ``DECODE`` and ``ENCODE``, in
+            that order.
     """
 
     RESET = ("model", "seed", "options")
@@ -161,6 +163,7 @@ class ModelCalls:
     JUDGE = ("model", "state", "observation", "action")
     TRANSFORM = ("model", "action")
     DECODE = ("state",)
+    ENCODE = ("model", "observation", "rng")
 
     def __init__(
         self,
@@ -171,6 +174,7 @@ class ModelCalls:
         reward_fn: Callable[..., Any] | None = None,
         terminal_fn: Callable[..., Any] | None = None,
         action_transform_fn: Callable[..., Any] | None = None,
+        encode: Callable[..., Any] | None = None,
         resets: bool = True,
     ) -> None:
         self.model = model
@@ -182,6 +186,9 @@ class ModelCalls:
         if action_transform_fn is not None:
             forms = [self.TRANSFORM, ("action",)]
             self.action_transform = UserCall(action_transform_fn, "action_transform_fn", self.TRANSFORM, forms)
+        self.encode = None
+        if encode is not None:
+            self.encode = UserCall(encode, "encode", self.ENCODE, [self.ENCODE[:2], ("observation",)])
         found = known_methods(model, OBSERVATION_METHODS)
         self.decode = UserCall(found[1], f"world_model.{found[0]}", self.DECODE, [self.DECODE]) if found else None
 

@@ -100,6 +100,49 @@ class CanvasDynamics:
         """All positions' values, ``(B, N)``."""
         return state.get("values")
 
+    def encode(self, observation: Tensor, rng: CounterRNG) -> TensorDict:
+        """States at which `observe` gives real observations.
+
+        What was observed stands as it is. Where the network does not know all that it reads of a current state, it
+        fills in the rest; otherwise the rest (action, reward, termination) is zero, as in a trained world's bank.
+
+        Args:
+            observation: ``(M, N)`` float in the fields' own units, NaN where a position was not observed.
+            rng: Counters ``(M,)`` that the rest is drawn at.
+
+        Raises:
+            ValueError: Another number of positions, infinities, or no class of a categorical field.
+        """
+        model, codec = self.model, self.model.codec
+        if observation.dim() != 2 or observation.shape[1] != codec.mean.shape[0]:
+            raise ValueError(
+                f"CanvasDynamics: observations must have shape ('M', {codec.mean.shape[0]}), one number per position, "
+                f"got {tuple(observation.shape)}."
+            )
+        observation = observation.to(self.device, self.dtype)
+        known = ~observation.isnan()
+        values = torch.where(known, observation, 0.0)
+        complete = (known | ~(codec.is_input & codec.is_output)).all(1)
+        if self.device.type != "meta":  # which has no values to look at
+            self._check_values(values)
+            if bool(complete.all()):
+                return self._as_state(values)
+        noise = rng.normal(model.noise_size, STREAM_BANK, self.dtype)
+        filled = model.fill_in(values, known, noise, self.n_denoise_steps, self.heun)
+        return self._as_state(torch.where(complete[:, None], values, filled))
+
+    def _check_values(self, values: Tensor) -> None:
+        """Refuse values ``(M, N)`` that no state can hold; reads the host."""
+        classes = self.model.codec.num_classes
+        no_class = (classes > 0) & ((values < 0) | (values >= classes) | (values != values.round()))
+        wrong = torch.isinf(values) | no_class
+        if bool(wrong.any()):
+            row, position = wrong.nonzero()[0].tolist()
+            field = next(f for f in self.model.bound.bound_fields() if position in f.indices())
+            wanted = "be finite" if field.spec.num_classes is None else f"be classes below {field.spec.num_classes}"
+            value = values[row, position].item()
+            raise ValueError(f"CanvasDynamics: {field.path!r} must {wanted}; observation {row} has {value}.")
+
     def step(self, state: TensorDictBase, action: Tensor, rng: CounterRNG) -> Transition:
         """Write the action ``(B, A)``, predict, read reward and termination."""
         values = state.get("values").index_copy(1, self._act_index, action)

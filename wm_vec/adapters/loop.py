@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,17 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
+from wm_vec.adapters.calls import UserCall
 from wm_vec.adapters.errors import AdapterError
 from wm_vec.adapters.forms import ResetParts, StepParts, read_transition, tuple_read
 from wm_vec.adapters.objects import ObjectTensor, duplicate
+from wm_vec.adapters.randomness import warn_of_draws
 from wm_vec.adapters.running import Runner, Setting, as_flag, one_number
 from wm_vec.adapters.states import STATE
 from wm_vec.core import CounterRNG, Transition
+from wm_vec.core.rng import STREAM_BANK
 from wm_vec.core.single import RowTransition
+from wm_vec.core.trees import Tree, map_tree, rows_of
 
 LoopRow = tuple[Any, dict[str, Tensor]]
 """One env's state, and the leaves of its observation, ``(1, ...)``."""
@@ -29,6 +34,7 @@ class LoopRunner(Runner):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
+        self._kind: Any = None
         self._flag_of = [torch.tensor([flag], device=self.device) for flag in (False, True)]
 
     def pack(self, starts: Sequence[ResetParts], lead: tuple[int, ...]) -> TensorDict:
@@ -37,9 +43,35 @@ class LoopRunner(Runner):
         if lead:
             raise AdapterError(f"{where}: starts of many envs at once need batching='batched' or 'vmap'.")
         self._begin(starts)
+        if self._kind is None and self.starts_as_observed:
+            self._kind = kind_of(starts[0].state)
         rows = [self.observations.tensors(start.observation, (), self.device, where) for start in starts]
         state = {STATE: ObjectTensor.of([start.state for start in starts])}
         return self._finish(state, _stack(rows), len(starts))
+
+    def encode(self, observation: dict[str, Tensor], rng: CounterRNG) -> TensorDict:
+        """Env by env."""
+        num_states = next(iter(observation.values())).shape[0]
+        trees = rows_of(self.observations.tree({name: leaf.cpu() for name, leaf in observation.items()}), num_states)
+        seen = [map_tree(lambda leaf: leaf[0], tree) for tree in trees]
+        call = self.calls.encode
+        if call is None:
+            states = [as_kind(self._kind, one, self.where("encode")) for one in seen]
+        else:
+            states = [self._encoded(call, one, rng, row) for row, one in enumerate(seen)]
+        return self._finish({STATE: ObjectTensor.of(states)}, observation, num_states)
+
+    def _encoded(self, call: UserCall, observation: Tree, rng: CounterRNG, row: int) -> Any:
+        """What the user's encoder makes of one env's observation."""
+        own = CounterRNG(rng.seed[row : row + 1], rng.episode[row : row + 1], rng.step[row : row + 1])
+        given = map_tree(lambda leaf: leaf.to(self.device) if self.torch_actions else leaf.numpy(), observation)
+        values = (self.calls.model, given, own)
+        if self.generator is None:
+            with warn_of_draws(call.name, "its argument rng") if row == 0 else nullcontext():
+                return self._call(call, values, rng, row)
+        words = [int(counter[row]) for counter in (rng.seed, rng.episode, rng.step)]
+        with self.generator.seeded(*words, STREAM_BANK):  # a step of its own draws at the first three
+            return self._call(call, values, rng, row)
 
     def step(self, state: TensorDictBase, action: Tensor, rng: CounterRNG) -> Transition:
         """Env by env."""
@@ -130,6 +162,42 @@ class LoopRunner(Runner):
         if len(values) > 1:
             return torch.tensor(values, device=self.device)
         return self._flag_of[bool(values[0])]
+
+
+def kind_of(value: Any) -> Any:
+    """What an observation is made of: arrays and tensors of no element, types, and dicts, tuples and lists of them."""
+    if isinstance(value, Tensor):
+        return value.new_empty(0)
+    if isinstance(value, (np.ndarray, np.generic)):
+        return np.empty(0, value.dtype)
+    if type(value) is dict:
+        return {key: kind_of(part) for key, part in value.items()}
+    if type(value) in (tuple, list):
+        return type(value)(kind_of(part) for part in value)
+    return type(value)
+
+
+def as_kind(kind: Any, tree: Tree, where: str) -> Any:
+    """An observation's tensors as `kind_of` says of another.
+
+    Raises:
+        AdapterError: It is made of something else.
+    """
+    if isinstance(tree, Tensor):
+        if isinstance(kind, Tensor):
+            return tree.to(kind).clone()
+        if isinstance(kind, np.ndarray):
+            return tree.numpy().astype(kind.dtype)[()]
+        if kind in (int, float, bool) and tree.numel() == 1:
+            return kind(tree.item())
+    elif isinstance(tree, dict) and isinstance(kind, dict):
+        return {key: as_kind(kind[key], part, where) for key, part in tree.items()}
+    elif isinstance(tree, tuple) and isinstance(kind, (tuple, list)):
+        return type(kind)(as_kind(own, part, where) for own, part in zip(kind, tree, strict=True))
+    raise AdapterError(
+        f"{where}: episodes start with a state that is {kind!r}, which cannot be made of an observation without being "
+        "told how. Give encode=(model, observation) -> state."
+    )
 
 
 def _copy_if_possible(value: Any) -> Any:

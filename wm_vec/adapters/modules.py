@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
 from wm_vec.adapters.errors import AdapterError, describe
-from wm_vec.adapters.keys import Encoder, Path, find, path_of, shown
+from wm_vec.adapters.keys import Encoder, Path, find, path_of, paths_in, shown
 from wm_vec.core import CounterRNG
 
 TERMINATED: tuple[Path, ...] = (("terminated",), ("done",))
@@ -26,6 +26,7 @@ class ModuleStep:
         states: What is carried from step to step.
         places: Where observations stand; see `observation_places`.
         decoder: From states to observations; None where the module writes them.
+        encoder: From observations to states; None for the module's own ``encoder``, if it has one.
         action: Where the action goes.
         encode: What is done to actions first.
         reward: Where rewards stand; None for none.
@@ -46,6 +47,7 @@ class ModuleStep:
         states: Sequence[Path],
         places: Any,
         decoder: Any,
+        encoder: Any,
         action: Path,
         encode: Encoder | None,
         reward: Path | None,
@@ -55,8 +57,8 @@ class ModuleStep:
         info: Sequence[Path],
         noise: Mapping[Path, tuple[int, ...]],
     ) -> None:
-        for name, given in (("module", module), ("decoder", decoder)):
-            if not isinstance(given, TensorDictModuleBase) and not (name == "decoder" and given is None):
+        for name, given in (("module", module), ("decoder", decoder), ("encoder", encoder)):
+            if not isinstance(given, TensorDictModuleBase) and not (name != "module" and given is None):
                 raise AdapterError(
                     f"TorchRLDynamics: {name} must be a TensorDict module, got {describe(given)}. Wrap it: "
                     "TensorDictModule(net, in_keys=[...], out_keys=[...]); CallableDynamics takes any model."
@@ -66,6 +68,8 @@ class ModuleStep:
         # TorchRL's WorldModel runs its encoder in forward; this is what its own environment steps.
         self.module = getattr(module, "step_module", module)
         self.decoder = decoder
+        own = getattr(module, "encoder", None)
+        self.encoder = own if encoder is None and isinstance(own, TensorDictModuleBase) else encoder
         self._states, self._places, self._info = list(states), places, list(info)
         self._action, self._encode, self._noise = action, encode, dict(noise)
         self._reward, self._terminated, self._terminated_as = reward, terminated, terminated_as
@@ -91,6 +95,34 @@ class ModuleStep:
             return state, self._decode(state)
         hint = "observation_key, or a decoder that makes observations of states"
         return state, self._observation(start, where, hint)
+
+    @property
+    def encodes(self) -> bool:
+        """Whether there is a way from observations to states: an encoder, or the states are observations."""
+        observed = self.decoder is None and set(self._states) <= set(paths_in(self._places))
+        return observed or self.encoder is not None
+
+    def encode(self, observation: Any) -> TensorDictBase:
+        """The states ``(M,)`` of real observations ``(M, ...)``.
+
+        Raises:
+            AdapterError: The encoder reads something else, or does not write all states.
+        """
+        seen = dict(_placed(self._places, observation))
+        first = next(iter(seen.values()))
+        given = TensorDict({}, batch_size=first.shape[:1], device=first.device)
+        for path, value in seen.items():
+            given.set(path, value)
+        where = "the observation"
+        if self.encoder is not None:
+            for key in self.encoder.in_keys:
+                if path_of(key) in seen:
+                    given.set(key, seen[path_of(key)])
+            given, where = _run(self.encoder, given, "the encoder"), "the encoder's output"
+        state = TensorDict({}, batch_size=first.shape[:1], device=first.device)
+        for path in self._states:
+            state.set(path, self._tensor(given, path, where, "state_keys"))
+        return state
 
     def __call__(self, state: TensorDictBase, action: Tensor, rng: CounterRNG) -> dict[str, Any]:
         """One step of B envs.
@@ -189,6 +221,15 @@ class ModuleStep:
             f"TorchRLDynamics: {where} must have a tensor {shown(path)}, at the root or under 'next', but {found}; it "
             f"has {there}. Name the right one with {argument}."
         )
+
+
+def _placed(places: Any, observation: Any) -> Iterator[tuple[Path, Tensor]]:
+    """The parts of an observation with their paths."""
+    if not isinstance(places, dict):
+        yield places, observation
+        return
+    for name, part in places.items():
+        yield from _placed(part, observation[name])
 
 
 def _run(module: TensorDictModuleBase, given: TensorDict, name: str) -> TensorDictBase:

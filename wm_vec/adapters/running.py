@@ -51,7 +51,7 @@ class Runner:
         self._adapter = setting.adapter
         self.calls, self.observations, self.actions = setting.calls, setting.observations, setting.actions
         self.device, self.torch_actions, self.generator = setting.device, setting.torch_actions, setting.generator
-        self._watched = self._looked = self._own_state = False
+        self._watched = self._looked = self._own_state = self.begun = False
         self._transition_name = self.where(setting.calls.transition)
 
     def where(self, call: UserCall | str) -> str:
@@ -67,6 +67,18 @@ class Runner:
         """One step of all rows; `action` is ``(B, A)``."""
         raise NotImplementedError
 
+    def encode(self, observation: dict[str, Tensor], rng: CounterRNG) -> TensorDict:
+        """States ``(M,)`` of real observations, leaves ``(M, ...)`` by name, by ``calls.encode``.
+
+        Without it an observation is taken for the state, where episodes start with that.
+        """
+        raise NotImplementedError
+
+    @property
+    def starts_as_observed(self) -> bool:
+        """Whether the episodes packed so far start with an observation for a state."""
+        return not self._own_state
+
     def model_state(self, state: TensorDictBase, row: int | None) -> Any:
         """The model's own state in its own structure; of one row, or of all."""
         raise NotImplementedError
@@ -79,7 +91,8 @@ class Runner:
         return warn_of_draws(call.name)
 
     def _begin(self, starts: Sequence[ResetParts]) -> None:
-        """Remember whether episodes start with a state of the model's own."""
+        """Remember whether episodes start with a state of the model's own, and that some have started."""
+        self.begun = True
         self._own_state = self._own_state or any(start.has_state for start in starts)
 
     def _look(self, parts: StepParts) -> None:

@@ -43,6 +43,9 @@ class TorchRLDynamics(CallableDynamics):
             or a mapping from its keys to keys. None for ``"observation"``, and for the root of Dict spaces.
         decoder: Module from the state to the observation, run at starts and after every step; reads its in_keys, with
             or without ``"next"`` in front, from the state. None where the module itself writes observations.
+        encoder: Module from real observations ``(M, ...)`` to the state, for episodes that start from such; None for
+            the module's own ``encoder``, as a `torchrl.modules.WorldModel` has one, or where the state is the
+            observation.
         action_key: Where the module finds the action.
         one_hot: Give Discrete and MultiDiscrete actions one-hot, ``(B, n)`` float, as TorchRL's own environments do,
             instead of as whole numbers ``(B,)``.
@@ -69,6 +72,11 @@ class TorchRLDynamics(CallableDynamics):
             starts lack, another batch size, a state that does not come back, no TensorDict module.
     """
 
+    no_encoder = (
+        "the module has no encoder, so nothing says which state belongs to a real observation. Give encoder=, a "
+        "TensorDict module from the observation to the state_keys."
+    )
+
     def __init__(
         self,
         module: TensorDictModuleBase,
@@ -80,6 +88,7 @@ class TorchRLDynamics(CallableDynamics):
         state_keys: Sequence[Key] | None = None,
         observation_key: Key | Mapping[str, Any] | None = None,
         decoder: TensorDictModuleBase | None = None,
+        encoder: TensorDictModuleBase | None = None,
         action_key: Key = "action",
         one_hot: bool = False,
         reward_key: Key = "reward",
@@ -103,6 +112,7 @@ class TorchRLDynamics(CallableDynamics):
             states=_state_paths(state_keys, places, decoder),
             places=places,
             decoder=decoder,
+            encoder=encoder,
             action=path_of(action_key),
             encode=one_hot_encoder(action_space) if one_hot else None,
             reward=path_of(reward_key) if reward_fn is None else None,
@@ -121,8 +131,11 @@ class TorchRLDynamics(CallableDynamics):
             reward_fn=reward_fn,
             terminal_fn=terminal_fn,
             action_transform_fn=action_transform_fn,
+            encode=self._step.encode if self._step.encodes else None,
             device=device,
         )
+        if self.calls.encode is not None:
+            self.calls.encode.name = "the encoder"
         self._described = f"the module ({type(module).__name__})"
         self.calls.transition.name = self._described
         if initial_state is not None:

@@ -39,8 +39,8 @@ class Dynamics(Protocol):
     """A batched, pure transition: state in, state out.
 
     Further attributes are used where there are any: ``bank``, initial states; ``reward_dtype``; ``model_state(state,
-    row)``, the state in the users' own structure; ``reseed(seed)`` with ``rng="global"``; those of `FreshDynamics`
-    and of `wm_vec.core.single.RowDynamics`.
+    row)``, the state in the users' own structure; ``reseed(seed)`` with ``rng="global"``; those of
+    `EncodingDynamics`, of `FreshDynamics` and of `wm_vec.core.single.RowDynamics`.
 
     Pure means no Python branch on tensor values, no host read, no boolean-mask indexing, no hidden state, so that a
     step can be captured, compiled, forked, differentiated and replayed. A step on ``device="meta"`` proves it.
@@ -72,6 +72,25 @@ class Dynamics(Protocol):
 
     def step(self, state: TensorDictBase, action: Tensor, rng: CounterRNG) -> Transition:
         """One step of all rows; `action` is ``(B, A)`` float."""
+        ...
+
+
+@runtime_checkable
+class EncodingDynamics(Dynamics, Protocol):
+    """A dynamics that real observations can be handed to, so that episodes start from them."""
+
+    def encode(self, observation: Tree, rng: CounterRNG) -> TensorDictBase:
+        """States ``(M,)``, of which `observe` gives the observations again.
+
+        It may read the host.
+
+        Args:
+            observation: ``(M, ...)``, in the structure that `observe` gives; NaN where a number was not observed.
+            rng: Counters ``(M,)`` that what was not observed is drawn at.
+
+        Raises:
+            ValueError: Observations that cannot be, or no way from them to states.
+        """
         ...
 
 

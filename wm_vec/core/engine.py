@@ -13,6 +13,7 @@ from torch import Tensor
 from wm_kernels.finish_step.reference import AutoresetPlan, FinishedStep
 from wm_vec.core.actions import JointAction
 from wm_vec.core.dynamics import Dynamics
+from wm_vec.core.encoding import encoded, num_observations
 from wm_vec.core.imagination import imagined
 from wm_vec.core.judge import Judge
 from wm_vec.core.lookahead import LookaheadRNG, PlacesAhead
@@ -20,7 +21,16 @@ from wm_vec.core.perspective import PerMany, Perspective
 from wm_vec.core.rng import CounterRNG, fork_seeds, seed_list, spawn_seeds
 from wm_vec.core.rows import RowLayout, Rows
 from wm_vec.core.single import RowStep, SingleRow
-from wm_vec.core.starts import BankStarts, FreshStarts, Starts, bank_leaves, blank_rows, restart
+from wm_vec.core.starts import (
+    BankStarts,
+    FreshStarts,
+    GivenStarts,
+    Starts,
+    bank_leaves,
+    blank_rows,
+    next_episodes,
+    restart,
+)
 from wm_vec.core.state import AutoresetMode, ColumnStep, EnvState, StepResult, as_autoreset_mode
 from wm_vec.core.stateless import StatelessEngine
 from wm_vec.core.transition import PLANS, Proposal, StepFunction
@@ -141,7 +151,31 @@ class Engine:
             raise ValueError("load_bank: this dynamics starts every episode afresh; it has no bank to replace.")
         self._starts.leaves = leaves
 
-    def reset(self, seed: Any = None, mask: Tensor | None = None, options: Mapping[str, Any] | None = None) -> PerMany:
+    def encode(self, observation: PerMany, rng: CounterRNG | None = None) -> TensorDictBase:
+        """States ``(M,)`` at which the perspectives see given, real observations; for `load_bank` and `reset`.
+
+        Args:
+            observation: ``(M, ...)``, as `reset` returns it; NaN where a number was not observed.
+            rng: Counters ``(M,)`` that the model draws the rest at; None for those of a bank.
+
+        Raises:
+            TypeError: The dynamics cannot encode.
+            ValueError: Observations that do not fit, or that it cannot encode.
+        """
+        like = self.dynamics.observe(self._layout.to_tensordict(self._layout.examples))
+        if rng is None:
+            seeds = torch.arange(BANK_SEED, BANK_SEED + num_observations(observation), device=self.device)
+            rng = CounterRNG.from_seeds(seeds)
+        return encoded(self.dynamics, self.perspectives, like, observation, rng)
+
+    def reset(
+        self,
+        seed: Any = None,
+        mask: Tensor | None = None,
+        options: Mapping[str, Any] | None = None,
+        start: TensorDictBase | Callable[[CounterRNG], TensorDictBase] | None = None,
+        start_mask: Tensor | None = None,
+    ) -> PerMany:
         """Start episodes.
 
         Args:
@@ -149,12 +183,16 @@ class Engine:
                 goes on to its next episode). None for all: the next episode, or entropy at the first reset.
             mask: ``(B,)`` bool, the envs to reset; the others go on. None for all.
             options: Handed to a dynamics that starts episodes afresh; a bank has no use for them.
+            start: States ``(B,)`` that the episodes start from, or what makes them at the counters ``(B,)`` of the
+                episodes that start; None draws them as ever.
+            start_mask: ``(B,)`` bool, the envs that `start` is for; None for all that reset.
 
         Returns:
             The observation ``(B, ...)`` of every env.
 
         Raises:
-            ValueError: A mask before the first full reset, or of another shape; seeds that do not fit.
+            ValueError: A mask before the first full reset, or of another shape; seeds that do not fit; the states of
+                another world, of another number of envs or on another device.
         """
         rows = self._settled()
         if rows is None:
@@ -164,23 +202,41 @@ class Engine:
             first = seed_list(own, self.num_envs)
             rows = blank_rows(first, len(self.perspectives), self.reward_dtype, self.device)
             self._tell_seeds(first)
-        if mask is not None:
-            if tuple(mask.shape) != (self.num_envs,) or mask.dtype != torch.bool:
-                raise ValueError(
-                    f"reset: the mask must be bool of shape ({self.num_envs},), got {mask.dtype}, {tuple(mask.shape)}."
-                )
-            mask = mask.to(self.device)
+        mask = self._checked_mask(mask, "mask")
         given = None if seed is None else seed_list(seed, self.num_envs)
         self._tell_seeds(given)
         with torch.no_grad():
-            self._rows = restart(self._starts, rows, given, mask, options, self._places)
+            starts = self._starts
+            if start is not None:
+                if not isinstance(start, TensorDictBase):
+                    seeds, episodes = next_episodes(rows, given)
+                    start = start(CounterRNG(seeds, episodes, torch.zeros_like(seeds)))
+                starts = GivenStarts(self._given_leaves(start), starts, self._checked_mask(start_mask, "start_mask"))
+            self._rows = restart(starts, rows, given, mask, options, self._places)
         # Of some envs alone, nobody could tell which the entries belong to.
-        self._start_info = self._starts.info if mask is None else {}
+        self._start_info = starts.info if mask is None else {}
         if mask is None or given is not None or torch.compiler.is_compiling():
             self._lookahead = None
         elif self._lookahead is not None:
             self._lookahead.restart(mask.numpy().nonzero()[0], self._rows.episode)
         return self._step.observe(self._rows.leaves)
+
+    def _checked_mask(self, mask: Tensor | None, name: str) -> Tensor | None:
+        if mask is not None and (tuple(mask.shape) != (self.num_envs,) or mask.dtype != torch.bool):
+            raise ValueError(
+                f"reset: the {name} must be bool of shape ({self.num_envs},), got {mask.dtype}, {tuple(mask.shape)}."
+            )
+        return None if mask is None else mask.to(self.device)
+
+    def _given_leaves(self, start: TensorDictBase) -> list[Tensor]:
+        """The leaves ``(B, ...)`` of given states as copies, reward states included."""
+        if tuple(start.batch_size) != (self.num_envs,):
+            raise ValueError(f"reset: this engine has {self.num_envs} envs, start {tuple(start.batch_size)}.")
+        leaves = self._layout.check(start, "reset: start")
+        there = {leaf.device for leaf in leaves} - {self.device}
+        if there:
+            raise ValueError(f"reset: start is on {there.pop()}, the environment on {self.device}. Move it with .to().")
+        return [leaf.clone() for leaf in leaves] + [s.expand(self.num_envs, *s.shape) for s in self._reward_starts]
 
     @property
     def started(self) -> bool:

@@ -129,6 +129,33 @@ class Perspective:
             return seen
         return (seen if self.obs_dtype.is_floating_point else seen.round()).to(self.obs_dtype)
 
+    def whole(self, seen: Tree, like: Tree) -> Tree:
+        """The dynamics' observation of which `observe` gives `seen`.
+
+        Args:
+            seen: ``(M, *obs_shape)``, as this perspective sees it.
+            like: The dynamics' observation of no env, ``(0, n)``.
+
+        Returns:
+            ``(M, n)`` in the dtype and on the device of `like`, NaN where this perspective does not look; of a
+            perspective that sees the dynamics' observation as it is, `seen` itself.
+
+        Raises:
+            TypeError, ValueError: No tensor, or one of another shape.
+        """
+        if not isinstance(like, Tensor) or (self.obs_index is None and self.obs_shape is None and not self.obs_offset):
+            return seen
+        size = like.shape[1] if self.obs_index is None else self.obs_index.shape[0]
+        shape = (size,) if self.obs_shape is None else self.obs_shape
+        if not isinstance(seen, Tensor):
+            raise TypeError(f"{self.name}: observations must be a torch tensor, got {type(seen).__name__}.")
+        if seen.dim() == 0 or tuple(seen.shape[1:]) != shape:
+            raise ValueError(f"{self.name}: observations must have shape {('M', *shape)}, got {tuple(seen.shape)}.")
+        flat = seen.to(like).reshape(seen.shape[0], size) - self.obs_offset
+        if self.obs_index is None:
+            return flat
+        return like.new_full((seen.shape[0], like.shape[1]), math.nan).index_copy(1, self.obs_index, flat)
+
     def named(self, observation: Tree) -> dict[str, Tensor]:
         """What `observe` gave, ``(..., *obs_shape)``, by field name, ``(..., n)`` each."""
         if not isinstance(observation, Tensor):

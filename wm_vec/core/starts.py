@@ -15,6 +15,7 @@ from wm_vec.core.dynamics import Dynamics
 from wm_vec.core.lookahead import PlacesAhead
 from wm_vec.core.rng import STREAM_RESET, CounterRNG
 from wm_vec.core.rows import RowLayout, Rows
+from wm_vec.core.trees import select_rows
 
 
 class Starts(Protocol):
@@ -72,6 +73,36 @@ class FreshStarts:
         return leaves + [start.expand(seed.shape[0], *start.shape) for start in self.reward_starts], None
 
 
+class GivenStarts:
+    """Row i starts from the i-th of given states; rows that are left out start where they otherwise would.
+
+    Args:
+        leaves: The leaves of the given states, ``(B, ...)`` each.
+        otherwise: Where the others start.
+        given: ``(B,)`` bool, the rows that start from given states; None for all.
+    """
+
+    def __init__(self, leaves: list[Tensor], otherwise: Starts, given: Tensor | None = None) -> None:
+        self.leaves, self.otherwise, self.given = leaves, otherwise, given
+        self.info: Mapping[str, Any] = {}
+
+    def of(self, which: Tensor) -> GivenStarts:
+        """The same for the rows `which` ``(k,)`` alone."""
+        given = None if self.given is None else self.given[which]
+        return GivenStarts([leaf[which] for leaf in self.leaves], self.otherwise, given)
+
+    def draw(
+        self, seed: Tensor, episode: Tensor, options: Mapping[str, Any] | None = None
+    ) -> tuple[list[Tensor], Tensor | None]:
+        """The given states, and what the others draw at their seed and episode."""
+        if self.given is None:
+            return self.leaves, None
+        leaves, index = self.otherwise.draw(seed, episode, options)
+        drawn = leaves if index is None else [leaf[index] for leaf in leaves]
+        pairs = zip(self.leaves, drawn, strict=True)
+        return [select_rows(self.given, ours, theirs) for ours, theirs in pairs], None
+
+
 def bank_leaves(
     bank: TensorDictBase, layout: RowLayout, reward_starts: Sequence[Tensor], device: torch.device
 ) -> list[Tensor]:
@@ -100,6 +131,16 @@ def blank_rows(seeds: Sequence[int | None], num_perspectives: int, dtype: torch.
     return Rows([], zeros, zeros - 1, torch.tensor(seeds, dtype=torch.int64, device=device), returns, zeros.bool())
 
 
+def next_episodes(rows: Rows, seeds: Sequence[int | None] | None) -> tuple[Tensor, Tensor]:
+    """Seed and episode number ``(B,)`` int64 of every row if it restarts now; `seeds` as in `restart`."""
+    seed, episode, device = rows.seed, rows.episode + 1, rows.seed.device
+    if seeds is not None:
+        given = torch.tensor([s is not None for s in seeds], device=device)
+        seed = torch.where(given, torch.tensor([s or 0 for s in seeds], device=device), seed)
+        episode = torch.where(given, 0, episode)
+    return seed, episode
+
+
 def restart(
     starts: Starts,
     rows: Rows,
@@ -118,11 +159,7 @@ def restart(
         options: For a dynamics that starts episodes afresh.
         places: What has been drawn ahead; used in host memory.
     """
-    seed, episode, device = rows.seed, rows.episode + 1, rows.seed.device
-    if seeds is not None:
-        given = torch.tensor([s is not None for s in seeds], device=device)
-        seed = torch.where(given, torch.tensor([s or 0 for s in seeds], device=device), seed)
-        episode = torch.where(given, 0, episode)
+    seed, episode = next_episodes(rows, seeds)
     if mask is not None and is_plain_host_tensor(mask):
         which = mask.nonzero()[:, 0]
         if which.numel() == 0:
@@ -187,6 +224,7 @@ def restarted_leaves(
         index = places.draw(which, seed, episode, fresh[0].shape[0])
     else:
         rows = torch.from_numpy(which)
+        starts = starts.of(rows) if isinstance(starts, GivenStarts) else starts
         fresh, drawn = starts.draw(seed[rows], episode[rows], options)
         index = None if drawn is None else drawn.tolist()
     return [_with_starts(leaf, start, which, index) for leaf, start in zip(leaves, fresh, strict=True)]

@@ -21,6 +21,7 @@ from wm_vec.core import Dynamics, Engine, EnvState, Perspective, StepResult
 from wm_vec.core.trees import map_tree, rows_of
 from wm_vec.envs.elements import collected, element_of, painter_of, render_call
 from wm_vec.envs.info import LazyInfo
+from wm_vec.envs.replay import sampled_observations
 from wm_vec.render.frames import FramePainter
 
 if TYPE_CHECKING:
@@ -140,6 +141,7 @@ class WorldModelVectorEnv(VectorEnv):
         terminal_fn: Callable[..., Any] | None = None,
         render_fn: Callable[..., Any] | None = None,
         action_transform_fn: Callable[..., Any] | None = None,
+        encode: Callable[..., Any] | None = None,
         max_episode_steps: int | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
         render_mode: str | None = None,
@@ -162,7 +164,7 @@ class WorldModelVectorEnv(VectorEnv):
                 ...)``, from which episodes then draw.
             reset_fn: Called with one seed at a time, to fill the bank that episodes draw from; marked
                 `wm_vec.batched`, at every reset with a tensor of seeds ``(B,)``.
-            transition_fn, reward_fn, terminal_fn, action_transform_fn: See `CallableDynamics`.
+            transition_fn, reward_fn, terminal_fn, action_transform_fn, encode: See `CallableDynamics`.
             render_fn: ``(model, state, observation)`` or fewer of one env -> a frame.
             max_episode_steps: Steps after which an episode is truncated.
             autoreset_mode: Gymnasium's, or its name.
@@ -191,6 +193,7 @@ class WorldModelVectorEnv(VectorEnv):
             reward_fn=reward_fn,
             terminal_fn=terminal_fn,
             action_transform_fn=action_transform_fn,
+            encode=encode,
             device=device,
             torch_actions=torch_actions,
             rng=rng,
@@ -302,6 +305,11 @@ class WorldModelVectorEnv(VectorEnv):
         engine = self.engine.sibling(autoreset_mode=AutoresetMode.DISABLED)
         spaces = self.single_observation_space, self.single_action_space
         return TorchRLEnv(engine, *spaces, one_hot=one_hot, expose_state=expose_state)
+
+    def start_from(self, source: Any, num_states: int = 1024) -> None:
+        """Let later episodes start from real observations; see `TorchRLEnv.start_from`."""
+        observations = sampled_observations(source, self.single_observation_space, num_states)
+        self.engine.load_bank(self.engine.encode(observations))
 
     def imagine(self, policy: Callable[..., Any], horizon: int, grad: bool = False) -> TensorDict:
         """Run policy and world together; see `Engine.imagine`."""

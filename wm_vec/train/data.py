@@ -17,6 +17,9 @@ from wm_vec.canvas import BoundSchema, EnvSignature
 from wm_vec.canvas.signature import ACTION, OBSERVATION, REWARD, TERMINATED, space_size
 
 HELD_OUT_FRACTION = 0.1
+REQUIRED = ("observation", "action", ("next", "observation"), ("next", "reward"), ("next", "terminated"))
+TRAJECTORY, PADDING_MASK = ("collector", "traj_ids"), ("collector", "mask")
+"""Where TorchRL's collectors say to which episode a step belongs, and which steps of split trajectories are real."""
 
 
 class DataError(ValueError):
@@ -92,25 +95,29 @@ def data_from_transitions(transitions: TensorDictBase, bound: BoundSchema, signa
     """Steps of an environment, in TorchRL's layout, as canvas states.
 
     Args:
-        transitions: ``observation``, ``action``, and under ``next`` ``observation``, ``reward``, ``terminated``;
-            optionally ``is_init`` and ``episode``, which are otherwise read off the ends of episodes. Any batch
-            shape whose last axis is time; it is flattened.
+        transitions: ``observation``, ``action``, and under ``next`` ``observation``, ``reward``, ``terminated``, as
+            TorchRL's collectors give them; of any batch shape whose last axis is time. Optionally ``is_init`` or
+            ``step_count``, which tell where episodes start, ``episode`` or ``("collector", "traj_ids")``, which tell
+            them apart, and ``("collector", "mask")``, which marks steps that are no padding. What of these is missing
+            is read off the ends of episodes and off steps that do not follow one another.
         bound: The world's schema.
         signature: How the environment's spaces lie on it.
 
     Raises:
         DataError: A missing key, an empty batch, shapes that do not fit the spaces, or values that are not finite.
     """
-    missing = [
-        key
-        for key in ("observation", "action", ("next", "observation"), ("next", "reward"), ("next", "terminated"))
-        if key not in transitions.keys(True)
-    ]
+    found = set(transitions.keys(True))
+    missing = [key for key in REQUIRED if key not in found]
     if missing:
-        raise DataError(f"The transitions lack {missing}; they have {sorted(map(str, transitions.keys(True)))}.")
-    if transitions.batch_size.numel() == 0:
+        there = sorted(map(str, transitions.keys(True, True)))
+        raise DataError(f"The transitions lack {missing}; they have {there}.{_hint(missing, found)}")
+    if transitions.batch_size.numel() == 0 or (PADDING_MASK in found and not bool(transitions[PADDING_MASK].any())):
         raise DataError("The transitions are empty.")
     flat = transitions.reshape(-1).detach().cpu()
+    begins = torch.arange(flat.shape[0]) % (transitions.shape[-1] if transitions.batch_dims else 1) == 0
+    if PADDING_MASK in found:
+        real = flat[PADDING_MASK].reshape(-1).bool()
+        flat, begins = flat[real], begins[real]
     steps = flat.shape[0]
     values = torch.zeros(steps, bound.layout.num_positions)
     next_values = torch.zeros_like(values)
@@ -128,7 +135,8 @@ def data_from_transitions(transitions: TensorDictBase, bound: BoundSchema, signa
         if not bool(torch.isfinite(table).all()):
             row = int((~torch.isfinite(table)).any(1).nonzero()[0])
             raise DataError(f"The transitions' {name} values are not finite at step {row}: {table[row].tolist()}.")
-    is_init, episode = _episodes(flat, transitions.shape[-1] if transitions.batch_dims else 1)
+    seen = columns[OBSERVATION]
+    is_init, episode = _episodes(flat, begins, (values[1:, seen] == next_values[:-1, seen]).all(1))
     input_known = torch.zeros(bound.layout.num_positions, dtype=torch.bool)
     input_known[columns[OBSERVATION] + columns[ACTION]] = True
     start_known = torch.zeros_like(input_known)
@@ -146,24 +154,54 @@ def data_from_transitions(transitions: TensorDictBase, bound: BoundSchema, signa
     )
 
 
-def _episodes(flat: TensorDictBase, length: int) -> tuple[Tensor, Tensor]:
+def _hint(missing: list[Any], found: set[Any]) -> str:
+    """What to do about transitions that lack something."""
+    if "observation" in missing and "pixels" in found:
+        return " A canvas takes no pixels: let the environment observe numbers, or encode the pixels to some."
+    if "observation" in missing:
+        return (
+            " Observations under other keys are joined by TorchRL's CatTensors(in_keys=[...], "
+            "out_key='observation'), and one is renamed by RenameTransform."
+        )
+    if ("next", "observation") in missing:
+        return " A collector that leaves out the next observations (compact_obs) must be told to keep them."
+    if missing == [("next", "terminated")] and ("next", "done") in found:
+        return " Write whether an episode ended by itself, rather than by a time limit, under ('next', 'terminated')."
+    return ""
+
+
+def _episodes(flat: TensorDictBase, begins: Tensor, follows: Tensor) -> tuple[Tensor, Tensor]:
     """``(M,)`` bool, which steps start an episode, and ``(M,)`` int64, which episode each belongs to.
 
     Args:
-        flat: Steps ``(M,)``, rows of `length` consecutive ones.
-        length: Steps of a row.
+        flat: Steps ``(M,)``.
+        begins: ``(M,)`` bool, the first steps of its rows.
+        follows: ``(M - 1,)`` bool, whether the observation that a step leads to is the next step's.
     """
-    steps = flat.shape[0]
-    begins = torch.arange(steps) % length == 0
+    steps, keys = flat.shape[0], set(flat.keys(True))
+    ended = torch.zeros(steps, dtype=torch.bool)
     for name in ("terminated", "truncated", "done"):
-        if ("next", name) in flat.keys(True):
-            begins[1:] |= flat["next", name].reshape(steps)[:-1].bool()
-    keys = flat.keys()
-    is_init = flat["is_init"].reshape(steps).bool() if "is_init" in keys else begins
+        if ("next", name) in keys:
+            ended |= flat["next", name].reshape(steps).bool()
+    torn = ~follows & ~ended[:-1] & ~begins[1:]
+    # Where most steps lead somewhere else, they were shuffled: what comes after an end starts nothing.
+    shuffled = 2 * int(torn.sum()) > int((~ended[:-1] & ~begins[1:]).sum())
+    after_end = begins.clone()
+    after_end[1:] |= ended[:-1]
+    cut = after_end.clone()
+    cut[1:] |= torn
+    is_init = torch.zeros(steps, dtype=torch.bool)
+    if "is_init" in keys:
+        is_init = flat["is_init"].reshape(steps).bool()
+    elif "step_count" in keys:
+        is_init = flat["step_count"].reshape(steps) == 0
     if not bool(is_init.any()):
-        is_init = begins
-    episode = flat["episode"].reshape(steps) if "episode" in keys else (begins | is_init).cumsum(0)
-    return is_init, episode
+        is_init = torch.ones_like(is_init) if shuffled else after_end
+    if "episode" in keys:
+        return is_init, flat["episode"].reshape(steps)
+    if TRAJECTORY in keys:
+        return is_init, flat[TRAJECTORY].reshape(steps)
+    return is_init, (cut | is_init).cumsum(0)
 
 
 def data_from_mapping(series: Mapping[str, Any], bound: BoundSchema) -> WorldData:
@@ -228,6 +266,11 @@ def data_from_minari(dataset: Any, bound: BoundSchema, signature: EnvSignature) 
     """The episodes of a Minari dataset (or of anything that iterates over such episodes), as canvas states."""
     parts: dict[str, list[np.ndarray]] = {k: [] for k in ("obs", "act", "next", "rew", "term", "init", "episode")}
     for number, episode in enumerate(dataset):
+        if not hasattr(episode, "observations"):
+            raise DataError(
+                f"Element {number} of the {type(dataset).__name__} is no episode but a {type(episode).__name__}. Of "
+                "TorchRL's collectors give what they yield: a TensorDict, a list of them, or a replay buffer."
+            )
         for what in ("observations", "actions"):
             if isinstance(getattr(episode, what), (dict, tuple)):
                 raise DataError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -13,6 +14,7 @@ from torchrl.envs import EnvBase
 from wm_vec.adapters.spaces import ActionForm, check_spaces
 from wm_vec.core import AutoresetMode, Dynamics, Engine, EnvState, Perspective
 from wm_vec.core.trees import select_rows
+from wm_vec.envs.replay import observation_in, observation_keys, sampled_observations
 from wm_vec.envs.torchrl.base import EngineEnv
 from wm_vec.envs.torchrl.checks import ActionCheck, check_compilable, check_mask, read_state
 from wm_vec.envs.torchrl.resets import known_to_be_running
@@ -27,6 +29,11 @@ class TorchRLEnv(EngineEnv):
     ``done``, ``terminated``, ``truncated`` ``(B, 1)`` bool. Envs that are done stay where they are until they are
     reset, as TorchRL expects. Collectors and rollouts reset them through `maybe_reset`, a masked select that does not
     look at the device.
+
+    ``reset(td)`` with the observations in td and no ``"_reset"`` starts the episodes from these, real ones mostly, as
+    does ``rollout(n, tensordict=td)``; envs whose ``"done"`` is set in td, where an episode ended, start as ever. A td
+    with ``"_reset"`` is TorchRL's partial reset, which ignores observations; TorchRL's own TransformedEnv hands none on
+    (ours does). `start_from` lets all later episodes start from real observations.
 
     Seeds are per env: ``set_seed(s)`` gives env i the seed ``s + i`` at the next full reset, and the numbers are then
     those of the Gymnasium face.
@@ -121,11 +128,18 @@ class TorchRLEnv(EngineEnv):
         self._next_seed = seed
 
     def _reset(self, tensordict: TensorDictBase | None = None, *, set_state: bool = False, **kwargs: Any) -> TensorDict:
-        mask = None if tensordict is None else tensordict.get("_reset", None)
+        if tensordict is None:
+            return self._restarted(None)
         # A mask asks for fresh episodes, also where TorchRL takes any state in the TensorDict for one to go on from.
-        if set_state and mask is None and tensordict is not None:
+        mask = tensordict.get("_reset", None)
+        if mask is not None:
+            return self._restarted(check_mask(mask, self.engine.num_envs, "_reset"))
+        if set_state:
             return self._resumed(tensordict)
-        return self._restarted(None if mask is None else check_mask(mask, self.engine.num_envs, "_reset"))
+        given = self.given_starts(tensordict)
+        if given is None:
+            return self._restarted(None)
+        return self._restarted(None, observation_in(given, self.observation_space), self._not_done(given))
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
         stepped = tensordict.get("_step", None)
@@ -181,6 +195,24 @@ class TorchRLEnv(EngineEnv):
         tensordict = self._pack({}) if tensordict is None else tensordict
         return tensordict.set("action", self._own_action(action))
 
+    def start_from(self, source: Any, num_states: int = 1024) -> None:
+        """Let later episodes start from real observations, which every env draws from by its own counters.
+
+        Call it again when the buffer has grown, and after ``world.finetune``, which brings the world's own starts back;
+        in the middle of a collector's run, too. Resets stay free of host reads; this call is not.
+
+        Args:
+            source: A `TensorDictReplayBuffer` of real transitions, or a TensorDict with observations ``(...,)``.
+            num_states: Observations to draw from it at most, by torch's generator; all alike likely, whatever a
+                buffer's sampler prefers.
+
+        Raises:
+            TypeError: Another source, or a world that cannot encode observations.
+            ValueError: An empty source, one that lacks observations, or observations that do not fit.
+        """
+        observations = sampled_observations(source, self.observation_space, num_states)
+        self.engine.load_bank(self.engine.encode(observations))
+
     def compile(self, *, warmup: int | None = None, **kwargs: Any) -> TorchRLEnv:
         """Compile the step with its resets; see `torchrl.envs.EnvBase.compile`. With ``warmup=2`` it is traced once.
 
@@ -204,13 +236,47 @@ class TorchRLEnv(EngineEnv):
             self._draws = 0
         return step_entries(step), step.observation
 
-    def _restarted(self, mask: Tensor | None) -> TensorDict:
-        """Fresh episodes in the rows of `mask`, or in all; the first time in all."""
+    def _restarted(self, mask: Tensor | None, given: Any = None, given_mask: Tensor | None = None) -> TensorDict:
+        """Fresh episodes in the rows of `mask`, or in all; the first time in all.
+
+        Args:
+            mask: ``(B,)`` bool, or None.
+            given: Observations ``(B, ...)`` that they start from; None for none.
+            given_mask: ``(B,)`` bool, the rows that do; None for all.
+        """
         seed = None
         if mask is None or not self.engine.started:
             seed, self._next_seed, mask = self._next_seed, None, None
             self._draws = 0
-        return self._seen(self.engine.reset(seed, mask))
+        if given is None:
+            return self._seen(self.engine.reset(seed, mask))
+        start = partial(self.engine.encode, given)
+        return self._seen(self.engine.reset(seed, mask, start=start, start_mask=given_mask))
+
+    def given_starts(self, tensordict: TensorDictBase) -> TensorDictBase | None:
+        """The observations in `tensordict` that episodes are to start from, with its flags; None without any.
+
+        Raises:
+            ValueError: A part of them alone.
+        """
+        if tensordict.get(STATE_KEY, None) is not None:  # which a reset without set_state is not to go on from
+            return None
+        keys = observation_keys(self.observation_space)
+        missing = [key for key in keys if tensordict.get(key, None) is None]
+        if len(missing) == len(keys):
+            return None
+        if missing:
+            raise ValueError(
+                f"TorchRLEnv: reset(td) starts from td's observations if it has all of {keys}, but it lacks {missing}. "
+                "Add them, or leave all of them out for episodes that start as ever."
+            )
+        return tensordict.select(*keys, *DONE_KEYS, strict=False)
+
+    def _not_done(self, given: TensorDictBase) -> Tensor | None:
+        """``(B,)`` bool, the rows whose observation is not the end of an episode; None where nothing says so."""
+        found = {key: given.get(key, None) for key in DONE_KEYS}
+        flags = [check_mask(flag, self.engine.num_envs, key) for key, flag in found.items() if flag is not None]
+        return ~torch.stack(flags).any(0) if flags else None
 
     def _held(
         self, entries: dict[str, Any], stepped: Tensor, before: EnvState, tensordict: TensorDictBase

@@ -42,6 +42,28 @@ class TransformedEnv(MaskedResets, StockTransformedEnv):
             )
         super().__init__(base_env, transform)
 
+    def _reset(self, tensordict: TensorDictBase | None = None, **kwargs: Any) -> TensorDictBase:
+        """TorchRL's own, which hands on no observations that episodes are to start from; this one does."""
+        if tensordict is None or tensordict.get("_reset", None) is not None or kwargs.get("set_state"):
+            return super()._reset(tensordict, **kwargs)
+        given = self.base_env.given_starts(tensordict)
+        if given is None:
+            return super()._reset(tensordict, **kwargs)
+        changed = self._changed_keys() & set(given.keys(True, True))
+        if changed:
+            raise ValueError(
+                f"TransformedEnv: reset(td) cannot start from {sorted(map(str, changed))}, which a transform writes: "
+                "the world knows them as they are before. Give those to env.base_env.reset(td), or to env.start_from."
+            )
+        source = tensordict.select(*self.state_spec.keys(True, True), strict=False)
+        source = self.transform._reset_env_preprocess(source)
+        return self.transform._reset(source, self.base_env._reset(source.copy().update(given), **kwargs))
+
+    def _changed_keys(self) -> set[Any]:
+        """The entries that transforms write over those of the base env."""
+        parts = self.transform if isinstance(self.transform, Compose) else [self.transform]
+        return {key for part in parts for key in part.out_keys or ()}
+
     def any_done(self, tensordict: TensorDictBase) -> Any:
         """Whether any env is done, ``()`` bool; nobody has looked at it yet. Writes ``_reset``."""
         return self.base_env.any_done(tensordict)

@@ -1,0 +1,75 @@
+"""From real observations to the states of a dynamics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+
+from wm_vec.core.dynamics import Dynamics
+from wm_vec.core.perspective import PerMany, Perspective
+from wm_vec.core.rng import CounterRNG
+from wm_vec.core.trees import Tree
+
+
+@torch.no_grad()
+def encoded(
+    dynamics: Dynamics, perspectives: Sequence[Perspective], like: Tree, observation: PerMany, rng: CounterRNG
+) -> TensorDictBase:
+    """States ``(M,)`` at which the perspectives see the observations.
+
+    Args:
+        dynamics: One with ``encode``; see `wm_vec.core.dynamics.EncodingDynamics`.
+        perspectives: Who saw them.
+        like: The dynamics' observation of no env, ``(0, ...)``.
+        observation: ``(M, ...)``; with several perspectives a mapping by name, of those that saw something.
+        rng: Counters ``(M,)``.
+
+    Raises:
+        TypeError: The dynamics has no ``encode``.
+        ValueError: Another number of observations than of counters, or observations that do not fit.
+    """
+    encode = getattr(dynamics, "encode", None)
+    if encode is None:
+        raise TypeError(
+            f"encode: {type(dynamics).__name__} has no encode(observation, rng) that makes its states of real "
+            "observations. Add one; see wm_vec.core.dynamics.EncodingDynamics."
+        )
+    size, expected = num_observations(observation), rng.seed.shape[0]
+    if size != expected:
+        raise ValueError(f"encode: {expected} observations are needed, one for each state, got {size}.")
+    if len(perspectives) == 1:
+        return encode(perspectives[0].whole(observation, like), rng)
+    seen = [view.whole(observation[view.name], like) for view in perspectives if view.name in observation]
+    whole = seen[0]  # each is its part of one flat observation, NaN elsewhere
+    for part in seen[1:]:
+        whole = torch.where(whole.isnan(), part, whole)
+    return encode(whole, rng)
+
+
+def num_observations(observation: Any) -> int:
+    """M of a tree of tensors ``(M, ...)``.
+
+    Raises:
+        TypeError: Something in it is no tensor.
+        ValueError: Parts of different M, or none.
+    """
+    sizes = set(_sizes(observation))
+    if len(sizes) != 1:
+        raise ValueError(f"encode: all parts of the observations must have one leading size M, got {sorted(sizes)}.")
+    return sizes.pop()
+
+
+def _sizes(tree: Any) -> list[int]:
+    if isinstance(tree, Tensor) and tree.dim():
+        return [tree.shape[0]]
+    if isinstance(tree, (Mapping, tuple)):
+        parts = tree.values() if isinstance(tree, Mapping) else tree
+        return [size for part in parts for size in _sizes(part)]
+    raise TypeError(
+        "encode: observations must be torch tensors (M, ...), or dicts and tuples of them, got "
+        f"{type(tree).__name__}. Convert them with torch.as_tensor(...)."
+    )
