@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,7 @@ class Engine:
         )
         self._first_seed = seed
         self._fork_count = 0
+        self._keeps_graph = False
         self._start_info: Mapping[str, Any] = {}
         # One of the two: `step_row` keeps the counters on the host, everything else on the device.
         self._rows: Rows | None = None
@@ -165,7 +167,7 @@ class Engine:
             mask = mask.to(self.device)
         given = None if seed is None else seed_list(seed, self.num_envs)
         self._tell_seeds(given)
-        with torch.no_grad():
+        with torch.set_grad_enabled(self._keeps_graph):
             self._rows = restart(self._starts, rows, given, mask, options)
         # Of some envs alone, nobody could tell which the entries belong to.
         self._start_info = self._starts.info if mask is None else {}
@@ -205,7 +207,7 @@ class Engine:
         """
         rows = self._require_rows("step")
         actions = self._joint.check(action, self.num_envs)
-        with torch.no_grad():
+        with torch.set_grad_enabled(self._keeps_graph):
             self._rows, result = self._step(rows, actions, self._rng(rows))
         if self._lookahead is not None:
             self._lookahead.advance()
@@ -355,6 +357,7 @@ class Engine:
         forked.num_envs = index.shape[0]
         forked._row = None
         forked._rows, forked._lookahead, forked._fork_count = picked, None, 0
+        forked._keeps_graph = False
         return forked
 
     def sibling(self, num_envs: int | None = None, autoreset_mode: AutoresetMode | str | None = None) -> Engine:
@@ -404,9 +407,29 @@ class Engine:
             plan, rows = "same_step", restart(self._starts, rows, mask=rows.pending)
         with torch.enable_grad() if grad else torch.no_grad():
             rows, rollout = imagined(self._step, rows, policy, horizon, plan)
-        self._rows = Rows([leaf.detach() for leaf in rows.leaves], *rows[1:4], rows.returns.detach(), rows.pending)
-        self._lookahead = None
+        self._rows, self._lookahead = rows.detached(), None
         return rollout
+
+    @contextmanager
+    def keep_graph(self, grad: bool = True) -> Iterator[None]:
+        """Let gradients flow from step to step inside; afterwards the state is without a graph again.
+
+        A reset cuts them in the rows that it restarts. An error inside leaves the state as it was before.
+
+        Args:
+            grad: False runs what is inside without gradients.
+        """
+        before = self._require_rows("keep_graph")
+        self._keeps_graph = grad
+        try:
+            with torch.set_grad_enabled(grad):
+                yield
+        except BaseException:
+            self._rows = before
+            raise
+        finally:
+            self._rows, self._row = self._require_rows("keep_graph").detached(), None
+            self._keeps_graph, self._lookahead = False, None
 
     def _require_rows(self, what: str) -> Rows:
         rows = self._settled()
