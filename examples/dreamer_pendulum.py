@@ -5,9 +5,10 @@ here. In every iteration all envs are imagined 15 steps further with the graph k
 of these steps: their gradients reach its actions through rewards, values and the world's own steps. The critic then
 regresses on the same returns, as numbers. The policy meets the real Pendulum-v1 when it is evaluated, at the end.
 
-The returns are TorchRL's, DreamerActorLoss is not used: that loss imagines by itself, from a TensorDict with an RSSM's
-"state", and takes every step for one that no episode ends in. On a world that never ends it does give the same returns
-(tests/envs/torchrl/test_dreamer_loss.py); with `env.imagine`, episodes may end anywhere and the estimator sees where.
+The returns are TorchRL's; its DreamerActorLoss is not used. That loss imagines by itself, from an RSSM's "state", stops
+where any row's episode ends, and takes every step for one without an end. On a world that never ends it can be made to
+give the very same returns and gradients (tests/envs/torchrl/test_dreamer_loss.py); with `env.imagine`, episodes may end
+anywhere and the returns see where.
 
     python examples/dreamer_pendulum.py --seed 2
 """

@@ -149,10 +149,10 @@ def test_it_reads_nothing_on_the_host(pendulum):
 
 @pytest.mark.parametrize("grad", [False, True])
 def test_an_error_on_the_way_leaves_the_envs_where_they_were(pendulum, grad):
-    env = pendulum.to_torchrl_env(3, max_episode_steps=2, seed=0)
+    env, untouched = (pendulum.to_torchrl_env(3, max_episode_steps=2, seed=0) for _ in range(2))
     with pytest.raises(RuntimeError, match=r"imagine: call reset\(\) first"):
         env.imagine(steer, 2, grad)
-    env.reset()
+    env.reset(), untouched.reset()
     before = env.engine.state()
     calls = iter(range(3))
     with pytest.raises(StopIteration):
@@ -163,6 +163,7 @@ def test_an_error_on_the_way_leaves_the_envs_where_they_were(pendulum, grad):
     assert (after == before).all()
     assert not any(t.requires_grad for t in after.to_tensordict().values(True, True))
     assert torch.is_grad_enabled()
+    assert (env.imagine(steer, 5) == untouched.imagine(steer, 5)).all(), "the noise to come included"
 
 
 # -- gradients ----------------------------------------------------------------------------------------------
@@ -227,7 +228,8 @@ def test_no_gradient_crosses_from_one_imagination_into_the_next():
     given = torch.autograd.grad(reward, (first, second), allow_unused=True)
     assert given[0] is None
     assert given[1].tolist() == [[1.5, 1.0]]
-    assert not env.step(env.rand_action(env.reset()))["next", "observation"].requires_grad
+    pushed = env.step(env.reset().set("action", torch.zeros(1, 1, requires_grad=True)))
+    assert not pushed["next", "observation"].requires_grad, "steps outside keep none"
 
 
 def test_a_frozen_world_collects_no_gradients_and_another_does():
