@@ -183,3 +183,21 @@ def test_gradients_of_the_walk_by_hand():
     rollout = engine.imagine(lambda o: next(steps).view(1, 1), 2, grad=True)
     rollout["next", "reward"].sum().backward()
     torch.testing.assert_close(actions.grad, torch.tensor([1.9, 1.0]))
+
+
+def test_steps_that_keep_the_graph_and_a_fork_of_them_that_does_not():
+    engine = walk_engine(1, dynamics=Walk(noise=0.0), autoreset_mode="disabled")
+    with pytest.raises(RuntimeError, match=r"call reset\(\) first"), engine.keep_graph():
+        pass
+    engine.reset(seed=0)
+    actions = torch.tensor([[[0.1]], [[0.2]]], requires_grad=True)
+    with engine.keep_graph():
+        rewards = torch.cat([engine.step(action).reward for action in actions])
+        forked = engine.fork([0])
+    (gradient,) = torch.autograd.grad(rewards.sum(), actions)
+    torch.testing.assert_close(gradient.flatten(), torch.tensor([1.9, 1.0]))
+    assert not engine.step(actions[0]).reward.requires_grad
+    assert not forked.step(actions[0]).reward.requires_grad
+    with engine.keep_graph(grad=False):
+        assert not engine.step(actions[0]).reward.requires_grad
+        assert not (actions * 2).requires_grad

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -121,6 +122,7 @@ class Engine:
         self.first_seed = seed
         self.stateless = StatelessEngine(self._step, self.reward_dtype)
         self._fork_count = 0
+        self._keeps_graph = False
         self._start_info: Mapping[str, Any] = {}
         # One of the two: `step_row` keeps the counters on the host, everything else on the device.
         self._rows: Rows | None = None
@@ -205,7 +207,7 @@ class Engine:
         mask = self._checked_mask(mask, "mask")
         given = None if seed is None else seed_list(seed, self.num_envs)
         self._tell_seeds(given)
-        with torch.no_grad():
+        with torch.set_grad_enabled(self._keeps_graph):
             starts = self._starts
             if start is not None:
                 if not isinstance(start, TensorDictBase):
@@ -286,7 +288,7 @@ class Engine:
         rows = self._require_rows("step")
         actions = self._joint.check(action, self.num_envs)
         plan = self._step.plan if autoreset_mode is None else PLANS[autoreset_mode]
-        with torch.no_grad():
+        with torch.set_grad_enabled(self._keeps_graph):
             self._rows, finished, proposal = self._step.advance(rows, actions, self._rng(rows), plan, self._places)
         if self._lookahead is not None:
             self._lookahead.advance()
@@ -439,6 +441,7 @@ class Engine:
         forked._row = None
         forked._places = forked._places_ahead()
         forked._rows, forked._lookahead, forked._fork_count = picked, None, 0
+        forked._keeps_graph = False
         return forked
 
     def sibling(self, num_envs: int | None = None, autoreset_mode: AutoresetMode | str | None = None) -> Engine:
@@ -488,9 +491,29 @@ class Engine:
             plan, rows = "same_step", restart(self._starts, rows, mask=rows.pending)
         with torch.enable_grad() if grad else torch.no_grad():
             rows, rollout = imagined(self._step, rows, policy, horizon, plan)
-        self._rows = Rows([leaf.detach() for leaf in rows.leaves], *rows[1:4], rows.returns.detach(), rows.pending)
-        self._lookahead = None
+        self._rows, self._lookahead = rows.detached(), None
         return rollout
+
+    @contextmanager
+    def keep_graph(self, grad: bool = True) -> Iterator[None]:
+        """Let gradients flow from step to step inside; afterwards the state is without a graph again.
+
+        A reset cuts them in the rows that it restarts. An error inside leaves the state as it was before.
+
+        Args:
+            grad: False runs what is inside without gradients.
+        """
+        before = self._require_rows("keep_graph")
+        self._keeps_graph = grad
+        try:
+            with torch.set_grad_enabled(grad):
+                yield
+        except BaseException:
+            self._rows = before
+            raise
+        finally:
+            self._rows, self._row = self._require_rows("keep_graph").detached(), None
+            self._keeps_graph, self._lookahead = False, None
 
     def _require_rows(self, what: str) -> Rows:
         rows = self._settled()

@@ -30,6 +30,10 @@ class Rows(NamedTuple):
         """The same with copies of the leaves that are no plain tensors: stepping may write into what they stand for."""
         return self._replace(leaves=[leaf if type(leaf) is Tensor else leaf.clone() for leaf in self.leaves])
 
+    def detached(self) -> Rows:
+        """The same without a graph."""
+        return self._replace(leaves=[leaf.detach() for leaf in self.leaves], returns=self.returns.detach())
+
     def where(self, mask: Tensor, other: Rows) -> Rows:
         """These rows where `mask` ``(B,)`` says, the other's elsewhere."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -225,6 +226,52 @@ class TorchRLEnv(EngineEnv):
         """
         check_compilable(self.engine, bool(kwargs.get("fullgraph", False)))
         return super().compile(warmup=warmup, **kwargs)
+
+    # -- imagination ----------------------------------------------------------------------------------------------
+
+    def imagine(self, policy: Callable[..., Any], horizon: int, grad: bool = False) -> TensorDict:
+        """Run policy and world together from the current state; the envs go on where it ends.
+
+        The rollout is that of ``rollout(horizon, policy, break_when_any_done=False)`` from here, as a collector gives
+        it. Where an episode ends on the way, the next step starts a fresh one, and gradients end there too: what the
+        policy did in one episode counts for that episode alone. Of a `TransformedEnv` this is the environment below:
+        its transforms are left out.
+
+        Args:
+            policy: What `rollout` takes: a TensorDict module, or a callable of the observations in the order of
+                `observation_spec`.
+            horizon: Steps T.
+            grad: Keep the graph, so that gradients flow from the rewards through the world into the policy. Parameters
+                of the world that require gradients collect them too; freeze them with ``requires_grad_(False)`` (a
+                `WorldModel` keeps its own out of the graph). Discrete actions pass none on.
+
+        Returns:
+            ``(B, T)`` TensorDict: observations, ``done``, ``terminated``, ``truncated`` ``(B, T, 1)`` bool and what the
+            policy writes at the root; where each step ended, before any reset, with ``reward`` ``(B, T, 1)`` under
+            ``next``.
+
+        Raises:
+            ValueError: A horizon below 1.
+            RuntimeError: Before the first reset.
+        """
+        if horizon < 1:
+            raise ValueError(f"imagine: horizon must be at least 1, got {horizon}.")
+        engine = self.engine
+        if not engine.started:
+            raise RuntimeError("imagine: call reset() first; there is no episode yet.")
+        with engine.keep_graph(grad):
+            start = self._seen(engine.perspectives[0].observe(engine.predictions()))
+            rollout = self.rollout(
+                horizon,
+                policy,
+                auto_reset=False,
+                tensordict=start,
+                break_when_any_done=False,
+                return_contiguous=True,
+            )
+            # `rollout` leaves what ended in its last step to the caller.
+            self.maybe_reset(rollout[:, -1]["next"])
+        return rollout
 
     # -- parts ----------------------------------------------------------------------------------------------------
 
