@@ -1,0 +1,311 @@
+"""TorchRL's Ray collector for the envs of a world: workers that die are noticed, and replaced where that is wanted."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import ray
+import torch
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError
+from tensordict import TensorDict, TensorDictBase
+from torch import nn
+from torchrl.collectors.distributed import RayCollector
+from torchrl.collectors.distributed.ray import DEFAULT_REMOTE_CLASS_CONFIG
+from torchrl.collectors.utils import split_trajectories
+
+from wm_vec.workers import RandomActions, WorkerEnvs
+from wm_vec.world_model import WorldModel
+
+NOT_TAKEN = (
+    "create_env_fn",
+    "num_collectors",
+    "num_workers_per_collector",
+    "collector_class",
+    "replay_buffer",
+    "weight_updater",
+    "weight_sync_schemes",
+)
+"""Arguments of `RayCollector` that follow from others here, or that would break a promise."""
+
+
+class WorkerDiedError(RuntimeError):
+    """A worker is gone, or does not answer, and may not be replaced."""
+
+
+class RayWorldCollector(RayCollector):
+    """A `RayCollector` over `WorkerEnvs`, one actor per worker.
+
+    A batch is whole or it is not handed out. When a worker dies, or does not answer in time, then either another takes
+    its place, with the policy and the world that were sent last and with new episodes, and the batch is made whole; or
+    `WorkerDiedError` is raised and the others are stopped. Which of the two says Ray's own ``max_restarts``.
+
+    Args:
+        workers: The envs. All workers must have the same number of them.
+        policy: What acts: a module, whose weights are sent by `update_policy_weights_`, or a function. None for
+            `RandomActions`.
+        frames_per_batch: Env steps of a batch, over all workers if `sync`, else of one.
+        total_frames: Env steps after which iteration ends; -1 for never.
+        sync: A batch has all workers' shares, ``(W, N / W, T)``; otherwise it is one worker's, ``(N / W, T)``, as
+            soon as it is there.
+        remote_configs: What ``ray.remote`` takes, for all workers or one each: ``num_cpus``, ``num_gpus``,
+            ``max_restarts`` (how often a worker may be replaced; 0, the default, for never, -1 for any number).
+        timeout: Seconds that a worker may take to start, to make a batch or to take weights.
+        **options: The other arguments of `RayCollector`.
+
+    Raises:
+        ValueError: Frames or envs that do not divide among the workers.
+        TypeError: Arguments of `RayCollector` that cannot be had here.
+        WorkerDiedError: A worker cannot start, or not in time: there may not be as many CPUs or GPUs as were asked for.
+    """
+
+    def __init__(
+        self,
+        workers: WorkerEnvs,
+        policy: nn.Module | Callable[[TensorDictBase], TensorDictBase] | None = None,
+        *,
+        frames_per_batch: int,
+        total_frames: int = -1,
+        sync: bool = True,
+        remote_configs: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        timeout: float = 300.0,
+        **options: Any,
+    ) -> None:
+        refused = [name for name in NOT_TAKEN if name in options]
+        if refused:
+            raise TypeError(f"RayWorldCollector: takes no {', '.join(refused)}; use RayCollector itself for that.")
+        count = workers.num_workers
+        if workers.num_envs % count or frames_per_batch % (workers.num_envs if sync else workers.num_envs // count):
+            raise ValueError(
+                f"RayWorldCollector: {workers.num_envs} envs must divide among {count} workers, and frames_per_batch "
+                f"among {'all envs' if sync else 'those of one worker'}; got {frames_per_batch}."
+            )
+        configs = _configs(remote_configs, count)
+        self._replacements_left = [config.pop("max_restarts", 0) for config in configs]
+        self._configs = configs
+        self._workers, self._timeout = workers, timeout
+        self._generation = [0] * count
+        self._sent: dict[str, Any] = {}
+        self._ended = False
+        with warnings.catch_warnings():
+            # It says of functions that they have no weights to send, and of `RandomActions` too.
+            warnings.filterwarnings("ignore", "The policy is not an nn.Module")
+            super().__init__(
+                [workers.maker(worker) for worker in range(count)],
+                RandomActions() if policy is None else policy,
+                frames_per_batch=frames_per_batch,
+                total_frames=total_frames,
+                sync=sync,
+                remote_configs=configs,
+                # Torch's process groups do not survive the loss of a member; Ray's object store does.
+                weight_sync_schemes={},
+                **options,
+            )
+        self._weight_sync_initialized = True
+        for worker, actor in enumerate(self._remote_collectors):
+            self._await_start(worker, actor)
+
+    # -- weights --------------------------------------------------------------------------------------------------
+
+    def update_policy_weights_(
+        self,
+        policy_or_weights: nn.Module | TensorDictBase | None = None,
+        *,
+        worker_ids: int | list[int] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Send the policy's weights; batches begun after this call has returned are made with them.
+
+        Args:
+            policy_or_weights: None for the policy that the collector was made with.
+            worker_ids: Which workers; None for all.
+            **kwargs: ``weights`` and ``policy``, other names for the first argument.
+
+        Raises:
+            TypeError: A policy without weights, or something that is none.
+        """
+        given = [value for value in (policy_or_weights, *kwargs.values()) if value is not None]
+        if len(given) > 1 or kwargs.keys() - {"weights", "policy"}:
+            raise TypeError(f"update_policy_weights_: takes one policy or its weights, got {sorted(kwargs)} too.")
+        source = given[0] if given else self.policy
+        if isinstance(source, nn.Module):
+            source = TensorDict.from_module(source)
+        if not isinstance(source, TensorDictBase):
+            raise TypeError(f"update_policy_weights_: a {type(source).__name__} has no weights to send.")
+        self._send("update_policy_weights_", source.data.cpu().clone(), worker_ids)
+
+    def update_world_(self, world: WorldModel | str | os.PathLike[str] | None = None) -> None:
+        """Send the world's weights, normalisers and initial states; batches begun after this call are made with them.
+
+        Args:
+            world: As in `WorkerEnvs.update_world_`.
+        """
+        self._send("env.load_world", self._workers.checkpoint(world), None)
+
+    def _send(self, method: str, argument: Any, worker_ids: int | list[int] | None) -> None:
+        which = range(self.num_collectors) if worker_ids is None else worker_ids
+        reference = ray.put(argument)
+        # Workers that take another's place take these too, so they are noted before anybody is asked.
+        self._sent[method] = reference
+        self._ask(
+            lambda actor: actor.cascade_execute.remote(method, reference), [which] if isinstance(which, int) else which
+        )
+
+    # -- batches --------------------------------------------------------------------------------------------------
+
+    def iterator(self) -> Iterator[TensorDictBase]:
+        """Batches until there are `total_frames` of them.
+
+        Raises:
+            WorkerDiedError: See the class.
+            RuntimeError: The collector was shut down, by an error for instance.
+        """
+        if self._ended:
+            raise RuntimeError("RayWorldCollector: it was shut down; make another.")
+        for batch in self._synchronous() if self._sync else self._asynchronous():
+            self.collected_frames += batch.numel()
+            if self.split_trajs:
+                batch = split_trajectories(batch)
+            yield batch if self.postproc is None else self.postproc(batch)
+        if self._collection_thread is None:
+            self.shutdown()
+
+    def _wants_more(self) -> bool:
+        enough = 0 <= self.total_frames <= self.collected_frames
+        return not enough and not self._stop_event.is_set()
+
+    def _synchronous(self) -> Iterator[TensorDictBase]:
+        while self._wants_more():
+            if self.update_after_each_batch:
+                self.update_policy_weights_()
+            yield torch.stack(self._ask(lambda actor: actor.next.remote(), range(self.num_collectors)))
+
+    def _asynchronous(self) -> Iterator[TensorDictBase]:
+        requests = _Requests(self, lambda actor: actor.next.remote())
+        for worker in range(self.num_collectors):
+            requests.add(worker)
+        while self._wants_more():
+            worker, batch = requests.next()
+            yield batch
+            if self.update_after_each_batch:
+                self.update_policy_weights_(worker_ids=worker)
+            requests.add(worker)
+
+    def _ask(self, call: Callable[[Any], Any], which: Sequence[int]) -> list[Any]:
+        """Call the actors of some workers and wait for all answers, in the workers' order."""
+        requests = _Requests(self, call)
+        for worker in which:
+            requests.add(worker)
+        answers = dict(requests.next() for _ in which)
+        return [answers[worker] for worker in which]
+
+    # -- workers --------------------------------------------------------------------------------------------------
+
+    def _replace(self, worker: int, actor: Any, cause: Exception) -> None:
+        """Put another actor in the place of one that is lost, unless that has been done already.
+
+        Raises:
+            WorkerDiedError: It may not be replaced.
+        """
+        if self._remote_collectors[worker] is not actor:
+            return
+        reason = str(cause).strip().split("\n")[0]
+        if self._replacements_left[worker] == 0:
+            raise WorkerDiedError(
+                f"RayWorldCollector: worker {worker} of {self.num_collectors} is lost ({reason}) and may not be "
+                "replaced (again). Its part of the batch is gone, and no part of a batch is handed out. To have workers "
+                'replaced, give remote_configs={..., "max_restarts": ...}.'
+            ) from cause
+        self._replacements_left[worker] -= self._replacements_left[worker] > 0
+        self._generation[worker] += 1
+        warnings.warn(
+            f"RayWorldCollector: worker {worker} of {self.num_collectors} is lost ({reason}) and is replaced; its envs "
+            "begin new episodes.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        ray.kill(actor, no_restart=True)
+        maker = self._workers.maker(worker, self._generation[worker])
+        own = [self.collector_kwargs[worker]], [self._configs[worker]]
+        self.add_collectors([maker], 1, self.policy, *own)
+        self._remote_collectors[worker] = self._remote_collectors.pop()
+        self._await_start(worker, self._remote_collectors[worker])
+
+    def _await_start(self, worker: int, actor: Any) -> None:
+        """Wait until an actor runs and has the weights that were sent last."""
+        try:
+            references = [actor.cascade_execute.remote(method, sent) for method, sent in self._sent.items()]
+            ray.get([actor.get_policy_version.remote(), *references], timeout=self._timeout)
+        except (RayActorError, GetTimeoutError) as error:
+            self.shutdown()
+            raise WorkerDiedError(
+                f"RayWorldCollector: worker {worker} of {self.num_collectors} does not start (waited at most "
+                f"{self._timeout:g} s). `ray status` tells whether the cluster has what "
+                f"remote_configs={self._configs[worker]} ask for; the worker's own log, what went wrong in it."
+            ) from error
+
+    def shutdown(self, timeout: float | None = None, shutdown_ray: bool = False) -> None:
+        """Stop the workers; as in `RayCollector`."""
+        self._ended = True
+        super().shutdown(timeout=timeout, shutdown_ray=shutdown_ray)
+
+
+class _Requests:
+    """Calls that are under way, each to one worker, asked again of whoever takes a lost worker's place.
+
+    Args:
+        collector: Whose workers they are.
+        call: ``actor -> ObjectRef``.
+    """
+
+    def __init__(self, collector: RayWorldCollector, call: Callable[[Any], Any]) -> None:
+        self._collector, self._call = collector, call
+        self._pending: dict[Any, tuple[int, Any, float]] = {}
+
+    def add(self, worker: int) -> None:
+        """Call a worker."""
+        actor = self._collector._remote_collectors[worker]
+        self._pending[self._call(actor)] = worker, actor, time.monotonic() + self._collector._timeout
+
+    def next(self) -> tuple[int, Any]:
+        """The first answer that is there, and whose it is.
+
+        Raises:
+            WorkerDiedError: A worker is lost, and may not be replaced.
+        """
+        while True:
+            left = min(deadline for *_, deadline in self._pending.values()) - time.monotonic()
+            ready, _ = ray.wait(list(self._pending), num_returns=1, timeout=max(0.0, left))
+            for reference in ready:
+                worker, actor, _ = self._pending.pop(reference)
+                try:
+                    return worker, ray.get(reference, timeout=self._collector._timeout)
+                except (RayActorError, ObjectLostError, GetTimeoutError) as error:
+                    self._again(worker, actor, error)
+            if not ready:
+                late = min(self._pending, key=lambda reference: self._pending[reference][2])
+                worker, actor, _ = self._pending.pop(late)
+                self._again(worker, actor, TimeoutError(f"no answer in {self._collector._timeout:g} s"))
+
+    def _again(self, worker: int, actor: Any, cause: Exception) -> None:
+        self._collector._replace(worker, actor, cause)
+        self.add(worker)
+
+
+def _configs(given: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None, count: int) -> list[dict[str, Any]]:
+    """One actor's options each.
+
+    Raises:
+        ValueError: Another number of them than there are workers.
+    """
+    given = DEFAULT_REMOTE_CLASS_CONFIG if given is None else given
+    configs = [dict(given) for _ in range(count)] if isinstance(given, Mapping) else [dict(each) for each in given]
+    if len(configs) != count:
+        raise ValueError(f"RayWorldCollector: {count} workers need one remote config or one each, got {len(configs)}.")
+    for config in configs:
+        # Ray's own repetition of a call would start from a fresh actor's weights and episodes unseen.
+        config.pop("max_task_retries", None)
+    return configs
