@@ -31,6 +31,9 @@ NOT_TAKEN = (
 )
 """Arguments of `RayCollector` that follow from others here, or that would break a promise."""
 
+LOSSES = (RayActorError, ObjectLostError, GetTimeoutError)
+"""How Ray says that a worker, or what it has made, is gone."""
+
 
 class WorkerDiedError(RuntimeError):
     """A worker is gone, or does not answer, and may not be replaced."""
@@ -53,7 +56,9 @@ class RayWorldCollector(RayCollector):
             soon as it is there.
         remote_configs: What ``ray.remote`` takes, for all workers or one each: ``num_cpus``, ``num_gpus``,
             ``max_restarts`` (how often a worker may be replaced; 0, the default, for never, -1 for any number).
-        timeout: Seconds that a worker may take to start, to make a batch or to take weights.
+        timeout: Seconds that a worker may take to make a batch, or to take weights when it has made its batch. One that
+            takes longer is lost.
+        start_timeout: Seconds that a worker may take to start.
         **options: The other arguments of `RayCollector`.
 
     Raises:
@@ -72,6 +77,7 @@ class RayWorldCollector(RayCollector):
         sync: bool = True,
         remote_configs: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         timeout: float = 300.0,
+        start_timeout: float = 300.0,
         **options: Any,
     ) -> None:
         refused = [name for name in NOT_TAKEN if name in options]
@@ -86,7 +92,7 @@ class RayWorldCollector(RayCollector):
         configs = _configs(remote_configs, count)
         self._replacements_left = [config.pop("max_restarts", 0) for config in configs]
         self._configs = configs
-        self._workers, self._timeout = workers, timeout
+        self._workers, self._timeout, self._start_timeout = workers, timeout, start_timeout
         self._generation = [0] * count
         self._sent: dict[str, Any] = {}
         self._ended = False
@@ -105,8 +111,6 @@ class RayWorldCollector(RayCollector):
                 **options,
             )
         self._weight_sync_initialized = True
-        for worker, actor in enumerate(self._remote_collectors):
-            self._await_start(worker, actor)
 
     # -- weights --------------------------------------------------------------------------------------------------
 
@@ -212,12 +216,12 @@ class RayWorldCollector(RayCollector):
         """
         if self._remote_collectors[worker] is not actor:
             return
-        reason = str(cause).strip().split("\n")[0]
+        reason = "its process or machine died" if isinstance(cause, RayActorError) else str(cause).split("\n")[0]
         if self._replacements_left[worker] == 0:
             raise WorkerDiedError(
                 f"RayWorldCollector: worker {worker} of {self.num_collectors} is lost ({reason}) and may not be "
-                "replaced (again). Its part of the batch is gone, and no part of a batch is handed out. To have workers "
-                'replaced, give remote_configs={..., "max_restarts": ...}.'
+                "replaced (again). Its part of the batch is gone, and no part of a batch is handed out. To have "
+                'workers replaced, give remote_configs={..., "max_restarts": ...}.'
             ) from cause
         self._replacements_left[worker] -= self._replacements_left[worker] > 0
         self._generation[worker] += 1
@@ -230,20 +234,26 @@ class RayWorldCollector(RayCollector):
         ray.kill(actor, no_restart=True)
         maker = self._workers.maker(worker, self._generation[worker])
         own = [self.collector_kwargs[worker]], [self._configs[worker]]
-        self.add_collectors([maker], 1, self.policy, *own)
+        super().add_collectors([maker], 1, self.policy, *own)
         self._remote_collectors[worker] = self._remote_collectors.pop()
         self._await_start(worker, self._remote_collectors[worker])
+
+    def add_collectors(self, *args: Any) -> None:
+        """Called once, while the collector is made: `RayCollector` would wait for its workers without an end."""
+        super().add_collectors(*args)
+        for worker, actor in enumerate(self._remote_collectors):
+            self._await_start(worker, actor)
 
     def _await_start(self, worker: int, actor: Any) -> None:
         """Wait until an actor runs and has the weights that were sent last."""
         try:
             references = [actor.cascade_execute.remote(method, sent) for method, sent in self._sent.items()]
-            ray.get([actor.get_policy_version.remote(), *references], timeout=self._timeout)
+            ray.get([actor.get_policy_version.remote(), *references], timeout=self._start_timeout)
         except (RayActorError, GetTimeoutError) as error:
             self.shutdown()
             raise WorkerDiedError(
                 f"RayWorldCollector: worker {worker} of {self.num_collectors} does not start (waited at most "
-                f"{self._timeout:g} s). `ray status` tells whether the cluster has what "
+                f"{self._start_timeout:g} s). `ray status` tells whether the cluster has what "
                 f"remote_configs={self._configs[worker]} ask for; the worker's own log, what went wrong in it."
             ) from error
 
@@ -277,18 +287,26 @@ class _Requests:
             WorkerDiedError: A worker is lost, and may not be replaced.
         """
         while True:
+            self._give_up_the_late()
             left = min(deadline for *_, deadline in self._pending.values()) - time.monotonic()
             ready, _ = ray.wait(list(self._pending), num_returns=1, timeout=max(0.0, left))
             for reference in ready:
                 worker, actor, _ = self._pending.pop(reference)
                 try:
                     return worker, ray.get(reference, timeout=self._collector._timeout)
-                except (RayActorError, ObjectLostError, GetTimeoutError) as error:
+                except LOSSES as error:
                     self._again(worker, actor, error)
-            if not ready:
-                late = min(self._pending, key=lambda reference: self._pending[reference][2])
-                worker, actor, _ = self._pending.pop(late)
-                self._again(worker, actor, TimeoutError(f"no answer in {self._collector._timeout:g} s"))
+
+    def _give_up_the_late(self) -> None:
+        """Take for lost who has not answered in time, also while others answer all the time."""
+        now = time.monotonic()
+        late = [reference for reference, (*_, deadline) in self._pending.items() if deadline <= now]
+        if late:
+            # They may have answered long ago: nobody has asked for a while.
+            _, late = ray.wait(late, num_returns=len(late), timeout=0)
+        for reference in late:
+            worker, actor, _ = self._pending.pop(reference)
+            self._again(worker, actor, TimeoutError(f"no answer in {self._collector._timeout:g} s"))
 
     def _again(self, worker: int, actor: Any, cause: Exception) -> None:
         self._collector._replace(worker, actor, cause)

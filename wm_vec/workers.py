@@ -57,6 +57,7 @@ class WorkerEnv(TorchRLEnv):
         vector = world.to_vector_env(num_envs, seed=seed, autoreset_mode=AutoresetMode.DISABLED, **options)
         super().__init__(vector.engine, vector.single_observation_space, vector.single_action_space, **face)
         self.world = world
+        self.process_id = os.getpid()
         self._follow = follow
         self._taken = 0.0
 

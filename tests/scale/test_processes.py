@@ -116,19 +116,20 @@ def test_an_asynchronous_process_collector_loses_nothing(cartpole, tmp_path):
 
 
 @pytest.fixture
-def two_threads():
-    """Torch has run on both of them: what is forked from here has a copy of their pool, but no threads."""
-    torch.set_num_threads(2)
+def threads(request):
+    """Torch has run on so many: what is forked from here has a copy of their pool, but none of the threads."""
+    torch.set_num_threads(request.param)
     torch.randn(512, 512) @ torch.randn(512, 512)
     yield
     torch.set_num_threads(1)
 
 
-@pytest.mark.usefixtures("two_threads")
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize(
-    "batched",
-    [SerialEnv, ParallelEnv, partial(ParallelEnv, mp_start_method="fork")],
+    ("batched", "threads"),
+    [(SerialEnv, 1), (ParallelEnv, 1), (partial(ParallelEnv, mp_start_method="fork"), 2)],
     ids=["serial", "spawned", "forked"],
+    indirect=["threads"],
 )
 def test_batched_envs_give_the_numbers_of_one(cartpole, tmp_path, batched):
     """Forked ones too, since TorchRL gives its workers one thread each; spawn is its default all the same."""
