@@ -251,11 +251,13 @@ class RayWorldCollector(RayCollector):
             ray.get([actor.get_policy_version.remote(), *references], timeout=self._start_timeout)
         except (RayActorError, GetTimeoutError) as error:
             self.shutdown()
-            raise WorkerDiedError(
-                f"RayWorldCollector: worker {worker} of {self.num_collectors} does not start (waited at most "
-                f"{self._start_timeout:g} s). `ray status` tells whether the cluster has what "
-                f"remote_configs={self._configs[worker]} ask for; the worker's own log, what went wrong in it."
-            ) from error
+            why = (
+                f"does not run after {self._start_timeout:g} s. `ray status` tells whether the cluster has what "
+                f"remote_configs={self._configs[worker]} ask for"
+                if isinstance(error, GetTimeoutError)
+                else "ended while it was starting; the error above says why"
+            )
+            raise WorkerDiedError(f"RayWorldCollector: worker {worker} of {self.num_collectors} {why}.") from error
 
     def shutdown(self, timeout: float | None = None, shutdown_ray: bool = False) -> None:
         """Stop the workers; as in `RayCollector`."""

@@ -20,7 +20,7 @@ import cloudpickle
 import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
-from torchrl.envs import EnvBase
+from torchrl.envs import EnvBase, TransformedEnv
 
 from wm_vec.core import AutoresetMode, spawn_seeds
 from wm_vec.envs import TorchRLEnv
@@ -29,6 +29,8 @@ from wm_vec.world_model import WorldModel
 
 FACE_OPTIONS = ("one_hot", "expose_state")
 """Options of the TorchRL face; the others are the engine's."""
+MAX_ROOT = 2**62
+"""Leaves room for the seeds of all envs, which end at 2^63."""
 
 
 class WorkerEnv(TorchRLEnv):
@@ -189,8 +191,10 @@ class WorkerEnvs:
         self.num_envs, self.num_workers = _whole(num_envs, "num_envs"), _whole(num_workers, "num_workers")
         if self.num_workers > self.num_envs:
             raise ValueError(f"WorkerEnvs: {num_workers} workers need at least as many envs, got {num_envs}.")
-        # Room for the seeds of all envs above it.
-        self.seed = spawn_seeds(None, 1)[0] >> 1 if seed is None else int(seed)
+        whole = isinstance(seed, (int, np.integer)) and not isinstance(seed, bool)
+        if seed is not None and (not whole or not 0 <= seed < MAX_ROOT):
+            raise ValueError(f"WorkerEnvs: seed must be a whole number in [0, 2^62) or None, got {seed!r}.")
+        self.seed = spawn_seeds(None, 1)[0] % MAX_ROOT if seed is None else int(seed)
         self._wrap = wrap
         self._updates = 0
         self._world = world if isinstance(world, WorldModel) else None
@@ -288,7 +292,7 @@ class RandomActions:
             TypeError: Its env is none of ours.
         """
         base = collector.env
-        while not isinstance(base, TorchRLEnv) and isinstance(getattr(base, "base_env", None), EnvBase):
+        while isinstance(base, TransformedEnv):
             base = base.base_env
         if not isinstance(base, TorchRLEnv):
             raise TypeError(f"RandomActions: takes a collector over a TorchRLEnv, got one over {type(base).__name__}.")
