@@ -6,6 +6,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import ray
@@ -28,6 +29,7 @@ NOT_TAKEN = (
     "replay_buffer",
     "weight_updater",
     "weight_sync_schemes",
+    "max_weight_update_interval",
 )
 """Arguments of `RayCollector` that follow from others here, or that would break a promise."""
 
@@ -94,14 +96,16 @@ class RayWorldCollector(RayCollector):
         self._configs = configs
         self._workers, self._timeout, self._start_timeout = workers, timeout, start_timeout
         self._generation = [0] * count
-        self._sent: dict[str, Any] = {}
+        self._sent: list[dict[str, Any]] = [
+            {} for _ in range(count)
+        ]  # of each worker: method -> argument, in Ray's store
         self._ended = False
         with warnings.catch_warnings():
             # It says of functions that they have no weights to send, and of `RandomActions` too.
             warnings.filterwarnings("ignore", "The policy is not an nn.Module")
             super().__init__(
                 [workers.maker(worker) for worker in range(count)],
-                RandomActions() if policy is None else policy,
+                RandomActions() if policy is None and options.get("policy_factory") is None else policy,
                 frames_per_batch=frames_per_batch,
                 total_frames=total_frames,
                 sync=sync,
@@ -151,12 +155,23 @@ class RayWorldCollector(RayCollector):
 
     def _send(self, method: str, argument: Any, worker_ids: int | list[int] | None) -> None:
         which = range(self.num_collectors) if worker_ids is None else worker_ids
+        which = [which] if isinstance(which, int) else list(which)
         reference = ray.put(argument)
-        # Workers that take another's place take these too, so they are noted before anybody is asked.
-        self._sent[method] = reference
-        self._ask(
-            lambda actor: actor.cascade_execute.remote(method, reference), [which] if isinstance(which, int) else which
-        )
+        for worker in which:  # before anybody is asked: who takes a lost worker's place must have it too
+            self._sent[worker][method] = reference
+        self._ask(lambda actor: actor.cascade_execute.remote(method, reference), which)
+
+    def set_seed(self, seed: int, static_seed: bool = False) -> int:
+        """Give env k of all N the seed ``seed + k`` (with `static_seed` env i of every worker ``seed + i``), and reset.
+
+        Returns:
+            The seed after the last one.
+        """
+        for worker in range(self.num_collectors):
+            call = partial(_seeded, seed=seed, static_seed=static_seed)
+            seed = self._ask(call, [worker])[0]
+        self._ask(lambda actor: actor.reset.remote(), range(self.num_collectors))
+        return seed
 
     # -- batches --------------------------------------------------------------------------------------------------
 
@@ -247,7 +262,7 @@ class RayWorldCollector(RayCollector):
     def _await_start(self, worker: int, actor: Any) -> None:
         """Wait until an actor runs and has the weights that were sent last."""
         try:
-            references = [actor.cascade_execute.remote(method, sent) for method, sent in self._sent.items()]
+            references = [actor.cascade_execute.remote(method, sent) for method, sent in self._sent[worker].items()]
             ray.get([actor.get_policy_version.remote(), *references], timeout=self._start_timeout)
         except (RayActorError, GetTimeoutError) as error:
             self.shutdown()
@@ -313,6 +328,10 @@ class _Requests:
     def _again(self, worker: int, actor: Any, cause: Exception) -> None:
         self._collector._replace(worker, actor, cause)
         self.add(worker)
+
+
+def _seeded(actor: Any, seed: int, static_seed: bool) -> Any:
+    return actor.set_seed.remote(seed, static_seed)
 
 
 def _configs(given: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None, count: int) -> list[dict[str, Any]]:

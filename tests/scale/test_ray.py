@@ -15,6 +15,7 @@ from torchrl.collectors import Collector
 from tests.scale.worlds import (
     HORIZON,
     NUM_ENVS,
+    ROOT_SEED,
     Switch,
     changed,
     continues,
@@ -38,6 +39,7 @@ def cluster():
     """A Ray of our own, which asks nothing of the network."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray.init(
+        address="local",
         num_cpus=2,
         include_dashboard=False,
         object_store_memory=80 * 2**20,
@@ -84,6 +86,11 @@ def test_two_workers_give_the_numbers_of_one_env_and_take_new_weights(cartpole, 
         assert goes_on(third, new)
         assert not goes_on(third, cartpole)
 
+        policy.set(0.0)
+        collector.update_policy_weights_(policy)
+        assert collector.set_seed(ROOT_SEED + 50) == ROOT_SEED + 50 + NUM_ENVS
+        assert same(as_one(next(batches)), one_env(new, seed=ROOT_SEED + 50).rollout(STEPS, break_when_any_done=False))
+
         os.kill(pids(collector)[1], signal.SIGKILL)
         began = time.monotonic()
         with pytest.raises(
@@ -100,7 +107,7 @@ def test_two_workers_give_the_numbers_of_one_env_and_take_new_weights(cartpole, 
 def test_a_lost_worker_is_replaced_as_ray_is_told_to_and_the_batch_is_whole(cartpole, tmp_path):
     workers = shares(cartpole, 2, expose_state=True)
     policy = Switch()
-    collector = collector_of(workers, policy, remote_configs={"num_cpus": 1, "max_restarts": 1})
+    collector = collector_of(workers, policy, remote_configs={"num_cpus": 1, "max_restarts": 2})
     try:
         batches = iter(collector)
         next(batches)
@@ -126,6 +133,14 @@ def test_a_lost_worker_is_replaced_as_ray_is_told_to_and_the_batch_is_whole(cart
         assert elapsed[0].tolist() == [0, 0, 0]
         assert goes_on(batch[0], new)
         assert continues(next(batches)[0], batch[0])
+
+        os.kill(pids(collector)[0], signal.SIGKILL)
+        with pytest.warns(RuntimeWarning, match="worker 0 of 2 is lost .* is replaced"):
+            collector.update_policy_weights_()
+        batch = next(batches)
+        assert batch["world_state", "seed"][:, :, 0].tolist() == [[112, 113, 114], [103, 104, 105]]
+        assert bool((batch["action"] == 0).all())
+        assert goes_on(batch[0], new)
 
         os.kill(pids(collector)[0], signal.SIGKILL)
         with pytest.raises(WorkerDiedError, match="worker 0 of 2"):
