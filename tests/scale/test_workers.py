@@ -203,16 +203,18 @@ def test_a_step_in_mid_episode_takes_the_new_weights_and_a_reset_the_new_starts(
 
 
 def test_two_changes_within_one_tick_of_the_clock_are_two(cartpole, tmp_path):
-    """The file system's clock is coarse, and files of the same world are of the same size."""
+    """The clocks of file systems are coarse, some of whole seconds, and files of the same world are of the same size."""
     workers = shares(cartpole, 1)
     env = workers.makers[0]()
     other = changed(cartpole, tmp_path / "other")
-    seen = []
+    seen, times = [], []
     for world in (cartpole, other) * 5:
         workers.update_world_(world)
+        times.append(int(os.stat(workers.makers[0].make.follow).st_mtime))
         env.reset()
         seen.append(torch.equal(env.world.model.codec.residual_mean, world.model.codec.residual_mean))
     assert all(seen)
+    assert len({*times}) == len(times)
 
 
 def test_the_folder_goes_when_nobody_needs_it(cartpole):
