@@ -31,7 +31,6 @@ COMPOSE = {
     "wm_vec.world_model",
     "wm_vec.factory",
     "wm_vec.workers",
-    "wm_vec.ray_collector",
     "wm_vec.cli",
 }
 SUPPORT = {

@@ -26,8 +26,8 @@ from tests.scale.worlds import (
 )
 
 ray = pytest.importorskip("ray")
-from wm_vec.ray_collector import RayWorldCollector, WorkerDiedError  # noqa: E402 - needs Ray
 from wm_vec.workers import WorkerEnvs  # noqa: E402
+from wm_vec.workers.ray_collector import RayWorldCollector, WorkerDiedError  # noqa: E402 - needs Ray
 
 STEPS = 2 * HORIZON + 2
 ROOT = Path(__file__).parents[2]

@@ -203,7 +203,7 @@ def test_a_step_in_mid_episode_takes_the_new_weights_and_a_reset_the_new_starts(
 
 
 def test_two_changes_within_one_tick_of_the_clock_are_two(cartpole, tmp_path):
-    """The clocks of file systems are coarse, some of whole seconds, and files of the same world are of the same size."""
+    """Clocks of file systems are coarse, some of whole seconds, and files of the same world are of the same size."""
     workers = shares(cartpole, 1)
     env = workers.makers[0]()
     other = changed(cartpole, tmp_path / "other")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -11,7 +10,7 @@ from typing import Any
 
 import ray
 import torch
-from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError
 from tensordict import TensorDict, TensorDictBase
 from torch import nn
 from torchrl.collectors.distributed import RayCollector
@@ -19,6 +18,7 @@ from torchrl.collectors.distributed.ray import DEFAULT_REMOTE_CLASS_CONFIG
 from torchrl.collectors.utils import split_trajectories
 
 from wm_vec.workers import RandomActions, WorkerEnvs
+from wm_vec.workers.ray_requests import Requests
 from wm_vec.world_model import WorldModel
 
 NOT_TAKEN = (
@@ -32,9 +32,6 @@ NOT_TAKEN = (
     "max_weight_update_interval",
 )
 """Arguments of `RayCollector` that follow from others here, or that would break a promise."""
-
-LOSSES = (RayActorError, ObjectLostError, GetTimeoutError)
-"""How Ray says that a worker, or what it has made, is gone."""
 
 
 class WorkerDiedError(RuntimeError):
@@ -203,7 +200,7 @@ class RayWorldCollector(RayCollector):
             yield torch.stack(self._ask(lambda actor: actor.next.remote(), range(self.num_collectors)))
 
     def _asynchronous(self) -> Iterator[TensorDictBase]:
-        requests = _Requests(self, lambda actor: actor.next.remote())
+        requests = self._requests(lambda actor: actor.next.remote())
         for worker in range(self.num_collectors):
             requests.add(worker)
         while self._wants_more():
@@ -213,9 +210,12 @@ class RayWorldCollector(RayCollector):
                 self.update_policy_weights_(worker_ids=worker)
             requests.add(worker)
 
+    def _requests(self, call: Callable[[Any], Any]) -> Requests:
+        return Requests(self.remote_collectors, call, self._timeout, self._replace)
+
     def _ask(self, call: Callable[[Any], Any], which: Sequence[int]) -> list[Any]:
         """Call the actors of some workers and wait for all answers, in the workers' order."""
-        requests = _Requests(self, call)
+        requests = self._requests(call)
         for worker in which:
             requests.add(worker)
         answers = dict(requests.next() for _ in which)
@@ -278,56 +278,6 @@ class RayWorldCollector(RayCollector):
         """Stop the workers; as in `RayCollector`."""
         self._ended = True
         super().shutdown(timeout=timeout, shutdown_ray=shutdown_ray)
-
-
-class _Requests:
-    """Calls that are under way, each to one worker, asked again of whoever takes a lost worker's place.
-
-    Args:
-        collector: Whose workers they are.
-        call: ``actor -> ObjectRef``.
-    """
-
-    def __init__(self, collector: RayWorldCollector, call: Callable[[Any], Any]) -> None:
-        self._collector, self._call = collector, call
-        self._pending: dict[Any, tuple[int, Any, float]] = {}
-
-    def add(self, worker: int) -> None:
-        """Call a worker."""
-        actor = self._collector._remote_collectors[worker]
-        self._pending[self._call(actor)] = worker, actor, time.monotonic() + self._collector._timeout
-
-    def next(self) -> tuple[int, Any]:
-        """The first answer that is there, and whose it is.
-
-        Raises:
-            WorkerDiedError: A worker is lost, and may not be replaced.
-        """
-        while True:
-            self._give_up_the_late()
-            left = min(deadline for *_, deadline in self._pending.values()) - time.monotonic()
-            ready, _ = ray.wait(list(self._pending), num_returns=1, timeout=max(0.0, left))
-            for reference in ready:
-                worker, actor, _ = self._pending.pop(reference)
-                try:
-                    return worker, ray.get(reference, timeout=self._collector._timeout)
-                except LOSSES as error:
-                    self._again(worker, actor, error)
-
-    def _give_up_the_late(self) -> None:
-        """Take for lost who has not answered in time, also while others answer all the time."""
-        now = time.monotonic()
-        late = [reference for reference, (*_, deadline) in self._pending.items() if deadline <= now]
-        if late:
-            # They may have answered long ago: nobody has asked for a while.
-            _, late = ray.wait(late, num_returns=len(late), timeout=0)
-        for reference in late:
-            worker, actor, _ = self._pending.pop(reference)
-            self._again(worker, actor, TimeoutError(f"no answer in {self._collector._timeout:g} s"))
-
-    def _again(self, worker: int, actor: Any, cause: Exception) -> None:
-        self._collector._replace(worker, actor, cause)
-        self.add(worker)
 
 
 def _seeded(actor: Any, seed: int, static_seed: bool) -> Any:

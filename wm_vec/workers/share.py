@@ -1,8 +1,4 @@
-"""N envs of one world, shared out among worker processes that each hold a copy of the world.
-
-The workers are TorchRL's: its collectors, `ParallelEnv` and Ray's actors all take functions that make an env. Here are
-those functions, and what brings new weights of the world to the envs that they made.
-"""
+"""N envs shared out among workers, and new weights sent to them."""
 
 from __future__ import annotations
 
@@ -10,8 +6,7 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,81 +14,15 @@ from typing import Any
 import cloudpickle
 import numpy as np
 import torch
-from tensordict import TensorDict, TensorDictBase
-from torchrl.envs import EnvBase, TransformedEnv
+from torchrl.envs import EnvBase
 
-from wm_vec.core import AutoresetMode, spawn_seeds
-from wm_vec.envs import TorchRLEnv
+from wm_vec.core import spawn_seeds
 from wm_vec.train import read_checkpoint
+from wm_vec.workers.env import WorkerEnv, on_disk
 from wm_vec.world_model import WorldModel
 
-FACE_OPTIONS = ("one_hot", "expose_state")
-"""Options of the TorchRL face; the others are the engine's."""
 MAX_ROOT = 2**62
 """Leaves room for the seeds of all envs, which end at 2^63."""
-
-
-class WorkerEnv(TorchRLEnv):
-    """A worker's share of the envs, over a copy of the world that is the worker's own.
-
-    Args:
-        world: The copy.
-        num_envs: B.
-        seed: Env i has ``seed + i``.
-        follow: A file that is looked at before every step and reset: whenever another one lies there, the world takes
-            its weights, normalisers and initial states. Nothing is taken from a file that is not there.
-        options: Of `WorldModel.to_torchrl_env`.
-    """
-
-    def __init__(
-        self,
-        world: WorldModel,
-        num_envs: int,
-        seed: int,
-        *,
-        follow: str | None = None,
-        options: Mapping[str, Any] | None = None,
-    ) -> None:
-        options = dict(options or {})
-        face = {name: options.pop(name) for name in FACE_OPTIONS if name in options}
-        vector = world.to_vector_env(num_envs, seed=seed, autoreset_mode=AutoresetMode.DISABLED, **options)
-        super().__init__(vector.engine, vector.single_observation_space, vector.single_action_space, **face)
-        self.world = world
-        self.process_id = os.getpid()
-        self._follow = follow
-        self._taken = 0.0
-
-    def load_world(self, checkpoint: bytes) -> None:
-        """Take weights, normalisers and initial states, from the next step and the next reset on.
-
-        Args:
-            checkpoint: What `WorldModel.save` writes.
-
-        Raises:
-            CheckpointError: Those of another world; nothing has changed then.
-        """
-        with _on_disk(checkpoint) as path:
-            self.world.load_weights(path)
-
-    def _look(self) -> None:
-        """Take what is new in the file that is followed."""
-        if self._follow is None:
-            return
-        try:
-            number = os.stat(self._follow).st_mtime  # see `WorkerEnvs.update_world_`
-            if number != self._taken:
-                self.world.load_weights(self._follow)
-                self._taken = number
-        except FileNotFoundError:  # nothing new yet, or no longer of interest to anybody
-            return
-
-    def _step(self, tensordict: TensorDictBase) -> TensorDict:
-        self._look()
-        return super()._step(tensordict)
-
-    def _reset(self, tensordict: TensorDictBase | None = None, *, set_state: bool = False, **kwargs: Any) -> TensorDict:
-        self._look()
-        return super()._reset(tensordict, set_state=set_state, **kwargs)
 
 
 @dataclass(frozen=True, eq=False)  # TorchRL puts them into sets, which options may not be
@@ -116,7 +45,7 @@ class WorldCopies:
 
     def __call__(self, num_envs: int, seed: int) -> WorkerEnv:
         """`num_envs` envs with the seeds ``seed + i``."""
-        with _on_disk(self.checkpoint) as path:
+        with on_disk(self.checkpoint) as path:
             world = WorldModel.load(path, device=self.device, dtype=self.dtype)
         return WorkerEnv(world, num_envs, seed, follow=self.follow, options=self.options)
 
@@ -220,7 +149,7 @@ class WorkerEnvs:
         """Have all envs on this machine step with new weights and normalisers, and start from new initial states.
 
         Every step that begins after this call has returned is made with them; workers are not interrupted. Envs on
-        other machines do not see it: see `wm_vec.ray_collector.RayWorldCollector`.
+        other machines do not see it: see `wm_vec.workers.ray_collector.RayWorldCollector`.
 
         Args:
             world: The world as it is now, or its path; None for the `WorldModel` that the workers were made with.
@@ -275,52 +204,6 @@ class WorkerEnvs:
         return list(copies)
 
 
-class RandomActions:
-    """A policy for collectors: random actions from the envs' own counters, the same with any number of workers.
-
-    A collector without a policy draws from torch's generator instead, which every worker seeds anew.
-    """
-
-    def __init__(self) -> None:
-        self._env: EnvBase | None = None
-        self._base: TorchRLEnv | None = None
-
-    def register_collector(self, collector: Any) -> None:
-        """Called by the collector that is to act.
-
-        Raises:
-            TypeError: Its env is none of ours.
-        """
-        base = collector.env
-        while isinstance(base, TransformedEnv):
-            base = base.base_env
-        if not isinstance(base, TorchRLEnv):
-            raise TypeError(f"RandomActions: takes a collector over a TorchRLEnv, got one over {type(base).__name__}.")
-        self._env, self._base = collector.env, base
-
-    def __call__(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Writes ``"action"``."""
-        if self._env is None or self._base is None:
-            raise RuntimeError("RandomActions: is for collectors; env.rollout() acts at random without a policy.")
-        self._base._draws = 0  # collectors ask once in vain; the answer must not depend on that
-        return self._env.rand_action(tensordict)
-
-
-# -- checkpoints as bytes -----------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _on_disk(checkpoint: bytes | str) -> Iterator[str]:
-    """Where a checkpoint lies, for as long as it is needed."""
-    if isinstance(checkpoint, str):
-        yield checkpoint
-        return
-    with tempfile.TemporaryDirectory(prefix="wm_vec-") as folder:
-        path = Path(folder) / "world.safetensors"
-        path.write_bytes(checkpoint)
-        yield str(path)
-
-
 def _checkpoint(world: WorldModel | str | os.PathLike[str]) -> bytes:
     """A world, or the file that it lies in, as bytes."""
     if not isinstance(world, WorldModel):
@@ -333,7 +216,7 @@ def _checkpoint(world: WorldModel | str | os.PathLike[str]) -> bytes:
 
 def _kind(checkpoint: bytes) -> tuple[Any, Any]:
     """What two worlds must have in common for the one to take the other's weights."""
-    with _on_disk(checkpoint) as path:
+    with on_disk(checkpoint) as path:
         _, config = read_checkpoint(path)
     return config.get("schema"), config.get("model")
 
