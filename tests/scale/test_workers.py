@@ -182,6 +182,8 @@ def test_a_direct_collector_steps_with_the_weights_that_were_sent(cartpole, tmp_
     assert goes_on(next(batches), new)
     workers.update_world_(tmp_path / "mine")
     assert goes_on(next(batches), cartpole)
+    collector.cascade_execute("env.load_world", workers.checkpoint(new))  # as it reaches Ray's workers
+    assert goes_on(next(batches), new)
     collector.shutdown()
 
 

@@ -29,6 +29,10 @@ class WorkerEnv(TorchRLEnv):
         follow: A file that is looked at before every step and reset: whenever another one lies there, the world takes
             its weights, normalisers and initial states. Nothing is taken from a file that is not there.
         options: Of `WorldModel.to_torchrl_env`.
+
+    Attributes:
+        world: The copy.
+        process_id: Of the process that made the envs.
     """
 
     def __init__(
