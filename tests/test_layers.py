@@ -26,7 +26,14 @@ BELOW = {
 }
 """Layer -> the layers it may import besides itself. What is not named here composes: `world_model`, `cli`."""
 
-COMPOSE = {"wm_vec", "wm_vec.__main__", "wm_vec.world_model", "wm_vec.factory", "wm_vec.cli"}
+COMPOSE = {
+    "wm_vec",
+    "wm_vec.__main__",
+    "wm_vec.world_model",
+    "wm_vec.factory",
+    "wm_vec.workers",
+    "wm_vec.cli",
+}
 SUPPORT = {
     "elements",
     "info",

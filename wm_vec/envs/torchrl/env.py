@@ -125,6 +125,20 @@ class TorchRLEnv(EngineEnv):
 
     # -- EnvBase --------------------------------------------------------------------------------------------------
 
+    def set_seed(self, seed: int | None = None, static_seed: bool = False) -> int | None:
+        """Seed env i with ``seed + i`` at the next full reset.
+
+        Args:
+            seed: The first env's seed.
+            static_seed: Return the seed itself.
+
+        Returns:
+            The seed after those of these envs, so that what holds several batches of envs and seeds them one after
+            another (`SerialEnv`, `ParallelEnv`, collectors) gives all envs the seeds of one batch.
+        """
+        self._set_seed(seed)
+        return seed if seed is None or static_seed else seed + self.engine.num_envs
+
     def _set_seed(self, seed: int | None) -> None:
         self._next_seed = seed
 

@@ -1,0 +1,12 @@
+"""N envs of one world, shared out among worker processes that each hold a copy of the world.
+
+The workers are TorchRL's: its collectors, `ParallelEnv` and Ray's actors all take functions that make an env. Here are
+those functions, and what brings new weights of the world to the envs that they made. What needs Ray is in
+`wm_vec.workers.ray_collector`.
+"""
+
+from wm_vec.workers.env import WorkerEnv
+from wm_vec.workers.random_actions import RandomActions
+from wm_vec.workers.share import EnvMaker, WorkerEnvs, WorldCopies
+
+__all__ = ["EnvMaker", "RandomActions", "WorkerEnv", "WorkerEnvs", "WorldCopies"]

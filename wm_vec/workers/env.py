@@ -1,0 +1,98 @@
+"""A worker's envs, over a copy of the world that is its own."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tensordict import TensorDict, TensorDictBase
+
+from wm_vec.core import AutoresetMode
+from wm_vec.envs import TorchRLEnv
+from wm_vec.world_model import WorldModel
+
+FACE_OPTIONS = ("one_hot", "expose_state")
+"""Options of the TorchRL face; the others are the engine's."""
+
+
+class WorkerEnv(TorchRLEnv):
+    """A worker's share of the envs, over a copy of the world that is the worker's own.
+
+    Args:
+        world: The copy.
+        num_envs: B.
+        seed: Env i has ``seed + i``.
+        follow: A file that is looked at before every step and reset: whenever another one lies there, the world takes
+            its weights, normalisers and initial states. Nothing is taken from a file that is not there.
+        options: Of `WorldModel.to_torchrl_env`.
+
+    Attributes:
+        world: The copy.
+        process_id: Of the process that made the envs.
+    """
+
+    def __init__(
+        self,
+        world: WorldModel,
+        num_envs: int,
+        seed: int,
+        *,
+        follow: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        options = dict(options or {})
+        face = {name: options.pop(name) for name in FACE_OPTIONS if name in options}
+        vector = world.to_vector_env(num_envs, seed=seed, autoreset_mode=AutoresetMode.DISABLED, **options)
+        super().__init__(vector.engine, vector.single_observation_space, vector.single_action_space, **face)
+        self.world = world
+        self.process_id = os.getpid()
+        self._follow = follow
+        self._taken = 0.0
+
+    def load_world(self, checkpoint: bytes) -> None:
+        """Take weights, normalisers and initial states, from the next step and the next reset on.
+
+        Args:
+            checkpoint: What `WorldModel.save` writes.
+
+        Raises:
+            CheckpointError: Those of another world; nothing has changed then.
+        """
+        with on_disk(checkpoint) as path:
+            self.world.load_weights(path)
+
+    def _look(self) -> None:
+        """Take what is new in the file that is followed."""
+        if self._follow is None:
+            return
+        try:
+            number = os.stat(self._follow).st_mtime  # see `WorkerEnvs.update_world_`
+            if number != self._taken:
+                self.world.load_weights(self._follow)
+                self._taken = number
+        except FileNotFoundError:  # nothing new yet, or no longer of interest to anybody
+            return
+
+    def _step(self, tensordict: TensorDictBase) -> TensorDict:
+        self._look()
+        return super()._step(tensordict)
+
+    def _reset(self, tensordict: TensorDictBase | None = None, *, set_state: bool = False, **kwargs: Any) -> TensorDict:
+        self._look()
+        return super()._reset(tensordict, set_state=set_state, **kwargs)
+
+
+@contextmanager
+def on_disk(checkpoint: bytes | str) -> Iterator[str]:
+    """Where a checkpoint lies, for as long as it is needed."""
+    if isinstance(checkpoint, str):
+        yield checkpoint
+        return
+    with tempfile.TemporaryDirectory(prefix="wm_vec-") as folder:
+        path = Path(folder) / "world.safetensors"
+        path.write_bytes(checkpoint)
+        yield str(path)

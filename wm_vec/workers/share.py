@@ -1,0 +1,227 @@
+"""N envs shared out among workers, and new weights sent to them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import torch
+from torchrl.envs import EnvBase
+
+from wm_vec.core import spawn_seeds
+from wm_vec.train import read_checkpoint
+from wm_vec.workers.env import WorkerEnv, on_disk
+from wm_vec.world_model import WorldModel
+
+MAX_ROOT = 2**62
+"""Leaves room for the seeds of all envs, which end at 2^63."""
+
+
+@dataclass(frozen=True, eq=False)  # TorchRL puts them into sets, which options may not be
+class WorldCopies:
+    """Makes envs over a copy of a world; what a worker needs to know to have its own.
+
+    Attributes:
+        checkpoint: What `WorldModel.save` writes, or the path where it lies.
+        device: Where the copy lives.
+        dtype: The network's.
+        follow: As in `WorkerEnv`.
+        options: Of `WorldModel.to_torchrl_env`.
+    """
+
+    checkpoint: bytes | str
+    device: str | None = None
+    dtype: torch.dtype | None = None
+    follow: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, num_envs: int, seed: int) -> WorkerEnv:
+        """`num_envs` envs with the seeds ``seed + i``."""
+        with on_disk(self.checkpoint) as path:
+            world = WorldModel.load(path, device=self.device, dtype=self.dtype)
+        return WorkerEnv(world, num_envs, seed, follow=self.follow, options=self.options)
+
+
+@dataclass(frozen=True, eq=False)  # TorchRL puts them into sets, which options may not be
+class EnvMaker:
+    """Makes the envs of one worker. Pickles everywhere, functions without a name among its options too.
+
+    Attributes:
+        make: ``(num_envs, seed) -> env``.
+        num_envs: How many.
+        seed: The first one's.
+        wrap: Puts transforms and the like around the env; None for nothing.
+    """
+
+    make: Callable[[int, int], EnvBase]
+    num_envs: int
+    seed: int
+    wrap: Callable[[EnvBase], EnvBase] | None = None
+
+    def __call__(self) -> EnvBase:
+        """The envs."""
+        env = self.make(self.num_envs, self.seed)
+        return env if self.wrap is None else self.wrap(env)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Processes that are spawned take plain pickles alone.
+        return _unpickled_maker, (cloudpickle.dumps((self.make, self.num_envs, self.seed, self.wrap)),)
+
+
+def _unpickled_maker(data: bytes) -> EnvMaker:
+    return EnvMaker(*cloudpickle.loads(data))
+
+
+class WorkerEnvs:
+    """N envs for W workers, with seeds that do not depend on W.
+
+    Env k of the N has the seed ``seed + k``, whichever worker it falls to: any number of workers gives the same N
+    trajectories, bit for bit with ``exact_rows=True`` and a policy that does not depend on the batch size.
+
+    Args:
+        world: A `WorldModel`; the path of a saved one, which every worker must find there; or, for models of your own,
+            a function ``(num_envs, seed) -> env`` that seeds env i with ``seed + i``, as `TorchRLEnv` does.
+        num_envs: N, over all workers.
+        num_workers: W. Where it does not divide N, the first workers have one env more.
+        seed: A whole number; None takes entropy from the operating system.
+        device: Where the copies of the world live, one for all workers or one each. None for the device of `world`,
+            or the CPU for that of a path.
+        wrap: ``env -> env``, called in the worker: transforms and the like.
+        **options: Of `WorldModel.to_torchrl_env`.
+
+    Attributes:
+        makers: One function per worker that makes its envs; for TorchRL's ``create_env_fn``.
+        seed: The first env's.
+
+    Raises:
+        ValueError: Fewer envs than workers, or another number that does not fit.
+        TypeError: Options or a device beside a function.
+    """
+
+    def __init__(
+        self,
+        world: WorldModel | str | os.PathLike[str] | Callable[[int, int], EnvBase],
+        num_envs: int,
+        num_workers: int,
+        *,
+        seed: int | None = 0,
+        device: str | torch.device | Sequence[str | torch.device] | None = None,
+        wrap: Callable[[EnvBase], EnvBase] | None = None,
+        **options: Any,
+    ) -> None:
+        self.num_envs, self.num_workers = _whole(num_envs, "num_envs"), _whole(num_workers, "num_workers")
+        if self.num_workers > self.num_envs:
+            raise ValueError(f"WorkerEnvs: {num_workers} workers need at least as many envs, got {num_envs}.")
+        whole = isinstance(seed, (int, np.integer)) and not isinstance(seed, bool)
+        if seed is not None and (not whole or not 0 <= seed < MAX_ROOT):
+            raise ValueError(f"WorkerEnvs: seed must be a whole number in [0, 2^62) or None, got {seed!r}.")
+        self.seed = spawn_seeds(None, 1)[0] % MAX_ROOT if seed is None else int(seed)
+        self._wrap = wrap
+        self._updates = 0
+        self._world = world if isinstance(world, WorldModel) else None
+        self._folder = tempfile.mkdtemp(prefix="wm_vec-workers-")
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        self._makes = self._functions(world, device, options)
+        self.makers = [self.maker(worker) for worker in range(self.num_workers)]
+
+    def maker(self, worker: int, generation: int = 0) -> EnvMaker:
+        """What makes the envs of one worker.
+
+        Args:
+            worker: Its number.
+            generation: How often it was replaced: env k has the seed ``seed + generation * N + k``, so that it does
+                not live through the same episodes again.
+        """
+        share, rest = divmod(self.num_envs, self.num_workers)
+        first = worker * share + min(worker, rest)
+        seed = self.seed + generation * self.num_envs + first
+        return EnvMaker(self._makes[worker], share + (worker < rest), seed, self._wrap)
+
+    def update_world_(self, world: WorldModel | str | os.PathLike[str] | None = None) -> None:
+        """Have all envs on this machine step with new weights and normalisers, and start from new initial states.
+
+        Every step that begins after this call has returned is made with them; workers are not interrupted. Envs on
+        other machines do not see it: see `wm_vec.workers.ray_collector.RayWorldCollector`.
+
+        Args:
+            world: The world as it is now, or its path; None for the `WorldModel` that the workers were made with.
+
+        Raises:
+            ValueError: A world of another schema or network.
+            TypeError: Workers whose envs a function makes.
+        """
+        outgoing = Path(self._folder) / "outgoing"
+        outgoing.write_bytes(self.checkpoint(world))
+        # The modification time carries the number of the update: clocks are too coarse to tell two of them apart.
+        self._updates += 1
+        os.utime(outgoing, (self._updates, self._updates))
+        os.replace(outgoing, self._news)
+
+    def checkpoint(self, world: WorldModel | str | os.PathLike[str] | None = None) -> bytes:
+        """A world as bytes, checked to be one for these workers; for the arguments and errors see `update_world_`."""
+        if self._kind is None:
+            raise TypeError("update_world_: these envs are made by a function; only worlds of wm_vec can be sent.")
+        world = self._world if world is None else world
+        if world is None:
+            raise TypeError("update_world_: the workers loaded their world from a path; give the new one.")
+        checkpoint = _checkpoint(world)
+        if _kind(checkpoint) != self._kind:
+            raise ValueError("update_world_: a world of another schema or network; make the workers anew with it.")
+        return checkpoint
+
+    @property
+    def _news(self) -> str:
+        return os.path.join(self._folder, "world.safetensors")
+
+    def _functions(self, world: Any, device: Any, options: dict[str, Any]) -> list[Callable[[int, int], EnvBase]]:
+        """Each worker's ``(num_envs, seed) -> env``."""
+        self._kind: Any = None
+        if callable(world) and not isinstance(world, WorldModel):
+            if options or device is not None:
+                raise TypeError(f"WorkerEnvs: a function makes its envs itself; it takes no {[*options, 'device'][0]}.")
+            return [world] * self.num_workers
+        dtype = None
+        if isinstance(world, WorldModel):
+            dtype = world.model.codec.mean.dtype
+            device = world.device if device is None else device
+        devices = [device] * self.num_workers if device is None or isinstance(device, (str, torch.device)) else device
+        if len(devices) != self.num_workers:
+            raise ValueError(f"WorkerEnvs: {self.num_workers} workers need one device or one each, got {devices}.")
+        checkpoint = _checkpoint(world)
+        self._kind = _kind(checkpoint)
+        own = checkpoint if isinstance(world, WorldModel) else os.path.abspath(world)
+        copies = [WorldCopies(own, None if each is None else str(each), dtype, self._news, options) for each in devices]
+        # Mistakes in the options are better found here than in a worker.
+        EnvMaker(WorldCopies(checkpoint, "cpu", dtype, None, options), 1, self.seed, self._wrap)()
+        return list(copies)
+
+
+def _checkpoint(world: WorldModel | str | os.PathLike[str]) -> bytes:
+    """A world, or the file that it lies in, as bytes."""
+    if not isinstance(world, WorldModel):
+        return Path(world).read_bytes()
+    with tempfile.TemporaryDirectory(prefix="wm_vec-") as folder:
+        path = Path(folder) / "world.safetensors"
+        world.save(path)
+        return path.read_bytes()
+
+
+def _kind(checkpoint: bytes) -> tuple[Any, Any]:
+    """What two worlds must have in common for the one to take the other's weights."""
+    with on_disk(checkpoint) as path:
+        _, config = read_checkpoint(path)
+    return config.get("schema"), config.get("model")
+
+
+def _whole(value: int, name: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"WorkerEnvs: {name} must be a whole number of at least 1, got {value!r}.")
+    return int(value)
