@@ -30,6 +30,7 @@ COMPOSE = {
     "wm_vec",
     "wm_vec.__main__",
     "wm_vec.world_model",
+    "wm_vec.world_envs",
     "wm_vec.factory",
     "wm_vec.workers",
     "wm_vec.cli",
