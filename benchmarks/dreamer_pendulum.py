@@ -1,6 +1,6 @@
 """How good a policy examples/dreamer_pendulum.py makes, by seed: trained in imagination alone, judged in the real one.
 
-Run: ``python -m benchmarks.dreamer_pendulum --seeds 1 2``.
+The script's settings were chosen on seeds 1 and 2, so others judge it. Run: ``python -m benchmarks.dreamer_pendulum``.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def run(args: Args, say: Any = print) -> dict[str, Any]:
 def main() -> None:
     """Run the seeds and write benchmarks/results/dreamer_pendulum.json."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[3, 4])
     parser.add_argument("--num-iterations", type=int, default=Args.num_iterations)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/dreamer_pendulum.json"))
