@@ -23,7 +23,8 @@ measured on; `python -m benchmarks.report` writes the page from them. No GPU was
 
 def page() -> str:
     """The whole page."""
-    sections = throughput(), torchrl(), adapters(), training_loops(), worlds(), turns(), torchrl_turns(), others()
+    speed = throughput(), torchrl(), adapters(), training_loops()
+    sections = *speed, worlds(), turns(), torchrl_turns(), dreamer(), others()
     return "\n".join([INTRO, *sections]).rstrip() + "\n"
 
 
@@ -147,6 +148,27 @@ def torchrl_turns() -> str:
         "`python -m examples.torchrl_cartpole --num-seeds 3 --out benchmarks/results/torchrl_cartpole.json`.\n",
         *_turns(result),
     ]
+    return "\n".join(lines) + "\n"
+
+
+def dreamer() -> str:
+    """Policies trained through the gradients of the world, by seed."""
+    result = _read("dreamer_pendulum")
+    lines = [
+        "## A policy for the real Pendulum-v1, trained through the gradients of the world\n",
+        "`examples/dreamer_pendulum.py`: an actor on the bundled world, by the gradients of imagined lambda returns;",
+        f"{result['config']['num_iterations']} iterations of {result['config']['num_envs']} envs and",
+        f"{result['config']['horizon']} steps. Mean real return of {result['config']['eval_episodes']} episodes; the",
+        "seeds are not those that the settings were chosen on. `python -m benchmarks.dreamer_pendulum`.\n",
+        _where(result["machine"]) + "\n",
+        "| seed | untrained | trained | worst episode | seconds of the process |",
+        "| ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for run in result["runs"]:
+        lines.append(
+            f"| {run['seed']} | {run['untrained_return']:,.0f} | {run['real_return']:,.0f} | "
+            f"{min(run['returns']):,.0f} | {run['process_seconds']:.0f} |"
+        )
     return "\n".join(lines) + "\n"
 
 
