@@ -5,7 +5,7 @@ import torch
 from tensordict.nn import TensorDictModule
 from torch import nn
 
-from tests.core.walk import BOX, Walk, walk_engine
+from tests.core.walk import BOX, Walk, bank_of, constant, walk_engine
 from wm_vec import WorldModel
 from wm_vec.canvas import Field
 from wm_vec.core import Perspective
@@ -201,3 +201,34 @@ def test_steps_that_keep_the_graph_and_a_fork_of_them_that_does_not():
     with engine.keep_graph(grad=False):
         assert not engine.step(actions[0]).reward.requires_grad
         assert not (actions * 2).requires_grad
+
+
+def test_after_an_error_inside_episodes_start_where_they_would_have():
+    """Far more episodes pass inside than places are drawn ahead for."""
+    bank = bank_of(*[[i / 1000, 0.0] for i in range(100)])
+    one, two = (walk_engine(512, seed=3, max_episode_steps=1, dynamics=Walk(noise=0.0), bank=bank) for _ in range(2))
+    for engine in (one, two):
+        engine.reset()
+
+    def fail_after_many_episodes():
+        for _ in range(12):
+            one.step(constant(one))
+        raise KeyError
+
+    with pytest.raises(KeyError), one.keep_graph(grad=False):
+        fail_after_many_episodes()
+    for _ in range(8):
+        assert torch.equal(one.step(constant(one)).observation, two.step(constant(two)).observation)
+
+
+def test_a_graph_is_kept_once_and_not_against_no_grad():
+    engine = walk_engine(2, seed=0)
+    engine.reset()
+    push = constant(engine).requires_grad_()
+    with engine.keep_graph():
+        with pytest.raises(RuntimeError, match="inside such a block already"), engine.keep_graph():
+            pass
+        with torch.no_grad():
+            assert not engine.step(push).reward.requires_grad
+        assert engine.step(push).observation.requires_grad
+    assert not engine.step(push).observation.requires_grad

@@ -63,6 +63,13 @@ def test_numbers_drawn_ahead_are_those_drawn_step_by_step(rows, depth):
     assert ahead.exhausted
 
 
+def test_numbers_that_are_written_into_are_drawn_as_they_were():
+    seed, zeros = torch.arange(2), torch.zeros(2, dtype=torch.int64)
+    ahead, plain = LookaheadRNG(seed, zeros, zeros, 4), CounterRNG(seed, zeros, zeros)
+    ahead.normal(3).mul_(0.0)
+    assert torch.equal(ahead.normal(3), plain.normal(3))
+
+
 @pytest.mark.parametrize("lasting", [1, 2, 3, 5])
 def test_rows_that_begin_episodes_in_between_get_their_own_numbers(lasting):
     """Row i's episodes last `lasting` + i steps, so that rows begin one, several or no new ones while numbers last."""
@@ -91,6 +98,9 @@ def test_places_drawn_ahead_are_those_drawn_one_by_one():
         episode = episode.index_add(0, which, torch.ones_like(which))
         expected = CounterRNG(seed, episode, zeros).integers(1, size, STREAM_RESET)[which, 0]
         assert ahead.draw(which.numpy(), seed, episode, size) == expected.tolist()
+    earlier = episode - 2
+    expected = CounterRNG(seed, earlier, zeros).integers(1, 7, STREAM_RESET)[:, 0]
+    assert ahead.draw(np.arange(5), seed, earlier, 7) == expected.tolist(), "episodes may go back"
     seed = seed + 1
     expected = CounterRNG(seed, episode, zeros).integers(1, 7, STREAM_RESET)[:, 0]
     assert ahead.draw(np.arange(5), seed, episode, 7) == expected.tolist()

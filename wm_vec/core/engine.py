@@ -122,7 +122,7 @@ class Engine:
         self.first_seed = seed
         self.stateless = StatelessEngine(self._step, self.reward_dtype)
         self._fork_count = 0
-        self._keeps_graph = False
+        self._keeps_graph: bool | None = None  # None outside of `keep_graph`
         self._start_info: Mapping[str, Any] = {}
         # One of the two: `step_row` keeps the counters on the host, everything else on the device.
         self._rows: Rows | None = None
@@ -207,7 +207,7 @@ class Engine:
         mask = self._checked_mask(mask, "mask")
         given = None if seed is None else seed_list(seed, self.num_envs)
         self._tell_seeds(given)
-        with torch.set_grad_enabled(self._keeps_graph):
+        with torch.set_grad_enabled(bool(self._keeps_graph) and torch.is_grad_enabled()):
             starts = self._starts
             if start is not None:
                 if not isinstance(start, TensorDictBase):
@@ -288,7 +288,7 @@ class Engine:
         rows = self._require_rows("step")
         actions = self._joint.check(action, self.num_envs)
         plan = self._step.plan if autoreset_mode is None else PLANS[autoreset_mode]
-        with torch.set_grad_enabled(self._keeps_graph):
+        with torch.set_grad_enabled(bool(self._keeps_graph) and torch.is_grad_enabled()):
             self._rows, finished, proposal = self._step.advance(rows, actions, self._rng(rows), plan, self._places)
         if self._lookahead is not None:
             self._lookahead.advance()
@@ -441,7 +441,7 @@ class Engine:
         forked._row = None
         forked._places = forked._places_ahead()
         forked._rows, forked._lookahead, forked._fork_count = picked, None, 0
-        forked._keeps_graph = False
+        forked._keeps_graph = None
         return forked
 
     def sibling(self, num_envs: int | None = None, autoreset_mode: AutoresetMode | str | None = None) -> Engine:
@@ -502,18 +502,23 @@ class Engine:
 
         Args:
             grad: False runs what is inside without gradients.
+
+        Raises:
+            RuntimeError: Before the first reset, or inside another such block.
         """
-        before = self._require_rows("keep_graph")
+        if self._keeps_graph is not None:
+            raise RuntimeError("keep_graph: this engine is inside such a block already; leave it first.")
+        before = self._require_rows("keep_graph").with_own_objects()
         self._keeps_graph = grad
         try:
             with torch.set_grad_enabled(grad):
                 yield
         except BaseException:
-            self._rows = before
+            self._rows, self._row = before, None
             raise
         finally:
             self._rows, self._row = self._require_rows("keep_graph").detached(), None
-            self._keeps_graph, self._lookahead = False, None
+            self._keeps_graph, self._lookahead = None, None
 
     def _require_rows(self, what: str) -> Rows:
         rows = self._settled()

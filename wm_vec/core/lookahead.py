@@ -74,7 +74,8 @@ class LookaheadRNG(CounterRNG):
         self._begun[which] += 1
         begun = self._begun[which]
         if begun.max() == MAX_EPISODES:
-            self._position = self._depth  # episodes are short: to draw as far again for each would be a waste
+            # Episodes are short: to draw as far again for each would be a waste. Who is exhausted is asked for nothing.
+            self._position = self._depth
             return
         if self._place is None:
             self._place = np.arange(self._batch) + self._position * self._batch
@@ -91,7 +92,7 @@ class LookaheadRNG(CounterRNG):
             first = self._drawn[key][: self._depth * self._batch]
             self._first[key] = first.view(self._depth, self._batch, num_normals).unbind(0)
         if self._place is None:
-            return self._first[key][self._position]
+            return self._first[key][self._position].clone()  # what is handed out may be written into
         return self._drawn[key].index_select(0, torch.from_numpy(self._place))
 
     def _draw_next_episode(self) -> None:
@@ -128,21 +129,19 @@ class PlacesAhead:
 
         Args:
             rows: Which.
-            seed, episode: ``(B,)`` int64 in host memory, of all rows. While the seeds are the same tensor, episodes
-                must not go back.
+            seed, episode: ``(B,)`` int64 in host memory, of all rows.
             size: M.
         """
         which, episodes = rows.tolist(), episode.numpy()[rows].tolist()
         if self._of is not None and self._of[0] == size and self._of[1] is seed:
-            first, places = self._first, self._places
-            try:
-                return [places[row][number - first[row]] for row, number in zip(which, episodes, strict=True)]
-            except IndexError:
-                pass  # a row has begun as many as were drawn for
-        batch, ahead = seed.shape[0], torch.arange(self.depth)
+            first, places, depth = self._first, self._places, self.depth
+            ahead = [number - first[row] for row, number in zip(which, episodes, strict=True)]
+            if all(0 <= number < depth for number in ahead):
+                return [places[row][number] for row, number in zip(which, ahead, strict=True)]
+        batch, further = seed.shape[0], torch.arange(self.depth)
         numbers = CounterRNG(
             seed.repeat_interleave(self.depth),
-            (episode[:, None] + ahead).flatten(),
+            (episode[:, None] + further).flatten(),
             torch.zeros(self.depth * batch, dtype=torch.int64),
         ).integers(1, size, STREAM_RESET)
         self._of, self._first = (size, seed), episode.tolist()

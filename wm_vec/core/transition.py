@@ -238,7 +238,13 @@ class StepFunction:
             which = finished.finished.nonzero()[:, 0]
             if which.numel():
                 after = restart_some(self.starts, after, which, rows.episode + finished.finished, places=places)
-            finished = finished._replace(state=after.leaves, was_reset=finished.finished)
+            finished = finished._replace(
+                state=after.leaves,
+                was_reset=finished.finished,
+                elapsed=after.elapsed,
+                episode=after.episode,
+                returns=after.returns,
+            )
         return after, finished
 
     def observe(self, leaves: Sequence[Tensor]) -> PerMany:
