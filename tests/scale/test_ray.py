@@ -151,7 +151,8 @@ def test_a_lost_worker_is_replaced_as_ray_is_told_to_and_the_batch_is_whole(cart
 
 def test_an_asynchronous_collector_waits_for_no_worker_longer_than_it_is_told(cartpole, tmp_path):
     workers = shares(cartpole, 2, expose_state=True)
-    collector = collector_of(workers, sync=False, timeout=5.0, remote_configs={"num_cpus": 1, "max_restarts": 1})
+    # Half a CPU each: Ray takes its time to kill a process that is stopped, and there must be room for another.
+    collector = collector_of(workers, sync=False, timeout=5.0, remote_configs={"num_cpus": 0.5, "max_restarts": 1})
     try:
         batches = iter(collector)
         last = {}
@@ -191,18 +192,6 @@ def test_an_asynchronous_collector_waits_for_no_worker_longer_than_it_is_told(ca
             list(batches)
     finally:
         collector.shutdown()
-
-
-def broken(num_envs, seed):
-    raise ValueError("no such simulator")
-
-
-def test_workers_that_cannot_start_are_an_error(cartpole):
-    with pytest.raises(WorkerDiedError, match=r"of 3 does not run after 4 s\. `ray status`"):
-        collector_of(shares(cartpole, 3), start_timeout=4.0)
-    with pytest.raises(WorkerDiedError, match=r"worker 0 of 2 ended while it was starting") as caught:
-        collector_of(WorkerEnvs(broken, NUM_ENVS, 2))
-    assert "no such simulator" in str(caught.value.__cause__)
 
 
 def test_arguments_that_do_not_fit_are_refused(cartpole):
@@ -245,3 +234,15 @@ def test_torchrls_own_ray_collector_takes_the_makers(cartpole, tmp_path):
         assert goes_on(second, new)
     finally:
         collector.shutdown()
+
+
+def broken(num_envs, seed):
+    raise ValueError("no such simulator")
+
+
+def test_workers_that_cannot_start_are_an_error(cartpole):
+    with pytest.raises(WorkerDiedError, match=r"of 3 does not run after 4 s\. `ray status`"):
+        collector_of(shares(cartpole, 3), start_timeout=4.0)
+    with pytest.raises(WorkerDiedError, match=r"worker 0 of 2 ended while it was starting") as caught:
+        collector_of(WorkerEnvs(broken, NUM_ENVS, 2))
+    assert "no such simulator" in str(caught.value.__cause__)
