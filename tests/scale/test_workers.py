@@ -204,6 +204,24 @@ def test_a_step_in_mid_episode_takes_the_new_weights_and_a_reset_the_new_starts(
     assert torch.equal(env.reset()["observation"], one_env(new, seed=4).reset()["observation"])
 
 
+def test_a_step_with_its_resets_takes_the_new_weights_too(cartpole, tmp_path):
+    """Without the state in the TensorDict, step and resets are one call, which does not go through `_step`."""
+    workers = shares(cartpole, 1)
+    env, plain = workers.makers[0](), one_env(cartpole)
+    new = changed(cartpole, tmp_path / "new")
+    fresh = one_env(new)
+    push = torch.zeros(NUM_ENVS, dtype=torch.int64)
+    _, td = env.step_and_maybe_reset(env.reset().set("action", push))
+    for other in (plain, fresh):
+        other.reset()
+        other.engine.set_state(env.engine.state())
+    workers.update_world_(new)
+    after, _ = env.step_and_maybe_reset(td.clone().set("action", push))
+    expected, old = (other.step(td.clone().set("action", push)) for other in (fresh, plain))
+    assert torch.equal(after["next", "observation"], expected["next", "observation"])
+    assert not torch.equal(after["next", "observation"], old["next", "observation"])
+
+
 def test_two_changes_within_one_tick_of_the_clock_are_two(cartpole, tmp_path):
     """Clocks of file systems are coarse, some of whole seconds, and files of the same world are of the same size."""
     workers = shares(cartpole, 1)

@@ -77,9 +77,9 @@ class WorkerEnv(TorchRLEnv):
         except FileNotFoundError:  # nothing new yet, or no longer of interest to anybody
             return
 
-    def _step(self, tensordict: TensorDictBase) -> TensorDict:
-        self._look()
-        return super()._step(tensordict)
+    def _stepped(self, tensordict: TensorDictBase, autoreset_mode: AutoresetMode | None) -> tuple[dict[str, Any], Any]:
+        self._look()  # here, where steps with and without their resets meet
+        return super()._stepped(tensordict, autoreset_mode)
 
     def _reset(self, tensordict: TensorDictBase | None = None, *, set_state: bool = False, **kwargs: Any) -> TensorDict:
         self._look()
