@@ -6,8 +6,9 @@ import torch
 from hypothesis import assume, given, settings
 
 from tests.kernels.test_finish_step import arguments, by_hand, steps
-from wm_vec.core.host import finish_on_host
+from wm_vec.core.host import HostRows
 from wm_vec.core.rows import Rows
+from wm_vec.core.transition import Proposal, on_host
 
 
 class Given:
@@ -29,9 +30,13 @@ def finished(step, starts):
     given = [tensor for tensor in (*proposed, *judged, elapsed, episode, returns) if tensor is not None]
     kept = [tensor.clone() for tensor in given]
     with torch.no_grad():
-        out = finish_on_host(rows, proposed, action, *judged, horizon, starts, None)
+        out = on_host(Proposal(proposed, proposed[0], *judged, {}))
+        if not math.isfinite(out.total + (0.0 if action is None else action.sum().item())):
+            return None
+        host = HostRows.of(rows)
+        finished = host.finished_step(host.finish(out, horizon, starts, None, True))
     assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(kept, given, strict=True)), "none is written"
-    return out
+    return host.to_rows(), finished
 
 
 @settings(max_examples=300, deadline=None)

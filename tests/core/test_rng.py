@@ -86,7 +86,7 @@ def test_rows_that_begin_episodes_in_between_get_their_own_numbers(lasting):
         ahead.advance()
         over = step + 1 >= lasting + torch.arange(4)
         episode, step = episode + over, (step + 1).masked_fill(over, 0)
-        ahead.restart(over.nonzero()[:, 0].numpy(), episode)
+        ahead.restart(over.nonzero()[:, 0].tolist(), episode[over].tolist())
     assert ahead.exhausted
 
 
@@ -97,13 +97,15 @@ def test_places_drawn_ahead_are_those_drawn_one_by_one():
         which = torch.tensor(rows)
         episode = episode.index_add(0, which, torch.ones_like(which))
         expected = CounterRNG(seed, episode, zeros).integers(1, size, STREAM_RESET)[which, 0]
-        assert ahead.draw(which.numpy(), seed, episode, size) == expected.tolist()
+        for current in (episode, episode - 1):  # the episodes that start are the current ones, or the next
+            assert ahead.draw(rows, episode[which].tolist(), seed, current.numpy(), size) == expected.tolist()
     earlier = episode - 2
     expected = CounterRNG(seed, earlier, zeros).integers(1, 7, STREAM_RESET)[:, 0]
-    assert ahead.draw(np.arange(5), seed, earlier, 7) == expected.tolist(), "episodes may go back"
+    every = range(5)
+    assert ahead.draw(every, earlier.tolist(), seed, earlier.numpy(), 7) == expected.tolist(), "episodes may go back"
     seed = seed + 1
     expected = CounterRNG(seed, episode, zeros).integers(1, 7, STREAM_RESET)[:, 0]
-    assert ahead.draw(np.arange(5), seed, episode, 7) == expected.tolist()
+    assert ahead.draw(every, episode.tolist(), seed, episode.numpy(), 7) == expected.tolist()
 
 
 def test_spawned_seeds_are_numpys_and_unrelated():

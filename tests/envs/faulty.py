@@ -27,7 +27,7 @@ class ViewOfState(WorldModelVectorEnv):
 
     def step(self, actions):
         _, *rest = super().step(actions)
-        return (self.engine._rows.leaves[0][:, :4], *rest)
+        return (self.engine._store.leaves[0][:, :4], *rest)
 
 
 class KeepsAction(WorldModelVectorEnv):
@@ -244,7 +244,7 @@ class StepsUnreset(WorldModelVectorEnv):
     """Steps without a reset."""
 
     def step(self, actions):
-        if self.engine._rows is None:
+        if not self.engine.started:
             self.reset()
         return super().step(actions)
 

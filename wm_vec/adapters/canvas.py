@@ -11,6 +11,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from wm_vec.core import CounterRNG, Transition
+from wm_vec.core.host import HostTransition
 from wm_vec.core.rng import STREAM_BANK
 from wm_vec.model import CanvasModel
 
@@ -145,18 +146,44 @@ class CanvasDynamics:
 
     def step(self, state: TensorDictBase, action: Tensor, rng: CounterRNG) -> Transition:
         """Write the action ``(B, A)``, predict, read reward and termination."""
-        values = state.get("values").index_copy(1, self._act_index, action)
-        hold = self._hold
         tick = state.get("tick") if self._has_periods else None
+        values, tick = self._predict(state.get("values"), tick, action, rng)
+        reward = None if self._reward_position is None else values.select(1, self._reward_position)
+        terminated = None if self._terminated_position is None else values.select(1, self._terminated_position) > 0.5
+        return Transition(self._as_state(values, tick), values, reward, terminated)
+
+    @property
+    def steps_on_host(self) -> bool:
+        """Whether NumPy has the model's dtype; see `wm_vec.core.host.HostDynamics`."""
+        return self.dtype in (torch.float32, torch.float64)
+
+    def step_on_host(self, leaves: Sequence[Tensor], action: Tensor, rng: CounterRNG) -> HostTransition:
+        """`step`, its reward and termination read in host memory."""
+        values, tick = self._predict(leaves[-1], leaves[0] if self._has_periods else None, action, rng)
+        numbers, batch = values.numpy(), len(values)
+        reward, ended = self._reward_position, self._terminated_position
+        return HostTransition(
+            leaves=[values] if tick is None else [tick, values],
+            observation=values,
+            reward=np.zeros((batch, 1), numbers.dtype) if reward is None else numbers[:, reward : reward + 1],
+            terminated=np.zeros((batch, 1), bool) if ended is None else numbers[:, ended : ended + 1] > 0.5,
+            truncated=None,
+            total=np.add.reduce(numbers, None),
+            info={},
+        )
+
+    def _predict(
+        self, values: Tensor, tick: Tensor | None, action: Tensor, rng: CounterRNG
+    ) -> tuple[Tensor, Tensor | None]:
+        """The next values ``(B, N)`` and, of fields with periods, the next tick ``(B,)``."""
+        values = values.index_copy(1, self._act_index, action)
+        hold = self._hold
         if tick is not None:
             tick = tick + 1
             resting = (tick[:, None] % self._period) != 0
             hold = resting if hold is None else hold | resting
         noise = rng.normal(self._noise_size, dtype=values.dtype)
-        values = self.model.prepare(self.n_denoise_steps, self.heun)(values, noise, hold)
-        reward = None if self._reward_position is None else values.select(1, self._reward_position)
-        terminated = None if self._terminated_position is None else values.select(1, self._terminated_position) > 0.5
-        return Transition(self._as_state(values, tick), values, reward, terminated)
+        return self.model.prepare(self.n_denoise_steps, self.heun)(values, noise, hold), tick
 
     def _as_state(self, values: Tensor, tick: Tensor | None = None) -> TensorDict:
         state = {"values": values}

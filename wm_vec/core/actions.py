@@ -45,6 +45,8 @@ class JointAction:
         self._bounds: tuple[Any, Any] = (low[0], high[0]) if common else (self._low, self._high)
         self._rows_of_classes: list[Tensor] | None = None
         first = self.perspectives[0].action
+        self._usual = torch.int64 if first.kind == "discrete" else dtype
+        self._own_shape = torch.Size(first.shape)
         classes = first.kind == "discrete" and first.shape == ()
         few = classes and first.high[0] - first.low[0] < MAX_TABLE
         if len(self.perspectives) == 1 and few and device.type == "cpu":
@@ -59,6 +61,8 @@ class JointAction:
             TypeError, ValueError: Not one action for each perspective, or one that its `ActionSpec` refuses.
         """
         if len(self.perspectives) == 1 and (isinstance(action, Tensor) or not isinstance(action, Mapping)):
+            if not self.validate and self._fits(action, num_envs):
+                return [action]
             actions = [action]
         else:
             names = [p.name for p in self.perspectives]
@@ -71,6 +75,13 @@ class JointAction:
             if self.validate:
                 perspective.action.check_values(one, "step")
         return actions
+
+    def _fits(self, action: Any, num_envs: int) -> bool:
+        """Whether the only perspective's action is one that its `ActionSpec` is sure to take, seen quickly."""
+        if type(action) is not Tensor or action.dtype is not self._usual or action.device != self.device:
+            return False
+        shape = action.shape
+        return shape[1:] == self._own_shape and len(shape) > 0 and shape[0] == num_envs
 
     def join(self, actions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """The joint action ``(B, A)`` in the joint dtype, as it is and within its bounds; class indices count from 0.

@@ -11,17 +11,16 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from wm_kernels.finish_step.reference import AutoresetPlan, FinishedStep
+from wm_kernels.finish_step.reference import AutoresetPlan
 from wm_vec.core.actions import JointAction
 from wm_vec.core.dynamics import Dynamics
 from wm_vec.core.encoding import encoded, num_observations
 from wm_vec.core.imagination import imagined
 from wm_vec.core.judge import Judge
-from wm_vec.core.lookahead import LookaheadRNG, PlacesAhead
 from wm_vec.core.perspective import PerMany, Perspective
 from wm_vec.core.rng import CounterRNG, fork_seeds, seed_list, spawn_seeds
 from wm_vec.core.rows import RowLayout, Rows
-from wm_vec.core.single import RowStep, SingleRow
+from wm_vec.core.single import RowStep
 from wm_vec.core.starts import (
     BankStarts,
     FreshStarts,
@@ -34,11 +33,10 @@ from wm_vec.core.starts import (
 )
 from wm_vec.core.state import AutoresetMode, ColumnStep, EnvState, StepResult, as_autoreset_mode
 from wm_vec.core.stateless import StatelessEngine
-from wm_vec.core.transition import PLANS, Proposal, StepFunction
+from wm_vec.core.store import RowStore
+from wm_vec.core.transition import PLANS, StepFunction, off_host
 from wm_vec.core.trees import Tree
 
-LOOKAHEAD_ROWS, LOOKAHEAD_DEPTH = 2048, 256
-"""At most so many rows times steps (or episodes), and so many steps, are drawn for in one call."""
 BANK_SEED = 0x5EED
 """Seed of the bank's own draws, the same for every number of envs."""
 
@@ -124,11 +122,7 @@ class Engine:
         self._fork_count = 0
         self._keeps_graph: bool | None = None  # None outside of `keep_graph`
         self._start_info: Mapping[str, Any] = {}
-        # One of the two: `step_row` keeps the counters on the host, everything else on the device.
-        self._rows: Rows | None = None
-        self._row: SingleRow | None = None
-        self._lookahead: LookaheadRNG | None = None
-        self._places = self._places_ahead()
+        self._store = self._empty_store()
         if judge.has_functions:
             self._probe_functions(judge)
 
@@ -196,13 +190,13 @@ class Engine:
             ValueError: A mask before the first full reset, or of another shape; seeds that do not fit; the states of
                 another world, of another number of envs or on another device.
         """
-        rows = self._settled()
-        if rows is None:
+        store, blank = self._store, None
+        if not store.filled:
             if mask is not None:
                 raise ValueError("reset: the first reset must be of all envs; give no mask.")
             own = spawn_seeds(None, self.num_envs) if self.first_seed is None else self.first_seed
             first = seed_list(own, self.num_envs)
-            rows = blank_rows(first, len(self.perspectives), self.reward_dtype, self.device)
+            blank = blank_rows(first, len(self.perspectives), self.reward_dtype, self.device)
             self._tell_seeds(first)
         mask = self._checked_mask(mask, "mask")
         given = None if seed is None else seed_list(seed, self.num_envs)
@@ -211,17 +205,16 @@ class Engine:
             starts = self._starts
             if start is not None:
                 if not isinstance(start, TensorDictBase):
-                    seeds, episodes = next_episodes(rows, given)
+                    seeds, episodes = next_episodes(blank or store.rows(), given)
                     start = start(CounterRNG(seeds, episodes, torch.zeros_like(seeds)))
                 starts = GivenStarts(self._given_leaves(start), starts, self._checked_mask(start_mask, "start_mask"))
-            self._rows = restart(starts, rows, given, mask, options, self._places)
+            if mask is None or given is not None:
+                store.put(restart(starts, blank or store.rows(), given, mask, options))
+            else:
+                store.restart(starts, mask, options)
         # Of some envs alone, nobody could tell which the entries belong to.
         self._start_info = starts.info if mask is None else {}
-        if mask is None or given is not None or torch.compiler.is_compiling():
-            self._lookahead = None
-        elif self._lookahead is not None:
-            self._lookahead.restart(mask.numpy().nonzero()[0], self._rows.episode)
-        return self._step.observe(self._rows.leaves)
+        return self._step.observe(store.leaves)
 
     def _checked_mask(self, mask: Tensor | None, name: str) -> Tensor | None:
         if mask is not None and (tuple(mask.shape) != (self.num_envs,) or mask.dtype != torch.bool):
@@ -243,7 +236,7 @@ class Engine:
     @property
     def started(self) -> bool:
         """Whether there are episodes yet."""
-        return self._rows is not None or self._row is not None
+        return self._store.filled
 
     @property
     def start_info(self) -> Mapping[str, Any]:
@@ -269,7 +262,7 @@ class Engine:
             RuntimeError: Before the first reset.
             TypeError, ValueError: An action of another shape, dtype or device (or, under `validate`, value).
         """
-        return self._step.result(*self._advance(action, autoreset_mode))
+        return self._advance(action, autoreset_mode, columns=False)
 
     def step_columns(self, action: Tensor, autoreset_mode: AutoresetMode | None = None) -> ColumnStep:
         """`step` of an engine of one perspective, without what a TensorDict has no entry for.
@@ -279,22 +272,28 @@ class Engine:
         """
         if len(self.perspectives) > 1:
             raise ValueError("step_columns: needs an engine with one perspective.")
-        return self._step.columns(*self._advance(action, autoreset_mode))
+        return self._advance(action, autoreset_mode, columns=True)
 
-    def _advance(
-        self, action: PerMany, autoreset_mode: AutoresetMode | None
-    ) -> tuple[FinishedStep, Proposal, AutoresetPlan]:
-        """Step all envs; what the step ended in, and the plan that it followed."""
-        rows = self._require_rows("step")
+    def _advance(self, action: PerMany, autoreset_mode: AutoresetMode | None, columns: bool) -> Any:
+        """Step all envs; a `ColumnStep` or a `StepResult`."""
+        store, step = self._filled_store("step"), self._step
         actions = self._joint.check(action, self.num_envs)
-        plan = self._step.plan if autoreset_mode is None else PLANS[autoreset_mode]
+        plan = step.plan if autoreset_mode is None else PLANS[autoreset_mode]
         with torch.set_grad_enabled(bool(self._keeps_graph) and torch.is_grad_enabled()):
-            self._rows, finished, proposal = self._step.advance(rows, actions, self._rng(rows), plan, self._places)
-        if self._lookahead is not None:
-            self._lookahead.advance()
-            if plan != "disabled":
-                self._lookahead.restart(finished.was_reset.numpy().nonzero()[0], self._rows.episode)
-        return finished, proposal, plan
+            host = None if plan == "next_step" else store.host()
+            if host is not None:
+                keep = not columns
+                done, out, joint = step.advance_on_host(host, actions, store.rng(), plan, store.ahead, keep)
+                if done is not None and columns:
+                    return step.columns_on_host(done, out.observation)
+                proposal = off_host(out)
+                if done is not None:
+                    return step.result(host.finished_step(done), proposal, plan)
+                rows, finished = step.finish(host.to_rows(), proposal, joint, plan)
+            else:
+                rows, finished, proposal = step.advance(store.rows(), actions, store.rng(), plan)
+            store.put_next(rows, None if plan == "disabled" else finished.was_reset)
+            return (step.columns if columns else step.result)(finished, proposal, plan)
 
     def step_row(self, action: Tensor) -> RowStep:
         """`step` of an engine of one env and one perspective without autoreset; reads the host.
@@ -311,14 +310,13 @@ class Engine:
         step = self._step
         if self.exact_rows:
             return RowStep.of(self.step(action), step.row_dynamics)
-        row = self._row
-        if row is None:
+        store = self._store
+        if not store.holds_one:
             self._joint.check(action, 1)
-            row = SingleRow.of(self._require_rows("step"), self._layout, step.row_dynamics)
+            self._filled_store("step")
         with torch.no_grad():
-            self._row, result = step.single(row, action, self._row_rng(row))
-        if self._lookahead is not None:
-            self._lookahead.advance()
+            after, result = step.single(store.one(), action, store.rng())
+        store.put_one(after)
         return result
 
     def row(self) -> Any:
@@ -336,30 +334,9 @@ class Engine:
         """
         return self.stateless.transition(state, action)
 
-    def _row_rng(self, row: SingleRow) -> CounterRNG:
-        """The numbers of the next step of the only row."""
-        if self._lookahead is not None and not self._lookahead.exhausted:
-            return self._lookahead
-        return self._rng(row.to_rows(self._layout, self._step.row_dynamics, self.device))
-
-    def _rng(self, rows: Rows) -> CounterRNG:
-        """The numbers of the next step; drawn ahead in host memory."""
-        if torch.compiler.is_compiling():
-            self._lookahead = None  # what an eager step drew ahead counts on the host
-        if self._places is None or torch.compiler.is_compiling():
-            return CounterRNG(rows.seed, rows.episode, rows.elapsed)
-        if self._lookahead is None or self._lookahead.exhausted:
-            self._lookahead = LookaheadRNG(rows.seed, rows.episode, rows.elapsed, self._places.depth)
-        return self._lookahead
-
-    def _places_ahead(self) -> PlacesAhead | None:
-        """Where rows start, drawn ahead; None where nothing can be, or nothing is gained."""
-        depth = min(LOOKAHEAD_ROWS // self.num_envs, LOOKAHEAD_DEPTH)
-        return PlacesAhead(depth) if self.device.type == "cpu" and not self.exact_rows and depth > 1 else None
-
     def model_state(self) -> TensorDict:
         """The dynamics' current state, ``(B,)``; not a copy."""
-        return self._layout.to_tensordict(self._require_rows("model_state").leaves)
+        return self._layout.to_tensordict(self._filled_store("model_state").leaves)
 
     def present(self, state: TensorDictBase, row: int | None = None) -> Any:
         """A dynamics state as users know it: in their model's own structure where the dynamics has one, as a copy.
@@ -383,14 +360,13 @@ class Engine:
         Args:
             draw: Another number gives other actions from the same states.
         """
-        rows = self._require_rows("sample_actions")
-        return self._joint.sample(CounterRNG(rows.seed, rows.episode, rows.elapsed), draw)
+        return self._joint.sample(self._filled_store("sample_actions").counters(), draw)
 
     # -- state in and out -----------------------------------------------------------------------------------------
 
     def state(self) -> EnvState:
         """The state of all envs. Continuing from it through `set_state` is bit-equal."""
-        return self._layout.to_state(self._require_rows("state")).clone()
+        return self._layout.to_state(self._filled_store("state").rows()).clone()
 
     def example_state(self) -> EnvState:
         """The state of no env, batch ``(0,)``: keys, shapes and dtypes."""
@@ -406,9 +382,8 @@ class Engine:
         """
         if tuple(state.batch_size) != (self.num_envs,):
             raise ValueError(f"set_state: this engine has {self.num_envs} envs, the state {tuple(state.batch_size)}.")
-        self._rows, self._row = self._layout.to_rows(state.clone()), None
-        self._lookahead = None
-        return self._step.observe(self._rows.leaves)
+        self._store.put(self._layout.to_rows(state.clone()))
+        return self._step.observe(self._store.leaves)
 
     def fork(self, indices: Tensor | Sequence[int], rng: str = "fresh") -> Engine:
         """A new engine whose env j continues this engine's env ``indices[j]``; weights and bank are shared.
@@ -419,7 +394,7 @@ class Engine:
                 ``"same"`` continues with the very numbers that this engine would draw. The n-th fresh fork of an
                 engine is the same in every run; n is the engine's own count, no part of the `EnvState`.
         """
-        rows = self._require_rows("fork")
+        rows = self._filled_store("fork").rows()
         if rng not in ("fresh", "same"):
             raise ValueError(f"fork: rng must be 'fresh' or 'same', got {rng!r}.")
         index = torch.as_tensor(indices)
@@ -438,10 +413,9 @@ class Engine:
         forked = Engine.__new__(Engine)
         forked.__dict__.update(self.__dict__)
         forked.num_envs = index.shape[0]
-        forked._row = None
-        forked._places = forked._places_ahead()
-        forked._rows, forked._lookahead, forked._fork_count = picked, None, 0
-        forked._keeps_graph = None
+        forked._store = forked._empty_store()
+        forked._store.put(picked)
+        forked._fork_count, forked._keeps_graph = 0, None
         return forked
 
     def sibling(self, num_envs: int | None = None, autoreset_mode: AutoresetMode | str | None = None) -> Engine:
@@ -484,14 +458,14 @@ class Engine:
             raise ValueError("imagine: takes one policy, so it needs an engine with one perspective.")
         if horizon < 1:
             raise ValueError(f"imagine: horizon must be at least 1, got {horizon}.")
-        rows = self._require_rows("imagine")
+        rows = self._filled_store("imagine").rows()
         # A step that only resets is no transition: imagination resets in the step that ends.
         plan: AutoresetPlan | None = None
         if self.autoreset_mode is AutoresetMode.NEXT_STEP:
             plan, rows = "same_step", restart(self._starts, rows, mask=rows.pending)
         with torch.enable_grad() if grad else torch.no_grad():
             rows, rollout = imagined(self._step, rows, policy, horizon, plan)
-        self._rows, self._lookahead = rows.detached(), None
+        self._store.put(rows.detached())
         return rollout
 
     @contextmanager
@@ -508,29 +482,35 @@ class Engine:
         """
         if self._keeps_graph is not None:
             raise RuntimeError("keep_graph: this engine is inside such a block already; leave it first.")
-        before = self._require_rows("keep_graph").with_own_objects()
+        store = self._filled_store("keep_graph")
+        before = store.rows().with_own_objects()
         self._keeps_graph = grad
         try:
             with torch.set_grad_enabled(grad):
                 yield
         except BaseException:
-            self._rows, self._row = before, None
+            store.put(before)
             raise
         finally:
-            self._rows, self._row = self._require_rows("keep_graph").detached(), None
-            self._keeps_graph, self._lookahead = None, None
+            store.put(store.rows().detached())
+            self._keeps_graph = None
 
-    def _require_rows(self, what: str) -> Rows:
-        rows = self._settled()
-        if rows is None:
+    def keep_tensors(self) -> None:
+        """Keep the counters in tensors from now on, for steps that are to be compiled; eager ones get slower by it."""
+        if self._store.filled:
+            self._store.put(self._store.rows())
+        self._store.keeps_tensors = True
+
+    def _filled_store(self, what: str) -> RowStore:
+        """The rows, if there are any yet."""
+        if not self._store.filled:
             raise RuntimeError(f"{what}: call reset() first; there is no episode yet.")
-        return rows
+        return self._store
 
-    def _settled(self) -> Rows | None:
-        """The rows as tensors, if there are any yet."""
-        if self._row is not None:
-            self._rows, self._row = self._row.to_rows(self._layout, self._step.row_dynamics, self.device), None
-        return self._rows
+    def _empty_store(self) -> RowStore:
+        store = RowStore(self.num_envs, self._layout, self._step.row_dynamics, self.device)
+        store.keeps_tensors = self.exact_rows
+        return store
 
     def _probe_functions(self, judge: Judge) -> None:
         """Try users' functions on a few initial states and the middle of the action bounds."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,17 +13,37 @@ from torch import Tensor
 from wm_kernels import philox_normal
 from wm_vec.core.rng import STREAM_NOISE, STREAM_RESET, CounterRNG
 
+MAX_ROWS, MAX_STEPS = 2048, 256
+"""At most so many rows times steps (or episodes), and so many steps, are drawn for in one call."""
 MAX_EPISODES = 4
 """Episodes of a row that numbers are drawn for at once."""
 Key = tuple[int, int, torch.dtype]
 """Normals per row, stream, dtype."""
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Whole numbers as wide as a dtype, which NumPy has for every one."""
+
+
+@dataclass
+class Ahead:
+    """Normals of one kind.
+
+    Attributes:
+        steps: ``(B, n)`` for every step, of the episodes that rows are in then.
+        bits: The same memory, ``(depth, B, n)``.
+        later: ``(depth, B, n)`` for each of the episodes to come, from its first step on.
+    """
+
+    steps: tuple[Tensor, ...]
+    bits: np.ndarray
+    later: list[np.ndarray]
 
 
 class LookaheadRNG(CounterRNG):
     """The same numbers as a `CounterRNG`'s, drawn ahead: on the CPU a few cost as much as hundreds.
 
     The numbers of the episodes that rows are in are drawn for `depth` steps. When the first row begins its next episode
-    within them, those of every row's next are drawn for the steps that are left; and so on.
+    within them, those of every row's next are drawn for the steps that are left; and so on. A row that begins an
+    episode has that one's numbers put where its steps will look for them.
 
     Args:
         seed, episode, step: ``(B,)`` int64 in host memory, as of the next step.
@@ -29,85 +51,92 @@ class LookaheadRNG(CounterRNG):
     """
 
     def __init__(self, seed: Tensor, episode: Tensor, step: Tensor, depth: int) -> None:
-        self.seed, self.episode = seed, episode
-        self._depth, self._batch, self._position = depth, seed.shape[0], 0
-        self._first_step = step.numpy().copy()
-        self._base = seed, episode, step
-        # Of the k-th episode from now on: how many steps are drawn, and where they lie among all that are.
-        self._depths, self._starts = [depth], np.zeros(1, np.int64)
-        self._begun = np.zeros(self._batch, np.int64)  # episodes that each row has begun since
-        # Where a row's current number lies among the drawn ones; None while no row has begun another episode.
-        self._place: np.ndarray | None = None
-        self._drawn: dict[Key, Tensor] = {}
-        self._first: dict[Key, tuple[Tensor, ...]] = {}
+        self.seed = seed
+        self._base = episode, step
+        self._first_episode = episode.tolist()
+        self._depths = [depth]  # of the k-th episode from the first on
+        self._begun: dict[int, tuple[int, int]] = {}  # row -> episodes that it has begun since, where the last began
+        self._position = 0
+        self._drawn: dict[Key, Ahead] = {}
 
-    def __getstate__(self) -> dict[str, Any]:
-        # What was drawn is large; it is drawn again instead.
-        return {**self.__dict__, "_drawn": {}, "_first": {}}
+    @property
+    def episode(self) -> Tensor:  # type: ignore[override]
+        """``(B,)`` int64, the current episode."""
+        episode = self._base[0].clone()
+        for row, (begun, _) in self._begun.items():
+            episode[row] += begun
+        return episode
 
     @property
     def step(self) -> Tensor:  # type: ignore[override]
         """``(B,)`` int64, the current step."""
-        return torch.from_numpy(self._first_step + self._position)
+        step = self._base[1] + self._position
+        for row, (_, began) in self._begun.items():
+            step[row] = self._position - began
+        return step
 
     @property
     def exhausted(self) -> bool:
         """Whether the steps drawn ahead are used up."""
-        return self._position >= self._depth
+        return self._position >= self._depths[0]
 
     def advance(self) -> None:
         """Go on to the next step."""
         self._position += 1
-        if self._place is not None:
-            self._place += self._batch
 
-    def restart(self, which: np.ndarray, episode: Tensor) -> None:
-        """Let some rows begin their next episode, of the same seed, at the current step.
+    def restart(self, rows: Sequence[int], episodes: Sequence[int]) -> None:
+        """Let some rows begin an episode of the same seed at the current step.
 
         Args:
-            which: Those rows, ``(k,)`` int64.
-            episode: ``(B,)`` int64, of all rows from now on.
+            rows: Which.
+            episodes: Their new episodes' numbers.
         """
-        self.episode = episode
-        if which.size == 0 or self._position >= self._depth:
+        if self.exhausted:
             return
-        self._begun[which] += 1
-        begun = self._begun[which]
-        if begun.max() == MAX_EPISODES:
-            # Episodes are short: to draw as far again for each would be a waste. Who is exhausted is asked for nothing.
-            self._position = self._depth
-            return
-        if self._place is None:
-            self._place = np.arange(self._batch) + self._position * self._batch
-        if begun.max() == len(self._depths):
-            self._draw_next_episode()
-        self._first_step[which] = -self._position
-        self._place[which] = self._starts[begun] + which
+        for row, episode in zip(rows, episodes, strict=True):
+            begun = episode - self._first_episode[row]
+            if not 0 < begun < MAX_EPISODES:
+                # Episodes are short: to draw as far again for each would be a waste.
+                self._position = self._depths[0]
+                return
+            while begun >= len(self._depths):
+                self._depths.append(self._depths[0] - self._position)
+                for key, drawn in self._drawn.items():
+                    drawn.later.append(_bits(self._normals(key, len(self._depths) - 1)))
+            self._begun[row] = begun, self._position
+            for drawn in self._drawn.values():
+                self._put(drawn, row)
 
     def normal(self, num_normals: int, stream: int = STREAM_NOISE, dtype: torch.dtype = torch.float32) -> Tensor:
         """``(B, num_normals)`` standard normals of the current step."""
-        key = (num_normals, stream, dtype)
-        if key not in self._drawn:
-            self._drawn[key] = torch.cat([self._normals(key, ahead) for ahead in range(len(self._depths))])
-            first = self._drawn[key][: self._depth * self._batch]
-            self._first[key] = first.view(self._depth, self._batch, num_normals).unbind(0)
-        if self._place is None:
-            return self._first[key][self._position].clone()  # what is handed out may be written into
-        return self._drawn[key].index_select(0, torch.from_numpy(self._place))
+        key = num_normals, stream, dtype
+        drawn = self._drawn.get(key)
+        if drawn is None:
+            now, *later = (self._normals(key, ahead) for ahead in range(len(self._depths)))
+            drawn = self._drawn[key] = Ahead(now.unbind(0), _bits(now), [_bits(normals) for normals in later])
+            for row in self._begun:
+                self._put(drawn, row)
+        return drawn.steps[self._position].clone()  # what is handed out may be written into
 
-    def _draw_next_episode(self) -> None:
-        """Numbers of one more episode of every row, for the steps that are left."""
-        self._starts = np.append(self._starts, self._starts[-1] + self._depths[-1] * self._batch)
-        self._depths.append(self._depth - self._position)
-        for key, drawn in self._drawn.items():
-            self._drawn[key] = torch.cat([drawn, self._normals(key, len(self._depths) - 1)])
+    def _put(self, drawn: Ahead, row: int) -> None:
+        """Put the numbers of the episode that a row has begun in the place of those it had before."""
+        begun, began = self._begun[row]
+        drawn.bits[began:, row] = drawn.later[begun - 1][: self._depths[0] - began, row]
 
     def _normals(self, key: Key, ahead: int) -> Tensor:
-        """``(depth * B, n)``, step by step: of the episode that is `ahead` of the first."""
-        seed, episode, step = self._base
-        depth = self._depths[ahead]
+        """``(depth, B, n)`` of the episode that is `ahead` of the first."""
+        num_normals, stream, dtype = key
+        episode, step = self._base
+        depth, batch = self._depths[ahead], len(step)
         steps = ((torch.zeros_like(step) if ahead else step) + torch.arange(depth)[:, None]).flatten()
-        return philox_normal(seed.repeat(depth), (episode + ahead).repeat(depth), steps, *key[:2]).to(key[2])
+        episodes = (episode + ahead).repeat(depth)
+        normals = philox_normal(self.seed.repeat(depth), episodes, steps, num_normals, stream)
+        return normals.to(dtype).contiguous().view(depth, batch, num_normals)
+
+
+def _bits(normals: Tensor) -> np.ndarray:
+    """The memory of `normals`."""
+    return normals.view(_BITS[normals.element_size()]).numpy()
 
 
 class PlacesAhead:
@@ -118,32 +147,87 @@ class PlacesAhead:
     """
 
     def __init__(self, depth: int) -> None:
-        self.depth = depth
+        self._depth = depth
         self._of: tuple[int, Tensor] | None = None  # the size of the bank, and the seeds, that the places are for
         # Lists, since only a few are looked up at a time: by row, and by row and episode.
         self._first: list[int] = []
         self._places: list[list[int]] = []
 
-    def draw(self, rows: np.ndarray, seed: Tensor, episode: Tensor, size: int) -> list[int]:
-        """The places in a bank of `size` states of the rows `rows` ``(k,)``.
+    def draw(
+        self, rows: Sequence[int], episodes: Sequence[int], seed: Tensor, episode: np.ndarray, size: int
+    ) -> list[int]:
+        """The places in a bank of `size` states of some rows.
 
         Args:
             rows: Which.
-            seed, episode: ``(B,)`` int64 in host memory, of all rows.
+            episodes: The numbers of the episodes that they start: their current ones, or those after.
+            seed: ``(B,)`` int64 in host memory, of all rows.
+            episode: ``(B,)`` int64, the current episodes of all rows.
             size: M.
         """
-        which, episodes = rows.tolist(), episode.numpy()[rows].tolist()
-        if self._of is not None and self._of[0] == size and self._of[1] is seed:
-            first, places, depth = self._first, self._places, self.depth
-            ahead = [number - first[row] for row, number in zip(which, episodes, strict=True)]
-            if all(0 <= number < depth for number in ahead):
-                return [places[row][number] for row, number in zip(which, ahead, strict=True)]
-        batch, further = seed.shape[0], torch.arange(self.depth)
+        pairs = list(zip(rows, episodes, strict=True))
+        known = self._of is not None and self._of[0] == size and self._of[1] is seed
+        if not known or not all(0 <= number - self._first[row] < self._depth for row, number in pairs):
+            self._draw_all(seed, episode, size)
+        return [self._places[row][number - self._first[row]] for row, number in pairs]
+
+    def _draw_all(self, seed: Tensor, episode: np.ndarray, size: int) -> None:
         numbers = CounterRNG(
-            seed.repeat_interleave(self.depth),
-            (episode[:, None] + further).flatten(),
-            torch.zeros(self.depth * batch, dtype=torch.int64),
+            seed.repeat_interleave(self._depth),
+            torch.from_numpy((episode[:, None] + np.arange(self._depth)).reshape(-1)),
+            torch.zeros(self._depth * len(seed), dtype=torch.int64),
         ).integers(1, size, STREAM_RESET)
         self._of, self._first = (size, seed), episode.tolist()
-        self._places = numbers.view(batch, self.depth).tolist()
-        return [self._places[row][0] for row in which]
+        self._places = numbers.view(-1, self._depth).tolist()
+
+
+class DrawsAhead:
+    """All that is drawn ahead for the rows of an engine in host memory, as far as it pays: for many rows it does not.
+
+    Args:
+        num_envs: B.
+
+    Attributes:
+        places: Where rows start; None if nothing is drawn ahead.
+    """
+
+    def __init__(self, num_envs: int) -> None:
+        self._depth = min(MAX_ROWS // num_envs, MAX_STEPS)
+        self._rng: LookaheadRNG | None = None
+        self.places = PlacesAhead(self._depth) if self._depth > 1 else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_rng": None}  # large, and drawn again where it is needed
+
+    def rng(self, counters: Callable[[], CounterRNG]) -> CounterRNG:
+        """The numbers of the next step.
+
+        Args:
+            counters: Gives the rows' counters, where they are needed.
+        """
+        if self.places is None:
+            return counters()
+        if self._rng is None or self._rng.exhausted:
+            now = counters()
+            self._rng = LookaheadRNG(now.seed, now.episode, now.step, self._depth)
+        return self._rng
+
+    def forget(self) -> None:
+        """Rows go on from elsewhere."""
+        self._rng = None
+
+    def advance(self) -> None:
+        """All rows have taken a step."""
+        if self._rng is not None and not torch.compiler.is_compiling():
+            self._rng.advance()
+
+    def restart(self, rows: Sequence[int], episodes: Sequence[int]) -> None:
+        """See `LookaheadRNG.restart`."""
+        if self._rng is not None:
+            self._rng.restart(rows, episodes)
+
+    def restart_where(self, mask: Tensor, episode: Tensor) -> None:
+        """The same of the rows of `mask`, ``(B,)`` bool, whose episodes are `episode` ``(B,)`` now."""
+        if self._rng is not None and not torch.compiler.is_compiling():
+            rows = mask.numpy().nonzero()[0]
+            self._rng.restart(rows.tolist(), episode.numpy()[rows].tolist())

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from wm_kernels.dispatch import is_plain_host_tensor
 from wm_vec.core.dynamics import Dynamics
-from wm_vec.core.lookahead import PlacesAhead
 from wm_vec.core.rng import STREAM_RESET, CounterRNG
 from wm_vec.core.rows import RowLayout, Rows
 from wm_vec.core.trees import select_rows
@@ -42,12 +41,17 @@ class BankStarts:
         self.leaves = leaves
         self.info: Mapping[str, Any] = {}
 
+    @property
+    def size(self) -> int:
+        """M."""
+        return self.leaves[0].shape[0]
+
     def draw(
         self, seed: Tensor, episode: Tensor, options: Mapping[str, Any] | None = None
     ) -> tuple[list[Tensor], Tensor | None]:
         """The bank, and the state that each row draws at its seed and episode."""
         rng = CounterRNG(seed, episode, torch.zeros_like(episode))
-        return self.leaves, rng.integers(1, self.leaves[0].shape[0], STREAM_RESET)[:, 0]
+        return self.leaves, rng.integers(1, self.size, STREAM_RESET)[:, 0]
 
 
 class FreshStarts:
@@ -147,7 +151,6 @@ def restart(
     seeds: Sequence[int | None] | None = None,
     mask: Tensor | None = None,
     options: Mapping[str, Any] | None = None,
-    places: PlacesAhead | None = None,
 ) -> Rows:
     """`rows` with fresh episodes.
 
@@ -157,17 +160,11 @@ def restart(
         seeds: A new seed starts at episode 0; None keeps a row's own, and goes on to its next episode.
         mask: ``(B,)`` bool, the rows to restart; None for all.
         options: For a dynamics that starts episodes afresh.
-        places: What has been drawn ahead; used in host memory.
     """
     seed, episode = next_episodes(rows, seeds)
     if mask is not None and is_plain_host_tensor(mask):
-        which = mask.nonzero()[:, 0]
-        if which.numel() == 0:
-            return rows
-        if seeds is not None:
-            rows = rows._replace(seed=torch.where(mask, seed, rows.seed))
-        rows = rows._replace(pending=rows.pending & ~mask)
-        return restart_some(starts, rows, which, torch.where(mask, episode, rows.episode), options, places)
+        # A look tells which rows restart; the others are not drawn for.
+        return _restart_some(starts, rows, seed, episode, mask, options)
     leaves, index = starts.draw(seed, episode, options)
     fresh = Rows(
         leaves if index is None else [leaf[index] for leaf in leaves],
@@ -180,61 +177,37 @@ def restart(
     return fresh if mask is None else fresh.where(mask, rows)
 
 
-def restart_some(
-    starts: Starts,
-    rows: Rows,
-    which: Tensor,
-    episode: Tensor,
-    options: Mapping[str, Any] | None = None,
-    places: PlacesAhead | None = None,
+def _restart_some(
+    starts: Starts, rows: Rows, seed: Tensor, episode: Tensor, mask: Tensor, options: Mapping[str, Any] | None
 ) -> Rows:
-    """`restart` of a few rows in host memory; the others are not drawn for.
-
-    Args:
-        starts: Where they start.
-        rows: As they are, but for `seed` and `pending`: those are already the new ones.
-        which: The rows to restart, ``(k,)`` int64; at least one.
-        episode: ``(B,)`` int64, the numbers of all rows' episodes from now on.
-        options: For a dynamics that starts episodes afresh.
-        places: What has been drawn ahead.
-    """
+    """`rows` with the episodes `episode` of `seed` in the rows of `mask`, all ``(B,)`` in host memory."""
+    which = mask.nonzero()[:, 0]
+    if which.numel() == 0:
+        return rows
+    fresh, index = draw_some(starts, which.numpy(), seed[which], episode[which], options)
     return Rows(
-        restarted_leaves(starts, rows.leaves, rows.seed, episode, which.numpy(), places, options),
+        [with_starts(leaf, start, which.numpy(), index) for leaf, start in zip(rows.leaves, fresh, strict=True)],
         rows.elapsed.index_fill(0, which, 0),
-        episode,
-        rows.seed,
+        torch.where(mask, episode, rows.episode),
+        rows.seed if seed is rows.seed else torch.where(mask, seed, rows.seed),
         rows.returns.index_fill(0, which, 0),
-        rows.pending,
+        rows.pending & ~mask,
     )
 
 
-def restarted_leaves(
-    starts: Starts,
-    leaves: list[Tensor],
-    seed: Tensor,
-    episode: Tensor,
-    which: np.ndarray,
-    places: PlacesAhead | None = None,
-    options: Mapping[str, Any] | None = None,
-) -> list[Tensor]:
-    """`leaves` with initial states in the rows `which` ``(k,)``; arguments as in `restart_some`."""
-    index: Any
-    if places is not None and isinstance(starts, BankStarts):
-        fresh = starts.leaves
-        index = places.draw(which, seed, episode, fresh[0].shape[0])
-    else:
-        rows = torch.from_numpy(which)
-        starts = starts.of(rows) if isinstance(starts, GivenStarts) else starts
-        fresh, drawn = starts.draw(seed[rows], episode[rows], options)
-        index = None if drawn is None else drawn.tolist()
-    return [_with_starts(leaf, start, which, index) for leaf, start in zip(leaves, fresh, strict=True)]
+def draw_some(
+    starts: Starts, which: np.ndarray, seed: Tensor, episode: Tensor, options: Mapping[str, Any] | None = None
+) -> tuple[list[Tensor], list[int] | None]:
+    """`Starts.draw` for the rows `which` of more; all ``(k,)``, in host memory."""
+    starts = starts.of(torch.from_numpy(which)) if isinstance(starts, GivenStarts) else starts
+    fresh, index = starts.draw(seed, episode, options)
+    return fresh, None if index is None else index.tolist()
 
 
-def _with_starts(leaf: Tensor, fresh: Tensor, which: np.ndarray, index: list[int] | None) -> Tensor:
-    """`leaf` ``(B, ...)`` with ``fresh[index]`` in the rows `which`, by NumPy where it can: a few rows go faster so."""
-    plain = is_plain_host_tensor(leaf) and type(fresh) is Tensor and leaf.dtype is not torch.bfloat16
-    if plain and not torch.is_grad_enabled() and not leaf.requires_grad:
-        rows, taken = leaf.numpy().copy(), fresh.numpy()
+def with_starts(leaf: Tensor, fresh: Tensor, which: np.ndarray, index: list[int] | None) -> Tensor:
+    """`leaf` ``(B, ...)`` with ``fresh[index]`` in the rows `which` ``(k,)``; `index` None takes all of `fresh`."""
+    if type(leaf) is Tensor is type(fresh) and not torch.is_grad_enabled() and leaf.dtype is not torch.bfloat16:
+        rows, taken = leaf.detach().numpy().copy(), fresh.detach().numpy()
         rows[which] = taken if index is None else taken[index]
         return torch.from_numpy(rows)
     taken_rows = fresh if index is None else fresh[torch.tensor(index, device=fresh.device)]

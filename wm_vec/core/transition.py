@@ -6,6 +6,7 @@ can be forked, restored and differentiated through.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,16 +18,16 @@ from wm_kernels.dispatch import is_plain_host_tensor
 from wm_kernels.finish_step.reference import AutoresetPlan, FinishedStep
 from wm_vec.core.actions import JointAction
 from wm_vec.core.dynamics import Dynamics
-from wm_vec.core.host import can_finish_on_host, finish_on_host
+from wm_vec.core.host import HostDynamics, HostRows, HostStep, HostTransition, can_step_on_host
 from wm_vec.core.judge import Judge
-from wm_vec.core.lookahead import PlacesAhead
+from wm_vec.core.lookahead import DrawsAhead
 from wm_vec.core.perspective import PerMany
 from wm_vec.core.rng import CounterRNG
 from wm_vec.core.rows import RowLayout, Rows
 from wm_vec.core.single import RowDynamics, RowStep, RowTransition, SingleRow, TensorRows, is_finite, row_leaves
-from wm_vec.core.starts import Starts, restart_some
+from wm_vec.core.starts import Starts, restart
 from wm_vec.core.state import AutoresetMode, ColumnStep, StepResult
-from wm_vec.core.trees import Tree, finite_rows, join_trees, select_rows
+from wm_vec.core.trees import Tree, finite_rows, join_trees, map_tree, select_rows
 
 EXACT_ROWS_CHUNK = 32
 """Rows that go through the network together under ``exact_rows``."""
@@ -46,6 +47,24 @@ class Proposal(NamedTuple):
     terminated: Tensor
     truncated: Tensor | None
     info: dict[str, Any]
+
+
+def on_host(proposal: Proposal) -> HostTransition:
+    """A proposal of plain tensors in host memory, without gradients, read there."""
+    total = proposal.reward.sum().item()
+    for leaf in proposal.leaves:
+        if leaf.dtype.is_floating_point:
+            total += leaf.sum().item()
+    truncated = None if proposal.truncated is None else proposal.truncated.numpy()
+    judged = proposal.reward.detach().numpy(), proposal.terminated.numpy(), truncated
+    return HostTransition(proposal.leaves, proposal.observation, *judged, total, proposal.info)
+
+
+def off_host(out: HostTransition) -> Proposal:
+    """The inverse."""
+    truncated = None if out.truncated is None else torch.from_numpy(out.truncated)
+    judged = torch.from_numpy(out.reward), torch.from_numpy(out.terminated), truncated
+    return Proposal(out.leaves, out.observation, *judged, out.info)
 
 
 class GradientGate:
@@ -106,6 +125,9 @@ class StepFunction:
         self.horizon, self.plan, self.exact_rows = horizon, PLANS[mode], exact_rows
         self.starts = starts
         rows = isinstance(dynamics, RowDynamics) and getattr(dynamics, "steps_rows", True)
+        plain = not judge.has_functions and len(self.perspectives) == 1 and not exact_rows
+        short = plain and isinstance(dynamics, HostDynamics) and dynamics.steps_on_host
+        self.host_dynamics: HostDynamics | None = dynamics if short else None  # type: ignore[assignment]
         self.row_dynamics: RowDynamics = dynamics if rows else TensorRows(dynamics, layout.floating)  # type: ignore
 
     def __call__(
@@ -114,11 +136,10 @@ class StepFunction:
         actions: list[Tensor],
         rng: CounterRNG,
         plan: AutoresetPlan | None = None,
-        places: PlacesAhead | None = None,
     ) -> tuple[Rows, StepResult]:
         """Step `rows`; arguments as in `advance`."""
         plan = plan or self.plan
-        after, finished, proposal = self.advance(rows, actions, rng, plan, places)
+        after, finished, proposal = self.advance(rows, actions, rng, plan)
         return after, self.result(finished, proposal, plan)
 
     def advance(
@@ -127,7 +148,6 @@ class StepFunction:
         actions: list[Tensor],
         rng: CounterRNG,
         plan: AutoresetPlan,
-        places: PlacesAhead | None = None,
     ) -> tuple[Rows, FinishedStep, Proposal]:
         """Step `rows`, without what `result` makes of it.
 
@@ -136,7 +156,6 @@ class StepFunction:
             actions: Checked.
             rng: At the rows' counters.
             plan: When finished rows reset.
-            places: Where in the bank rows start next, drawn ahead.
         """
         gate = GradientGate() if torch.is_grad_enabled() else None
         if gate is not None:
@@ -147,7 +166,7 @@ class StepFunction:
             proposal = self.propose_in_chunks(rows, clipped, actions)
         else:
             proposal = self.propose(rows, clipped, actions, rng)
-        after, finished = self._finish(rows, proposal, joint, plan, places)
+        after, finished = self.finish(rows, proposal, joint, plan)
         if gate is not None:
             gate.closed = finished.diverged
         return after, finished, proposal
@@ -195,21 +214,50 @@ class StepFunction:
         paid = torch.full((1, 1), reward, dtype=self.judge.dtype, device=joint.device)
         flags = torch.full_like(paid, ended).bool(), torch.full_like(paid[0], out.truncated).bool()
         proposal = Proposal(leaves, observation, paid, *flags, out.info)
-        rows, finished = self._finish(one.to_rows(layout, dynamics, joint.device), proposal, joint, "disabled")
+        rows, finished = self.finish(one.to_rows(layout, dynamics, joint.device), proposal, joint, "disabled")
         result = self.result(finished, proposal, "disabled")
         return SingleRow.of(rows, layout, dynamics), RowStep.of(result, dynamics)
 
-    def _finish(
-        self, rows: Rows, proposal: Proposal, joint: Tensor, plan: AutoresetPlan, places: PlacesAhead | None = None
-    ) -> tuple[Rows, FinishedStep]:
+    def advance_on_host(
+        self,
+        host: HostRows,
+        actions: list[Tensor],
+        rng: CounterRNG,
+        plan: AutoresetPlan,
+        ahead: DrawsAhead | None,
+        keep: bool,
+    ) -> tuple[HostStep | None, HostTransition, Tensor]:
+        """Step `host` where it is, without gradients.
+
+        Args:
+            host: The rows.
+            actions: Checked.
+            rng: At the rows' counters.
+            plan: When finished rows reset; not ``"next_step"``.
+            ahead: What has been drawn ahead for them.
+            keep: As in `HostRows.finish`.
+
+        Returns:
+            What the step ended in, or None if a row may have diverged and nothing has been done yet; what led to it;
+            and the joint action, as it came.
+        """
+        joint, clipped = self.joint.join(actions)
+        out = self.propose_on_host(host, clipped, actions, rng)
+        total = out.total + joint.sum().item() if self.joint.may_diverge else out.total
+        if not math.isfinite(total):
+            return None, out, joint
+        return host.finish(out, self.horizon, None if plan == "disabled" else self.starts, ahead, keep), out, joint
+
+    def finish(self, rows: Rows, proposal: Proposal, joint: Tensor, plan: AutoresetPlan) -> tuple[Rows, FinishedStep]:
         """Contain, end, reset, count."""
         acted = joint if self.joint.may_diverge else None
         judged = proposal.reward, proposal.terminated, proposal.truncated
-        if plan != "next_step" and can_finish_on_host(proposal.reward):
-            starts = None if plan == "disabled" else self.starts
-            done = finish_on_host(rows, proposal.leaves, acted, *judged, self.horizon, starts, places)
-            if done is not None:
-                return done
+        if plan != "next_step" and can_step_on_host(proposal.reward):
+            out = on_host(proposal)
+            if math.isfinite(out.total + (0.0 if acted is None else acted.sum().item())):
+                host = HostRows.of(rows)
+                step = host.finish(out, self.horizon, None if plan == "disabled" else self.starts, None, True)
+                return host.to_rows(), host.finished_step(step)
         # In host memory a look tells which rows end, and only those are drawn for.
         look = plan == "same_step" and is_plain_host_tensor(rows.seed)
         bank: list[Tensor] = []
@@ -235,9 +283,7 @@ class StepFunction:
         pending = finished.finished.clone() if plan == "next_step" else rows.pending
         after = Rows(finished.state, finished.elapsed, finished.episode, rows.seed, finished.returns, pending)
         if look:
-            which = finished.finished.nonzero()[:, 0]
-            if which.numel():
-                after = restart_some(self.starts, after, which, rows.episode + finished.finished, places=places)
+            after = restart(self.starts, after, mask=finished.finished)._replace(pending=pending)
             finished = finished._replace(
                 state=after.leaves,
                 was_reset=finished.finished,
@@ -273,6 +319,12 @@ class StepFunction:
         )
         leaves += [carried[name] for name in layout.stateful]
         return Proposal(leaves, observation, reward, terminated, transition.truncated, dict(transition.info))
+
+    def propose_on_host(self, host: HostRows, joint: Tensor, actions: list[Tensor], rng: CounterRNG) -> HostTransition:
+        """`propose` of rows in host memory."""
+        if self.host_dynamics is not None:
+            return self.host_dynamics.step_on_host(host.leaves, joint, rng)
+        return on_host(self.propose(host.to_rows(), joint, actions, rng))
 
     def propose_in_chunks(self, rows: Rows, joint: Tensor, actions: list[Tensor]) -> Proposal:
         """The same in chunks of one size, the last one padded with copies of the last row."""
@@ -331,6 +383,15 @@ class StepFunction:
             predictions=predictions,
             info=proposal.info,
         )
+
+    def columns_on_host(self, step: HostStep, observation: Tree) -> ColumnStep:
+        """`columns` of a step in host memory that gave `observation`."""
+        final = self.see(observation)
+        seen = final
+        if step.resets:
+            same = step.state is step.final
+            seen = map_tree(Tensor.clone, final) if same else self.observe(step.state)
+        return step.columns(seen, final)
 
     def columns(self, finished: FinishedStep, proposal: Proposal, plan: AutoresetPlan) -> ColumnStep:
         """The part of `result` that one perspective sees of itself."""

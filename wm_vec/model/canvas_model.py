@@ -228,10 +228,10 @@ class CanvasModel(nn.Module):
             self._storages = [parameters[0], parameters[-1]]  # torch replaces all storages or none
             self._sources = [
                 tensor
-                for name, tensor in (*self.named_parameters(), *self.named_buffers())
+                for name, tensor in self.named_parameters()
                 if not (name.startswith("denoiser.blocks") and name.split(".")[3] != "modulation")
                 and name not in ("codec.weight", "denoiser.head_weight", "denoiser.head_bias")
-            ]
+            ] + self.codec.learned_buffers()
         versions = [tensor._version for tensor in self._sources]
         return versions + [tensor.data_ptr() for tensor in self._storages]
 

@@ -73,6 +73,10 @@ class FieldCodec(nn.Module):
     residual_mean: Tensor
     residual_std: Tensor
 
+    def learned_buffers(self) -> list[Tensor]:
+        """The buffers that training sets; the others follow from the schema."""
+        return [self.mean, self.std, self.residual_mean, self.residual_std]
+
     @property
     def is_class(self) -> Tensor:
         """``(N,)`` bool: categorical positions."""

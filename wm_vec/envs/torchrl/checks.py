@@ -110,7 +110,7 @@ class ActionCheck:
             ValueError: One of another shape, or on another device.
             TypeError: One of a dtype that it cannot have.
         """
-        action = tensordict.get("action", None)
+        action = tensordict._get_str("action", None)
         if type(action) is not Tensor and not isinstance(action, Tensor):
             raise self._none(tensordict, action)
         if action.shape != self.shape:

@@ -168,7 +168,8 @@ class TorchRLEnv(EngineEnv):
 
     def _step_and_maybe_reset(self, tensordict: TensorDictBase) -> tuple[TensorDictBase, TensorDictBase]:
         """A step with its resets in one call of the engine: the numbers of `step`, `step_mdp` and `maybe_reset`."""
-        if self.expose_state or any(tensordict._get_str(key, None) is not None for key in ("_step", "next")):
+        given = tensordict._get_str
+        if self.expose_state or given("_step", None) is not None or given("next", None) is not None:
             return super()._step_and_maybe_reset(tensordict)
         if tensordict.batch_size != self._shape:
             self._assert_tensordict_shape(tensordict)
@@ -239,6 +240,7 @@ class TorchRLEnv(EngineEnv):
             ValueError: A model that cannot be traced.
         """
         check_compilable(self.engine, bool(kwargs.get("fullgraph", False)))
+        self.engine.keep_tensors()
         return super().compile(warmup=warmup, **kwargs)
 
     # -- imagination ----------------------------------------------------------------------------------------------

@@ -112,18 +112,19 @@ def step_entries(step: ColumnStep) -> dict[str, Any]:
 def start_entries(observation: Tree, num_envs: int, device: torch.device) -> dict[str, Any]:
     """What B envs show of which none is done."""
     entries = observation_entries(observation)
-    for key in DONE_KEYS:
-        entries[key] = torch.zeros((num_envs, 1), dtype=torch.bool, device=device)
+    on_host = device.type == "cpu" and not torch.compiler.is_compiling()
+    for key in DONE_KEYS:  # a few zeros take NumPy a third of the time
+        entries[key] = (
+            torch.from_numpy(np.zeros((num_envs, 1), bool))
+            if on_host
+            else torch.zeros((num_envs, 1), dtype=torch.bool, device=device)
+        )
     return entries
 
 
 def unchecked(entries: dict[str, Any], batch_size: torch.Size, device: torch.device | None) -> TensorDict:
     """A TensorDict of entries that are known to fit, nested dicts among them; not looked at."""
-    own = {
-        key: unchecked(value, batch_size, device) if isinstance(value, dict) else value
-        for key, value in entries.items()
-    }
-    return TensorDict._new_unsafe(own, batch_size=batch_size, device=device)
+    return TensorDict._new_unsafe(entries, batch_size=batch_size, device=device)
 
 
 def action_spec(space: gym.Space, num_envs: int, device: torch.device, one_hot: bool) -> TensorSpec:
