@@ -172,6 +172,10 @@ class CanvasDynamics:
             info={},
         )
 
+    def observe_on_host(self, leaves: Sequence[Tensor]) -> Tensor:
+        """All positions' values, ``(B, N)``."""
+        return leaves[-1]
+
     def _predict(
         self, values: Tensor, tick: Tensor | None, action: Tensor, rng: CounterRNG
     ) -> tuple[Tensor, Tensor | None]:

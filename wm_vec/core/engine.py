@@ -262,22 +262,26 @@ class Engine:
             RuntimeError: Before the first reset.
             TypeError, ValueError: An action of another shape, dtype or device (or, under `validate`, value).
         """
-        return self._advance(action, autoreset_mode, columns=False)
+        return self._advance(self._joint.check(action, self.num_envs), autoreset_mode, columns=False)
 
     def step_columns(self, action: Tensor, autoreset_mode: AutoresetMode | None = None) -> ColumnStep:
         """`step` of an engine of one perspective, without what a TensorDict has no entry for.
 
+        Args:
+            action: ``(B, *shape)`` of its dtype and on its device. It is not checked: `TorchRLEnv` has done that.
+            autoreset_mode: As in `step`.
+
         Raises:
-            ValueError: Several perspectives; and as `step`.
+            ValueError: Several perspectives; under `validate` as `step`.
         """
         if len(self.perspectives) > 1:
             raise ValueError("step_columns: needs an engine with one perspective.")
-        return self._advance(action, autoreset_mode, columns=True)
+        actions = self._joint.check(action, self.num_envs) if self.validate else [action]
+        return self._advance(actions, autoreset_mode, columns=True)
 
-    def _advance(self, action: PerMany, autoreset_mode: AutoresetMode | None, columns: bool) -> Any:
-        """Step all envs; a `ColumnStep` or a `StepResult`."""
+    def _advance(self, actions: list[Tensor], autoreset_mode: AutoresetMode | None, columns: bool) -> Any:
+        """Step all envs by checked actions; a `ColumnStep` or a `StepResult`."""
         store, step = self._filled_store("step"), self._step
-        actions = self._joint.check(action, self.num_envs)
         plan = step.plan if autoreset_mode is None else PLANS[autoreset_mode]
         with torch.set_grad_enabled(bool(self._keeps_graph) and torch.is_grad_enabled()):
             host = None if plan == "next_step" else store.host()

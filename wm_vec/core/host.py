@@ -65,6 +65,10 @@ class HostDynamics(Dynamics, Protocol):
         """`step` with the same bits, of the state's tensors in the sorted order of their keys; P is 1."""
         ...
 
+    def observe_on_host(self, leaves: Sequence[Tensor]) -> Tree:
+        """`observe` of such tensors."""
+        ...
+
 
 class HostStep(NamedTuple):
     """`wm_kernels.finish_step.FinishedStep` in host memory; no row diverged.
@@ -208,19 +212,21 @@ class HostRows:
         self, which: np.ndarray, starts: Starts, ahead: DrawsAhead | None, options: Mapping[str, Any] | None = None
     ) -> Drawn:
         """The next episodes of the rows `which`, and where they start."""
-        rows, numbers = which.tolist(), self.episode[which] + 1
+        episode = memoryview(self.episode)  # a few numbers are read and written faster through one
+        rows = which.tolist()
+        episodes = [episode[row] + 1 for row in rows]
         places = None if ahead is None else ahead.places
         if places is not None and isinstance(starts, BankStarts):
-            episodes = numbers.tolist()
-            drawn = places.draw(rows, episodes, self.seed, self.episode, starts.size)
-            return Drawn(rows, episodes, starts.leaves, drawn)
-        seed, episode = self.seed[from_numpy(which)], from_numpy(numbers)
-        return Drawn(rows, numbers.tolist(), *draw_some(starts, which, seed, episode, options))
+            index = places.draw(rows, episodes, self.seed, self.episode, starts.size)
+            return Drawn(rows, episodes, starts.leaves, index)
+        numbers = self.seed[from_numpy(which)], torch.tensor(episodes)
+        return Drawn(rows, episodes, *draw_some(starts, which, *numbers, options))
 
     def _begin(self, which: np.ndarray, drawn: Drawn, ahead: DrawsAhead | None) -> None:
         """Begin the episodes `drawn` in the rows `which`."""
-        self.episode[which] = drawn.episodes
-        self.began[which] = self.clock
+        episode, began = memoryview(self.episode), memoryview(self.began)
+        for row, number in zip(drawn.rows, drawn.episodes, strict=True):
+            episode[row], began[row] = number, self.clock
         self.returns[which] = 0.0
         pairs = zip(self.leaves, drawn.leaves, strict=True)
         self.leaves = [with_starts(leaf, fresh, which, drawn.places) for leaf, fresh in pairs]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -128,6 +130,20 @@ class Perspective:
         if self.obs_dtype is None or self.obs_dtype == seen.dtype:
             return seen
         return (seen if self.obs_dtype.is_floating_point else seen.round()).to(self.obs_dtype)
+
+    def observe_on_host(self, observation: Tree) -> Tree:
+        """`observe` of plain tensors in host memory, without gradients; picks columns by NumPy."""
+        if self._columns is None or not isinstance(observation, Tensor):
+            return self.observe(observation)
+        return torch.from_numpy(observation.numpy().take(self._columns, 1))
+
+    @cached_property
+    def _columns(self) -> np.ndarray | None:
+        """``(n,)`` int64, the elements that `observe` picks where it does no more than that."""
+        index, shape = self.obs_index, self.obs_shape
+        if index is None or index.device.type != "cpu" or self.obs_offset or self.obs_dtype is not None:
+            return None
+        return index.numpy() if shape in (None, tuple(index.shape)) else None
 
     def whole(self, seen: Tree, like: Tree) -> Tree:
         """The dynamics' observation of which `observe` gives `seen`.

@@ -206,8 +206,9 @@ def draw_some(
 
 def with_starts(leaf: Tensor, fresh: Tensor, which: np.ndarray, index: list[int] | None) -> Tensor:
     """`leaf` ``(B, ...)`` with ``fresh[index]`` in the rows `which` ``(k,)``; `index` None takes all of `fresh`."""
-    if type(leaf) is Tensor is type(fresh) and not torch.is_grad_enabled() and leaf.dtype is not torch.bfloat16:
-        rows, taken = leaf.detach().numpy().copy(), fresh.detach().numpy()
+    plain = type(leaf) is Tensor is type(fresh) and not (leaf.requires_grad or fresh.requires_grad)
+    if plain and leaf.dtype is not torch.bfloat16 and not torch.is_grad_enabled():
+        rows, taken = leaf.numpy().copy(), fresh.numpy()
         rows[which] = taken if index is None else taken[index]
         return torch.from_numpy(rows)
     taken_rows = fresh if index is None else fresh[torch.tensor(index, device=fresh.device)]

@@ -386,11 +386,15 @@ class StepFunction:
 
     def columns_on_host(self, step: HostStep, observation: Tree) -> ColumnStep:
         """`columns` of a step in host memory that gave `observation`."""
-        final = self.see(observation)
-        seen = final
-        if step.resets:
-            same = step.state is step.final
-            seen = map_tree(Tensor.clone, final) if same else self.observe(step.state)
+        see = self.perspectives[0].observe_on_host
+        final = seen = see(observation)
+        if step.resets:  # what is handed out twice is two tensors
+            if step.state is step.final:
+                seen = map_tree(Tensor.clone, final)
+            elif self.host_dynamics is not None:
+                seen = see(self.host_dynamics.observe_on_host(step.state))
+            else:
+                seen = see(self.dynamics.observe(self.layout.to_tensordict(step.state)))
         return step.columns(seen, final)
 
     def columns(self, finished: FinishedStep, proposal: Proposal, plan: AutoresetPlan) -> ColumnStep:

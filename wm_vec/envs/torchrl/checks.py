@@ -111,6 +111,9 @@ class ActionCheck:
             TypeError: One of a dtype that it cannot have.
         """
         action = tensordict._get_str("action", None)
+        usual = type(action) is Tensor and action.dtype is self.dtype
+        if usual and action.shape == self.shape and action.device == self.device:
+            return action
         if type(action) is not Tensor and not isinstance(action, Tensor):
             raise self._none(tensordict, action)
         if action.shape != self.shape:
