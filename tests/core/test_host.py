@@ -34,7 +34,7 @@ def finished(step, starts):
         if not math.isfinite(out.total + (0.0 if action is None else action.sum().item())):
             return None
         host = HostRows.of(rows)
-        finished = host.finished_step(host.finish(out, horizon, starts, None, True))
+        finished = host.finished_step(host.finish(out, horizon, starts, keep=True))
     assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(kept, given, strict=True)), "none is written"
     return host.to_rows(), finished
 

@@ -105,7 +105,10 @@ class HostStep(NamedTuple):
         )
 
 
-_NONE = np.empty(0, np.int64)
+FEW_ROWS = 1024
+"""Up to so many rows, counters are lists: in most steps no more than a few of their numbers are read and written."""
+Counters = list[int] | np.ndarray
+"""``(B,)`` whole numbers."""
 
 
 @dataclass
@@ -115,67 +118,83 @@ class HostRows:
     Attributes:
         leaves: As in `Rows`; never written into.
         seed, pending: As in `Rows`.
-        episode: ``(B,)`` int64.
-        began: ``(B,)`` int64, the clock when the row's episode began.
+        episode: As in `Rows`.
+        began: ``(B,)``, the clock when the row's episode began.
         returns: ``(B, P)`` float.
         clock: Steps of all rows; it starts anywhere.
         oldest: No row's episode began earlier.
+        ahead: What has been drawn ahead for these rows.
     """
 
     leaves: list[Tensor]
     seed: Tensor
     pending: Tensor
-    episode: np.ndarray
-    began: np.ndarray
+    episode: Counters
+    began: Counters
     returns: np.ndarray
     clock: int
     oldest: int
+    ahead: DrawsAhead | None = None
 
     @classmethod
-    def of(cls, rows: Rows) -> HostRows:
+    def of(cls, rows: Rows, ahead: DrawsAhead | None = None) -> HostRows:
         """`rows`, which must be plain tensors in host memory, as they are."""
-        began = -rows.elapsed.numpy()
-        returns = rows.returns.detach().numpy().copy()
-        episode = rows.episode.numpy().copy()
-        return cls(rows.leaves, rows.seed, rows.pending, episode, began, returns, 0, int(began.min(initial=0)))
+        episode, began = rows.episode.numpy().copy(), -rows.elapsed.numpy()
+        few = len(began) <= FEW_ROWS
+        return cls(
+            leaves=rows.leaves,
+            seed=rows.seed,
+            pending=rows.pending,
+            episode=episode.tolist() if few else episode,
+            began=began.tolist() if few else began,
+            returns=rows.returns.detach().numpy().copy(),
+            clock=0,
+            oldest=int(began.min(initial=0)),
+            ahead=ahead,
+        )
 
     def to_rows(self) -> Rows:
         """As tensors again; copies."""
-        counters = self.counters()
-        returns = from_numpy(self.returns.copy())
+        counters, returns = self.counters(), from_numpy(self.returns.copy())
         return Rows(self.leaves, counters.step, counters.episode, self.seed, returns, self.pending)
 
     def counters(self) -> CounterRNG:
         """The numbers of the next step."""
-        return CounterRNG(self.seed, from_numpy(self.episode.copy()), from_numpy(self.clock - self.began))
+        return CounterRNG(self.seed, from_numpy(np.array(self.episode)), from_numpy(self.elapsed()))
 
-    def finish(
-        self, out: HostTransition, horizon: int | None, starts: Starts | None, ahead: DrawsAhead | None, keep: bool
-    ) -> HostStep:
+    def elapsed(self) -> np.ndarray:
+        """``(B,)`` int64, steps of the current episode."""
+        return self.clock - np.asarray(self.began)
+
+    def rng(self) -> CounterRNG:
+        """The same, drawn ahead where that pays."""
+        return self.counters() if self.ahead is None else self.ahead.rng(self.counters)
+
+    def finish(self, out: HostTransition, horizon: int | None, starts: Starts | None, keep: bool) -> HostStep:
         """End the step that gives `out`: `wm_kernels.finish_step` and the restarts after it, with the same bits.
 
         Args:
             out: Finite.
             horizon: Steps after which an episode is truncated; None for no limit.
             starts: Where finished rows start; None leaves them as they are.
-            ahead: What has been drawn ahead for these rows.
             keep: Tell how long episodes lasted and what they paid.
         """
-        truncated = self._truncated(out.truncated, horizon)
         reward, terminated = out.reward.copy(), out.terminated.copy()  # what is handed out is new
+        truncated = np.zeros((len(reward), 1), bool) if out.truncated is None else out.truncated[:, None].copy()
+        if horizon is not None and self.clock + 1 - self.oldest >= horizon:
+            truncated |= self._overdue(horizon)
         ended = terminated if terminated.shape[1] == 1 else terminated.any(1, keepdims=True)
         finished = ended | truncated
-        which = finished.nonzero()[0] if starts is not None else _NONE
         # Nothing is written before a model has made its starts, which may fail.
-        drawn = None if starts is None or not which.size else self._draw(which, starts, ahead)
+        drawn = None if starts is None else self._draw(finished.nonzero()[0], starts)
         self.leaves = out.leaves
         self.clock += 1
         self.returns += reward
-        lengths, sums = (self.clock - self.began, self.returns.copy()) if keep else (None, None)
-        if ahead is not None:
-            ahead.advance()
+        lengths, sums = (self.elapsed(), self.returns.copy()) if keep else (None, None)
+        if self.ahead is not None:
+            self.ahead.advance()
         if drawn is not None:
-            self._begin(which, drawn, ahead)
+            self._begin(drawn)
         resets = starts is not None
         return HostStep(out.leaves, self.leaves, reward, terminated, truncated, finished, resets, lengths, sums)
 
@@ -202,56 +221,54 @@ class HostRows:
             from_numpy(step.sums),
         )
 
-    def restart(
-        self, which: np.ndarray, starts: Starts, ahead: DrawsAhead | None, options: Mapping[str, Any] | None = None
-    ) -> None:
-        """Begin the next episodes of the rows `which` ``(k,)`` int64; arguments as in `finish` and `Starts.draw`."""
-        self._begin(which, self._draw(which, starts, ahead, options), ahead)
+    def restart(self, which: np.ndarray, starts: Starts, options: Mapping[str, Any] | None = None) -> None:
+        """Begin the next episodes of the rows `which` ``(k,)`` int64; `options` as in `Starts.draw`."""
+        drawn = self._draw(which, starts, options)
+        if drawn is not None:
+            self._begin(drawn)
 
-    def _draw(
-        self, which: np.ndarray, starts: Starts, ahead: DrawsAhead | None, options: Mapping[str, Any] | None = None
-    ) -> Drawn:
-        """The next episodes of the rows `which`, and where they start."""
-        episode = memoryview(self.episode)  # a few numbers are read and written faster through one
-        rows = which.tolist()
-        episodes = [episode[row] + 1 for row in rows]
-        places = None if ahead is None else ahead.places
+    def _draw(self, which: np.ndarray, starts: Starts, options: Mapping[str, Any] | None = None) -> Drawn | None:
+        """The next episodes of the rows `which`, and where they start; None for no rows."""
+        rows, episode = which.tolist(), self.episode
+        if not rows:
+            return None
+        episodes = [int(episode[row]) + 1 for row in rows]
+        places = None if self.ahead is None else self.ahead.places
         if places is not None and isinstance(starts, BankStarts):
             index = places.draw(rows, episodes, self.seed, self.episode, starts.size)
-            return Drawn(rows, episodes, starts.leaves, index)
-        numbers = self.seed[from_numpy(which)], torch.tensor(episodes)
-        return Drawn(rows, episodes, *draw_some(starts, which, *numbers, options))
+            return Drawn(which, rows, episodes, starts.leaves, index)
+        fresh, some = draw_some(starts, which, self.seed[from_numpy(which)], torch.tensor(episodes), options)
+        return Drawn(which, rows, episodes, fresh, some)
 
-    def _begin(self, which: np.ndarray, drawn: Drawn, ahead: DrawsAhead | None) -> None:
-        """Begin the episodes `drawn` in the rows `which`."""
-        episode, began = memoryview(self.episode), memoryview(self.began)
-        for row, number in zip(drawn.rows, drawn.episodes, strict=True):
-            episode[row], began[row] = number, self.clock
+    def _begin(self, drawn: Drawn) -> None:
+        """Begin the episodes `drawn`."""
+        which, rows, episodes, fresh, index = drawn
+        clock, episode, began = self.clock, self.episode, self.began
+        for row, number in zip(rows, episodes, strict=True):
+            episode[row], began[row] = number, clock
         self.returns[which] = 0.0
-        pairs = zip(self.leaves, drawn.leaves, strict=True)
-        self.leaves = [with_starts(leaf, fresh, which, drawn.places) for leaf, fresh in pairs]
-        if ahead is not None:
-            ahead.restart(drawn.rows, drawn.episodes)
+        self.leaves = [with_starts(leaf, start, which, index) for leaf, start in zip(self.leaves, fresh, strict=True)]
+        if self.ahead is not None:
+            self.ahead.restart(rows, episodes)
 
-    def _truncated(self, own: np.ndarray | None, horizon: int | None) -> np.ndarray:
-        """``(B, 1)`` bool: rows that the dynamics or the horizon cuts off in this step; a new array."""
-        cut = np.zeros((len(self.began), 1), bool) if own is None else own.reshape(-1, 1).copy()
-        if horizon is not None and self.clock + 1 - self.oldest >= horizon:
-            self.oldest = int(self.began.min())
-            if self.clock + 1 - self.oldest >= horizon:
-                cut |= (self.clock + 1 - self.began >= horizon)[:, None]
-        return cut
+    def _overdue(self, horizon: int) -> Any:
+        """``(B, 1)`` bool: rows that the horizon cuts off in this step; False if there are none."""
+        began = np.asarray(self.began)
+        self.oldest = int(began.min())
+        return self.clock + 1 - self.oldest >= horizon and (self.clock + 1 - began >= horizon)[:, None]
 
 
 class Drawn(NamedTuple):
     """Episodes about to begin.
 
     Attributes:
-        rows: The rows, k of them.
+        which: Their rows, ``(k,)`` int64.
+        rows: The same as a list.
         episodes: The episodes' numbers.
         leaves, places: As `draw_some` gives them.
     """
 
+    which: np.ndarray
     rows: list[int]
     episodes: list[int]
     leaves: list[Tensor]

@@ -148,13 +148,14 @@ class PlacesAhead:
 
     def __init__(self, depth: int) -> None:
         self._depth = depth
-        self._of: tuple[int, Tensor] | None = None  # the size of the bank, and the seeds, that the places are for
+        self._seed: Tensor | None = None  # the seeds, and the size of the bank, that the places are for
+        self._size = 0
         # Lists, since only a few are looked up at a time: by row, and by row and episode.
         self._first: list[int] = []
         self._places: list[list[int]] = []
 
     def draw(
-        self, rows: Sequence[int], episodes: Sequence[int], seed: Tensor, episode: np.ndarray, size: int
+        self, rows: Sequence[int], episodes: Sequence[int], seed: Tensor, episode: Sequence[int] | np.ndarray, size: int
     ) -> list[int]:
         """The places in a bank of `size` states of some rows.
 
@@ -162,14 +163,20 @@ class PlacesAhead:
             rows: Which.
             episodes: The numbers of the episodes that they start: their current ones, or those after.
             seed: ``(B,)`` int64 in host memory, of all rows.
-            episode: ``(B,)`` int64, the current episodes of all rows.
+            episode: ``(B,)``, the current episodes of all rows.
             size: M.
         """
-        pairs = list(zip(rows, episodes, strict=True))
-        known = self._of is not None and self._of[0] == size and self._of[1] is seed
-        if not known or not all(0 <= number - self._first[row] < self._depth for row, number in pairs):
-            self._draw_all(seed, episode, size)
-        return [self._places[row][number - self._first[row]] for row, number in pairs]
+        if self._seed is seed and self._size == size:
+            first, places, drawn = self._first, self._places, []
+            for row, number in zip(rows, episodes, strict=True):
+                ahead = number - first[row]
+                if not 0 <= ahead < self._depth:
+                    break
+                drawn.append(places[row][ahead])
+            else:
+                return drawn
+        self._draw_all(seed, np.asarray(episode), size)
+        return [self._places[row][number - self._first[row]] for row, number in zip(rows, episodes, strict=True)]
 
     def _draw_all(self, seed: Tensor, episode: np.ndarray, size: int) -> None:
         numbers = CounterRNG(
@@ -177,7 +184,7 @@ class PlacesAhead:
             torch.from_numpy((episode[:, None] + np.arange(self._depth)).reshape(-1)),
             torch.zeros(self._depth * len(seed), dtype=torch.int64),
         ).integers(1, size, STREAM_RESET)
-        self._of, self._first = (size, seed), episode.tolist()
+        self._seed, self._size, self._first = seed, size, episode.tolist()
         self._places = numbers.view(-1, self._depth).tolist()
 
 
@@ -218,7 +225,7 @@ class DrawsAhead:
 
     def advance(self) -> None:
         """All rows have taken a step."""
-        if self._rng is not None and not torch.compiler.is_compiling():
+        if self._rng is not None:
             self._rng.advance()
 
     def restart(self, rows: Sequence[int], episodes: Sequence[int]) -> None:
@@ -228,6 +235,6 @@ class DrawsAhead:
 
     def restart_where(self, mask: Tensor, episode: Tensor) -> None:
         """The same of the rows of `mask`, ``(B,)`` bool, whose episodes are `episode` ``(B,)`` now."""
-        if self._rng is not None and not torch.compiler.is_compiling():
+        if self._rng is not None:
             rows = mask.numpy().nonzero()[0]
             self._rng.restart(rows.tolist(), episode.numpy()[rows].tolist())

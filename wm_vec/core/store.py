@@ -65,15 +65,13 @@ class RowStore:
 
     def host(self) -> HostRows | None:
         """In host memory, to be written into; None where they cannot be."""
-        if self._host is None:
-            if self.keeps_tensors or self.device.type != "cpu":
-                return None
-            rows = self.rows()
-            if not can_step_on_host(rows.seed):
-                return None
-            self._host, self._rows = HostRows.of(rows), None
-        elif torch.compiler.is_compiling() or torch.is_grad_enabled():
+        if self._host is not None:
+            return None if torch.is_grad_enabled() or torch.compiler.is_compiling() else self._host
+        if self.keeps_tensors or self.device.type != "cpu":
             return None
+        rows = self.rows()
+        if can_step_on_host(rows.seed):
+            self._host, self._rows = HostRows.of(rows, self.ahead), None
         return self._host
 
     def one(self) -> SingleRow:
@@ -96,7 +94,7 @@ class RowStore:
             restarted: ``(B,)`` bool, the rows that began an episode; None for none.
         """
         self._rows, self._host, self._one = rows, None, None
-        if self.ahead is not None:
+        if self.ahead is not None and not torch.compiler.is_compiling():
             self.ahead.advance()
             if restarted is not None:
                 self.ahead.restart_where(restarted, rows.episode)
@@ -104,14 +102,12 @@ class RowStore:
     def restart(self, starts: Starts, mask: Tensor, options: Mapping[str, Any] | None) -> None:
         """Begin the next episodes of the rows of `mask`, ``(B,)`` bool; arguments as in `restart`."""
         if self._host is not None and can_step_on_host(mask):
-            which = mask.numpy().nonzero()[0]
-            if which.size:
-                self._host.restart(which, starts, self.ahead, options)
-                self._host.pending = self._host.pending & ~mask
+            self._host.restart(mask.numpy().nonzero()[0], starts, options)
+            self._host.pending = self._host.pending & ~mask
             return
         self._rows = restart(starts, self.rows(), mask=mask, options=options)
         self._host = None
-        if self.ahead is not None:
+        if self.ahead is not None and not torch.compiler.is_compiling():
             self.ahead.restart_where(mask, self._rows.episode)
 
     def put_one(self, one: SingleRow) -> None:

@@ -20,7 +20,6 @@ from wm_vec.core.actions import JointAction
 from wm_vec.core.dynamics import Dynamics
 from wm_vec.core.host import HostDynamics, HostRows, HostStep, HostTransition, can_step_on_host
 from wm_vec.core.judge import Judge
-from wm_vec.core.lookahead import DrawsAhead
 from wm_vec.core.perspective import PerMany
 from wm_vec.core.rng import CounterRNG
 from wm_vec.core.rows import RowLayout, Rows
@@ -222,9 +221,7 @@ class StepFunction:
         self,
         host: HostRows,
         actions: list[Tensor],
-        rng: CounterRNG,
         plan: AutoresetPlan,
-        ahead: DrawsAhead | None,
         keep: bool,
     ) -> tuple[HostStep | None, HostTransition, Tensor]:
         """Step `host` where it is, without gradients.
@@ -232,9 +229,7 @@ class StepFunction:
         Args:
             host: The rows.
             actions: Checked.
-            rng: At the rows' counters.
             plan: When finished rows reset; not ``"next_step"``.
-            ahead: What has been drawn ahead for them.
             keep: As in `HostRows.finish`.
 
         Returns:
@@ -242,11 +237,14 @@ class StepFunction:
             and the joint action, as it came.
         """
         joint, clipped = self.joint.join(actions)
-        out = self.propose_on_host(host, clipped, actions, rng)
+        if self.host_dynamics is not None:
+            out = self.host_dynamics.step_on_host(host.leaves, clipped, host.rng())
+        else:
+            out = on_host(self.propose(host.to_rows(), clipped, actions, host.rng()))
         total = out.total + joint.sum().item() if self.joint.may_diverge else out.total
         if not math.isfinite(total):
             return None, out, joint
-        return host.finish(out, self.horizon, None if plan == "disabled" else self.starts, ahead, keep), out, joint
+        return host.finish(out, self.horizon, None if plan == "disabled" else self.starts, keep), out, joint
 
     def finish(self, rows: Rows, proposal: Proposal, joint: Tensor, plan: AutoresetPlan) -> tuple[Rows, FinishedStep]:
         """Contain, end, reset, count."""
@@ -256,7 +254,7 @@ class StepFunction:
             out = on_host(proposal)
             if math.isfinite(out.total + (0.0 if acted is None else acted.sum().item())):
                 host = HostRows.of(rows)
-                step = host.finish(out, self.horizon, None if plan == "disabled" else self.starts, None, True)
+                step = host.finish(out, self.horizon, None if plan == "disabled" else self.starts, keep=True)
                 return host.to_rows(), host.finished_step(step)
         # In host memory a look tells which rows end, and only those are drawn for.
         look = plan == "same_step" and is_plain_host_tensor(rows.seed)
@@ -319,12 +317,6 @@ class StepFunction:
         )
         leaves += [carried[name] for name in layout.stateful]
         return Proposal(leaves, observation, reward, terminated, transition.truncated, dict(transition.info))
-
-    def propose_on_host(self, host: HostRows, joint: Tensor, actions: list[Tensor], rng: CounterRNG) -> HostTransition:
-        """`propose` of rows in host memory."""
-        if self.host_dynamics is not None:
-            return self.host_dynamics.step_on_host(host.leaves, joint, rng)
-        return on_host(self.propose(host.to_rows(), joint, actions, rng))
 
     def propose_in_chunks(self, rows: Rows, joint: Tensor, actions: list[Tensor]) -> Proposal:
         """The same in chunks of one size, the last one padded with copies of the last row."""

@@ -19,7 +19,14 @@ from wm_vec.envs.replay import observation_in, observation_keys, sampled_observa
 from wm_vec.envs.torchrl.base import EngineEnv
 from wm_vec.envs.torchrl.checks import ActionCheck, check_compilable, check_mask, read_state
 from wm_vec.envs.torchrl.resets import known_to_be_running
-from wm_vec.envs.torchrl.specs import DONE_KEYS, STATE_KEY, observation_entries, step_entries, unchecked
+from wm_vec.envs.torchrl.specs import (
+    DONE_KEYS,
+    STATE_KEY,
+    class_indices,
+    observation_entries,
+    step_entries,
+    unchecked,
+)
 from wm_vec.envs.torchrl.stateless import StatelessTorchRLEnv
 
 
@@ -168,17 +175,18 @@ class TorchRLEnv(EngineEnv):
 
     def _step_and_maybe_reset(self, tensordict: TensorDictBase) -> tuple[TensorDictBase, TensorDictBase]:
         """A step with its resets in one call of the engine: the numbers of `step`, `step_mdp` and `maybe_reset`."""
-        given = tensordict._get_str
-        if self.expose_state or given("_step", None) is not None or given("next", None) is not None:
+        # Of a plain TensorDict it is seen at once what it holds.
+        held = tensordict._tensordict if type(tensordict) is TensorDict else None
+        if self.expose_state or held is None or "_step" in held or "next" in held:
             return super()._step_and_maybe_reset(tensordict)
         if tensordict.batch_size != self._shape:
             self._assert_tensordict_shape(tensordict)
         entries, observation = self._stepped(tensordict, AutoresetMode.SAME_STEP)
+        following = dict(held)
+        following.update(self._fresh(observation, self.engine.num_envs))
         # The entries are right by construction, so TensorDict need not check them.
         ended = unchecked(entries, self._shape, self.engine.device)
         tensordict._set_str("next", ended, validated=True, inplace=False, non_blocking=False)
-        following = {key: value for key, value in tensordict.items() if key != "next"}
-        following |= self._fresh(observation, self.engine.num_envs)
         return tensordict, unchecked(following, self._shape, self.engine.device)
 
     def maybe_reset(self, tensordict: TensorDictBase) -> TensorDictBase:
@@ -293,7 +301,9 @@ class TorchRLEnv(EngineEnv):
 
     def _stepped(self, tensordict: TensorDictBase, autoreset_mode: AutoresetMode | None) -> tuple[dict[str, Any], Any]:
         """One step of the engine: the entries where it ended, and what the next action answers to."""
-        action = self._engine_action(self._check_action(tensordict))
+        action = self._check_action(tensordict)
+        if self.one_hot:
+            action = class_indices(action, self.action_space)
         step = self.engine.step_columns(action, autoreset_mode)
         if self._draws:  # to set an attribute of a module takes longer than to look
             self._draws = 0
