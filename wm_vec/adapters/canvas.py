@@ -160,17 +160,13 @@ class CanvasDynamics:
     def step_on_host(self, leaves: Sequence[Tensor], action: Tensor, rng: CounterRNG) -> HostTransition:
         """`step`, its reward and termination read in host memory."""
         values, tick = self._predict(leaves[-1], leaves[0] if self._has_periods else None, action, rng)
-        numbers, batch = values.numpy(), len(values)
-        reward, ended = self._reward_position, self._terminated_position
-        return HostTransition(
-            leaves=[values] if tick is None else [tick, values],
-            observation=values,
-            reward=np.zeros((batch, 1), numbers.dtype) if reward is None else numbers[:, reward : reward + 1],
-            terminated=np.zeros((batch, 1), bool) if ended is None else numbers[:, ended : ended + 1] > 0.5,
-            truncated=None,
-            total=np.add.reduce(numbers, None),
-            info={},
-        )
+        numbers, position = values.numpy(), self._reward_position
+        none = (numbers.shape[0], 1)
+        reward = np.zeros(none, numbers.dtype) if position is None else numbers[:, position : position + 1]
+        position = self._terminated_position
+        terminated = np.zeros(none, bool) if position is None else numbers[:, position : position + 1] > 0.5
+        leaves = [values] if tick is None else [tick, values]
+        return HostTransition(leaves, values, reward, terminated, None, np.add.reduce(numbers, None), {})
 
     def observe_on_host(self, leaves: Sequence[Tensor]) -> Tensor:
         """All positions' values, ``(B, N)``."""

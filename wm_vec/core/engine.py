@@ -281,24 +281,22 @@ class Engine:
 
     def _advance(self, actions: list[Tensor], autoreset_mode: AutoresetMode | None, columns: bool) -> Any:
         """Step all envs by checked actions; a `ColumnStep` or a `StepResult`."""
-        if torch.is_grad_enabled() and not self._keeps_graph:
-            with torch.no_grad():
-                return self._advance(actions, autoreset_mode, columns)
         store, step = self._filled_store("step"), self._step
         plan = step.plan if autoreset_mode is None else PLANS[autoreset_mode]
-        host = None if plan == "next_step" else store.host()
-        if host is not None:
-            done, out, joint = step.advance_on_host(host, actions, plan, keep=not columns)
-            if done is not None and columns:
-                return step.columns_on_host(done, out.observation)
-            proposal = off_host(out)
-            if done is not None:
-                return step.result(host.finished_step(done), proposal, plan)
-            rows, finished = step.finish(host.to_rows(), proposal, joint, plan)
-        else:
-            rows, finished, proposal = step.advance(store.rows(), actions, store.rng(), plan)
-        store.put_next(rows, None if plan == "disabled" else finished.was_reset)
-        return (step.columns if columns else step.result)(finished, proposal, plan)
+        with torch.set_grad_enabled(bool(self._keeps_graph) and torch.is_grad_enabled()):
+            host = None if plan == "next_step" else store.host()
+            if host is not None:
+                done, out, joint = step.advance_on_host(host, actions, plan, not columns)
+                if done is not None and columns:
+                    return step.columns_on_host(done, out.observation)
+                proposal = off_host(out)
+                if done is not None:
+                    return step.result(host.finished_step(done), proposal, plan)
+                rows, finished = step.finish(host.to_rows(), proposal, joint, plan)
+            else:
+                rows, finished, proposal = step.advance(store.rows(), actions, store.rng(), plan)
+            store.put_next(rows, None if plan == "disabled" else finished.was_reset)
+            return (step.columns if columns else step.result)(finished, proposal, plan)
 
     def step_row(self, action: Tensor) -> RowStep:
         """`step` of an engine of one env and one perspective without autoreset; reads the host.

@@ -111,7 +111,10 @@ Counters = list[int] | np.ndarray
 """``(B,)`` whole numbers."""
 
 
-@dataclass
+_NO_ROWS = np.empty(0, np.int64)
+
+
+@dataclass(slots=True)
 class HostRows:
     """`Rows` in host memory, their counters written in place from step to step.
 
@@ -180,23 +183,22 @@ class HostRows:
             keep: Tell how long episodes lasted and what they paid.
         """
         reward, terminated = out.reward.copy(), out.terminated.copy()  # what is handed out is new
-        truncated = np.zeros((len(reward), 1), bool) if out.truncated is None else out.truncated[:, None].copy()
+        truncated = np.zeros((reward.shape[0], 1), bool) if out.truncated is None else out.truncated[:, None].copy()
         if horizon is not None and self.clock + 1 - self.oldest >= horizon:
             truncated |= self._overdue(horizon)
-        ended = terminated if terminated.shape[1] == 1 else terminated.any(1, keepdims=True)
-        finished = ended | truncated
+        finished = (terminated if terminated.shape[1] == 1 else terminated.any(1, keepdims=True)) | truncated
+        which = finished.nonzero()[0] if starts is not None else _NO_ROWS
         # Nothing is written before a model has made its starts, which may fail.
-        drawn = None if starts is None else self._draw(finished.nonzero()[0], starts)
-        self.leaves = out.leaves
+        drawn = self._draw(which, starts) if starts is not None and which.size else None
+        self.leaves = final = out.leaves
         self.clock += 1
         self.returns += reward
         lengths, sums = (self.elapsed(), self.returns.copy()) if keep else (None, None)
         if self.ahead is not None:
             self.ahead.advance()
         if drawn is not None:
-            self._begin(drawn)
-        resets = starts is not None
-        return HostStep(out.leaves, self.leaves, reward, terminated, truncated, finished, resets, lengths, sums)
+            self._begin(which, *drawn)
+        return HostStep(final, self.leaves, reward, terminated, truncated, finished, starts is not None, lengths, sums)
 
     def finished_step(self, step: HostStep) -> FinishedStep:
         """`step`, which was finished with `keep`, and the counters after it as tensors."""
@@ -223,26 +225,25 @@ class HostRows:
 
     def restart(self, which: np.ndarray, starts: Starts, options: Mapping[str, Any] | None = None) -> None:
         """Begin the next episodes of the rows `which` ``(k,)`` int64; `options` as in `Starts.draw`."""
-        drawn = self._draw(which, starts, options)
-        if drawn is not None:
-            self._begin(drawn)
+        if which.size:
+            self._begin(which, *self._draw(which, starts, options))
 
-    def _draw(self, which: np.ndarray, starts: Starts, options: Mapping[str, Any] | None = None) -> Drawn | None:
-        """The next episodes of the rows `which`, and where they start; None for no rows."""
-        rows, episode = which.tolist(), self.episode
-        if not rows:
-            return None
+    def _draw(
+        self, which: np.ndarray, starts: Starts, options: Mapping[str, Any] | None = None
+    ) -> tuple[list[int], list[int], list[Tensor], list[int] | None]:
+        """The rows `which` as a list, the numbers of their next episodes, and what `draw_some` gives for these."""
+        rows, episode, ahead = which.tolist(), self.episode, self.ahead
         episodes = [int(episode[row]) + 1 for row in rows]
-        places = None if self.ahead is None else self.ahead.places
-        if places is not None and isinstance(starts, BankStarts):
-            index = places.draw(rows, episodes, self.seed, self.episode, starts.size)
-            return Drawn(which, rows, episodes, starts.leaves, index)
+        if ahead is not None and ahead.places is not None and isinstance(starts, BankStarts):
+            index = ahead.places.draw(rows, episodes, self.seed, episode, starts.size)
+            return rows, episodes, starts.leaves, index
         fresh, some = draw_some(starts, which, self.seed[from_numpy(which)], torch.tensor(episodes), options)
-        return Drawn(which, rows, episodes, fresh, some)
+        return rows, episodes, fresh, some
 
-    def _begin(self, drawn: Drawn) -> None:
-        """Begin the episodes `drawn`."""
-        which, rows, episodes, fresh, index = drawn
+    def _begin(
+        self, which: np.ndarray, rows: list[int], episodes: list[int], fresh: list[Tensor], index: list[int] | None
+    ) -> None:
+        """Begin episodes; arguments as `_draw` gives them."""
         clock, episode, began = self.clock, self.episode, self.began
         for row, number in zip(rows, episodes, strict=True):
             episode[row], began[row] = number, clock
@@ -256,23 +257,6 @@ class HostRows:
         began = np.asarray(self.began)
         self.oldest = int(began.min())
         return self.clock + 1 - self.oldest >= horizon and (self.clock + 1 - began >= horizon)[:, None]
-
-
-class Drawn(NamedTuple):
-    """Episodes about to begin.
-
-    Attributes:
-        which: Their rows, ``(k,)`` int64.
-        rows: The same as a list.
-        episodes: The episodes' numbers.
-        leaves, places: As `draw_some` gives them.
-    """
-
-    which: np.ndarray
-    rows: list[int]
-    episodes: list[int]
-    leaves: list[Tensor]
-    places: list[int] | None
 
 
 def can_step_on_host(tensor: Tensor) -> bool:

@@ -23,7 +23,7 @@ _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Whole numbers as wide as a dtype, which NumPy has for every one."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Ahead:
     """Normals of one kind.
 
@@ -91,21 +91,23 @@ class LookaheadRNG(CounterRNG):
             rows: Which.
             episodes: Their new episodes' numbers.
         """
-        if self.exhausted:
+        position, depths, drawn = self._position, self._depths, self._drawn
+        left = depths[0] - position
+        if left <= 0:
             return
         for row, episode in zip(rows, episodes, strict=True):
             begun = episode - self._first_episode[row]
             if not 0 < begun < MAX_EPISODES:
                 # Episodes are short: to draw as far again for each would be a waste.
-                self._position = self._depths[0]
+                self._position = depths[0]
                 return
-            while begun >= len(self._depths):
-                self._depths.append(self._depths[0] - self._position)
-                for key, drawn in self._drawn.items():
-                    drawn.later.append(_bits(self._normals(key, len(self._depths) - 1)))
-            self._begun[row] = begun, self._position
-            for drawn in self._drawn.values():
-                self._put(drawn, row)
+            while begun >= len(depths):
+                depths.append(left)
+                for key, kind in drawn.items():
+                    kind.later.append(_bits(self._normals(key, len(depths) - 1)))
+            self._begun[row] = begun, position
+            for kind in drawn.values():
+                kind.bits[position:, row] = kind.later[begun - 1][:left, row]
 
     def normal(self, num_normals: int, stream: int = STREAM_NOISE, dtype: torch.dtype = torch.float32) -> Tensor:
         """``(B, num_normals)`` standard normals of the current step."""
@@ -114,14 +116,9 @@ class LookaheadRNG(CounterRNG):
         if drawn is None:
             now, *later = (self._normals(key, ahead) for ahead in range(len(self._depths)))
             drawn = self._drawn[key] = Ahead(now.unbind(0), _bits(now), [_bits(normals) for normals in later])
-            for row in self._begun:
-                self._put(drawn, row)
+            for row, (begun, began) in self._begun.items():
+                drawn.bits[began:, row] = drawn.later[begun - 1][: self._depths[0] - began, row]
         return drawn.steps[self._position].clone()  # what is handed out may be written into
-
-    def _put(self, drawn: Ahead, row: int) -> None:
-        """Put the numbers of the episode that a row has begun in the place of those it had before."""
-        begun, began = self._begun[row]
-        drawn.bits[began:, row] = drawn.later[begun - 1][: self._depths[0] - began, row]
 
     def _normals(self, key: Key, ahead: int) -> Tensor:
         """``(depth, B, n)`` of the episode that is `ahead` of the first."""
