@@ -88,8 +88,11 @@ class JointAction:
 
         NaN stays.
         """
-        flat = [self.columns(a, p.action) for a, p in zip(actions, self.perspectives, strict=True)]
-        joint = flat[0] if len(flat) == 1 else torch.cat(flat, 1)
+        if len(actions) == 1:
+            joint = self.columns(actions[0], self.perspectives[0].action)
+        else:
+            pairs = zip(actions, self.perspectives, strict=True)
+            joint = torch.cat([self.columns(action, perspective.action) for action, perspective in pairs], 1)
         return joint, torch.clamp(joint, *self._bounds)
 
     def columns(self, action: Tensor, spec: ActionSpec) -> Tensor:
@@ -101,7 +104,9 @@ class JointAction:
             action = action - spec.offset
         if action.dtype is not self.dtype:
             action = action.to(self.dtype)
-        return action if action.dim() == 2 else action.reshape(action.shape[0], spec.size)
+        if not spec.shape:
+            return action.unsqueeze(1)
+        return action if len(spec.shape) == 1 else action.reshape(action.shape[0], spec.size)
 
     def sample(self, rng: CounterRNG, draw: int) -> Tensor:
         """Random actions ``(B, *shape)`` of the first perspective.

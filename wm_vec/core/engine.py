@@ -145,7 +145,7 @@ class Engine:
         leaves = bank_leaves(bank, self._layout, self._reward_starts, self.device)
         if not isinstance(self._starts, BankStarts):
             raise ValueError("load_bank: this dynamics starts every episode afresh; it has no bank to replace.")
-        self._starts.leaves = leaves
+        self._starts.load(leaves)
 
     def encode(self, observation: PerMany, rng: CounterRNG | None = None) -> TensorDictBase:
         """States ``(M,)`` at which the perspectives see given, real observations; for `load_bank` and `reset`.

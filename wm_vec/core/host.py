@@ -194,8 +194,8 @@ class HostRows:
         self.clock += 1
         self.returns += reward
         lengths, sums = (self.elapsed(), self.returns.copy()) if keep else (None, None)
-        if self.ahead is not None:
-            self.ahead.advance()
+        if self.ahead is not None and self.ahead.numbers is not None:
+            self.ahead.numbers.advance()
         if drawn is not None:
             self._begin(which, *drawn)
         return HostStep(final, self.leaves, reward, terminated, truncated, finished, starts is not None, lengths, sums)
@@ -249,8 +249,8 @@ class HostRows:
             episode[row], began[row] = number, clock
         self.returns[which] = 0.0
         self.leaves = [with_starts(leaf, start, which, index) for leaf, start in zip(self.leaves, fresh, strict=True)]
-        if self.ahead is not None:
-            self.ahead.restart(rows, episodes)
+        if self.ahead is not None and self.ahead.numbers is not None:
+            self.ahead.numbers.restart(rows, episodes)
 
     def _overdue(self, horizon: int) -> Any:
         """``(B, 1)`` bool: rows that the horizon cuts off in this step; False if there are none."""

@@ -192,16 +192,17 @@ class DrawsAhead:
         num_envs: B.
 
     Attributes:
+        numbers: Those of the steps to come; None until they are drawn.
         places: Where rows start; None if nothing is drawn ahead.
     """
 
     def __init__(self, num_envs: int) -> None:
         self._depth = min(MAX_ROWS // num_envs, MAX_STEPS)
-        self._rng: LookaheadRNG | None = None
+        self.numbers: LookaheadRNG | None = None
         self.places = PlacesAhead(self._depth) if self._depth > 1 else None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_rng": None}  # large, and drawn again where it is needed
+        return {**self.__dict__, "numbers": None}  # large, and drawn again where they are needed
 
     def rng(self, counters: Callable[[], CounterRNG]) -> CounterRNG:
         """The numbers of the next step.
@@ -209,29 +210,26 @@ class DrawsAhead:
         Args:
             counters: Gives the rows' counters, where they are needed.
         """
-        if self.places is None:
-            return counters()
-        if self._rng is None or self._rng.exhausted:
+        numbers = self.numbers
+        if numbers is None or numbers.exhausted:
             now = counters()
-            self._rng = LookaheadRNG(now.seed, now.episode, now.step, self._depth)
-        return self._rng
+            if self.places is None:
+                return now
+            self.numbers = numbers = LookaheadRNG(now.seed, now.episode, now.step, self._depth)
+        return numbers
 
     def forget(self) -> None:
         """Rows go on from elsewhere."""
-        self._rng = None
+        self.numbers = None
 
-    def advance(self) -> None:
-        """All rows have taken a step."""
-        if self._rng is not None:
-            self._rng.advance()
+    def advance(self, restarted: Tensor | None, episode: Tensor) -> None:
+        """All rows have taken a step; arguments as in `restart`."""
+        if self.numbers is not None:
+            self.numbers.advance()
+            self.restart(restarted, episode)
 
-    def restart(self, rows: Sequence[int], episodes: Sequence[int]) -> None:
-        """See `LookaheadRNG.restart`."""
-        if self._rng is not None:
-            self._rng.restart(rows, episodes)
-
-    def restart_where(self, mask: Tensor, episode: Tensor) -> None:
-        """The same of the rows of `mask`, ``(B,)`` bool, whose episodes are `episode` ``(B,)`` now."""
-        if self._rng is not None:
+    def restart(self, mask: Tensor | None, episode: Tensor) -> None:
+        """The rows of `mask`, ``(B,)`` bool, have begun an episode; all are in the episodes `episode` ``(B,)`` now."""
+        if self.numbers is not None and mask is not None:
             rows = mask.numpy().nonzero()[0]
-            self._rng.restart(rows.tolist(), episode.numpy()[rows].tolist())
+            self.numbers.restart(rows.tolist(), episode.numpy()[rows].tolist())

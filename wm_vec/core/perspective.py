@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -131,15 +130,8 @@ class Perspective:
             return seen
         return (seen if self.obs_dtype.is_floating_point else seen.round()).to(self.obs_dtype)
 
-    def observe_on_host(self, observation: Tree) -> Tree:
-        """`observe` of plain tensors in host memory, without gradients; picks columns by NumPy."""
-        if self._columns is None or not isinstance(observation, Tensor):
-            return self.observe(observation)
-        return torch.from_numpy(observation.numpy().take(self._columns, 1))
-
-    @cached_property
-    def _columns(self) -> np.ndarray | None:
-        """``(n,)`` int64, the elements that `observe` picks where it does no more than that."""
+    def picked_columns(self) -> np.ndarray | None:
+        """``(n,)`` int64, the elements that `observe` picks in host memory if it does no more than that."""
         index, shape = self.obs_index, self.obs_shape
         if index is None or index.device.type != "cpu" or self.obs_offset or self.obs_dtype is not None:
             return None

@@ -35,16 +35,18 @@ class BankStarts:
 
     Args:
         leaves: The leaves of the initial states, ``(M, ...)`` each.
+
+    Attributes:
+        size: M.
     """
 
     def __init__(self, leaves: list[Tensor]) -> None:
-        self.leaves = leaves
         self.info: Mapping[str, Any] = {}
+        self.load(leaves)
 
-    @property
-    def size(self) -> int:
-        """M."""
-        return self.leaves[0].shape[0]
+    def load(self, leaves: list[Tensor]) -> None:
+        """Start from other states from now on."""
+        self.leaves, self.size = leaves, leaves[0].shape[0]
 
     def draw(
         self, seed: Tensor, episode: Tensor, options: Mapping[str, Any] | None = None
@@ -206,9 +208,8 @@ def draw_some(
 
 def with_starts(leaf: Tensor, fresh: Tensor, which: np.ndarray, index: list[int] | None) -> Tensor:
     """`leaf` ``(B, ...)`` with ``fresh[index]`` in the rows `which` ``(k,)``; `index` None takes all of `fresh`."""
-    plain = type(leaf) is Tensor is type(fresh) and not (leaf.requires_grad or fresh.requires_grad)
-    if plain and leaf.dtype is not torch.bfloat16 and not torch.is_grad_enabled():
-        rows, taken = leaf.numpy().copy(), fresh.numpy()
+    if type(leaf) is Tensor is type(fresh) and leaf.dtype is not torch.bfloat16 and not torch.is_grad_enabled():
+        rows, taken = leaf.numpy(force=leaf.requires_grad).copy(), fresh.numpy(force=fresh.requires_grad)
         rows[which] = taken if index is None else taken[index]
         return torch.from_numpy(rows)
     taken_rows = fresh if index is None else fresh[torch.tensor(index, device=fresh.device)]

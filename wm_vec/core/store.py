@@ -95,9 +95,7 @@ class RowStore:
         """
         self._rows, self._host, self._one = rows, None, None
         if self.ahead is not None and not torch.compiler.is_compiling():
-            self.ahead.advance()
-            if restarted is not None:
-                self.ahead.restart_where(restarted, rows.episode)
+            self.ahead.advance(restarted, rows.episode)
 
     def restart(self, starts: Starts, mask: Tensor, options: Mapping[str, Any] | None) -> None:
         """Begin the next episodes of the rows of `mask`, ``(B,)`` bool; arguments as in `restart`."""
@@ -108,13 +106,13 @@ class RowStore:
         self._rows = restart(starts, self.rows(), mask=mask, options=options)
         self._host = None
         if self.ahead is not None and not torch.compiler.is_compiling():
-            self.ahead.restart_where(mask, self._rows.episode)
+            self.ahead.restart(mask, self._rows.episode)
 
     def put_one(self, one: SingleRow) -> None:
         """Go on from where a step of the only row led."""
         self._one = one
-        if self.ahead is not None:
-            self.ahead.advance()
+        if self.ahead is not None and self.ahead.numbers is not None:
+            self.ahead.numbers.advance()
 
     def counters(self) -> CounterRNG:
         """The numbers of the next step, drawn when they are asked for."""

@@ -123,6 +123,7 @@ class StepFunction:
         self.perspectives = joint.perspectives
         self.horizon, self.plan, self.exact_rows = horizon, PLANS[mode], exact_rows
         self.starts = starts
+        self._picked = self.perspectives[0].picked_columns()
         rows = isinstance(dynamics, RowDynamics) and getattr(dynamics, "steps_rows", True)
         plain = not judge.has_functions and len(self.perspectives) == 1 and not exact_rows
         short = plain and isinstance(dynamics, HostDynamics) and dynamics.steps_on_host
@@ -378,16 +379,21 @@ class StepFunction:
 
     def columns_on_host(self, step: HostStep, observation: Tree) -> ColumnStep:
         """`columns` of a step in host memory that gave `observation`."""
-        see = self.perspectives[0].observe_on_host
-        final = seen = see(observation)
+        final = seen = self._see_on_host(observation)
         if step.resets:  # what is handed out twice is two tensors
             if step.state is step.final:
                 seen = map_tree(Tensor.clone, final)
             elif self.host_dynamics is not None:
-                seen = see(self.host_dynamics.observe_on_host(step.state))
+                seen = self._see_on_host(self.host_dynamics.observe_on_host(step.state))
             else:
-                seen = see(self.dynamics.observe(self.layout.to_tensordict(step.state)))
+                seen = self.observe(step.state)
         return step.columns(seen, final)
+
+    def _see_on_host(self, whole: Tree) -> Tree:
+        """`see` of plain tensors in host memory, for one perspective; columns are picked by NumPy."""
+        if self._picked is None or not isinstance(whole, Tensor):
+            return self.see(whole)
+        return torch.from_numpy(whole.numpy().take(self._picked, 1))
 
     def columns(self, finished: FinishedStep, proposal: Proposal, plan: AutoresetPlan) -> ColumnStep:
         """The part of `result` that one perspective sees of itself."""
