@@ -230,25 +230,30 @@ class HostRows:
 
     def _draw(
         self, which: np.ndarray, starts: Starts, options: Mapping[str, Any] | None = None
-    ) -> tuple[list[int], list[int], list[Tensor], list[int] | None]:
+    ) -> tuple[list[int], list[int], Sequence[Tensor | np.ndarray], list[int] | None]:
         """The rows `which` as a list, the numbers of their next episodes, and what `draw_some` gives for these."""
         rows, episode, ahead = which.tolist(), self.episode, self.ahead
         episodes = [int(episode[row]) + 1 for row in rows]
         if ahead is not None and ahead.places is not None and isinstance(starts, BankStarts):
             index = ahead.places.draw(rows, episodes, self.seed, episode, starts.size)
-            return rows, episodes, starts.leaves, index
+            return rows, episodes, starts.arrays, index
         fresh, some = draw_some(starts, which, self.seed[from_numpy(which)], torch.tensor(episodes), options)
         return rows, episodes, fresh, some
 
     def _begin(
-        self, which: np.ndarray, rows: list[int], episodes: list[int], fresh: list[Tensor], index: list[int] | None
+        self,
+        which: np.ndarray,
+        rows: list[int],
+        episodes: list[int],
+        fresh: Sequence[Tensor | np.ndarray],
+        index: list[int] | None,
     ) -> None:
         """Begin episodes; arguments as `_draw` gives them."""
         clock, episode, began = self.clock, self.episode, self.began
         for row, number in zip(rows, episodes, strict=True):
             episode[row], began[row] = number, clock
         self.returns[which] = 0.0
-        self.leaves = [with_starts(leaf, start, which, index) for leaf, start in zip(self.leaves, fresh, strict=True)]
+        self.leaves = [with_starts(leaf, fresh[i], which, index) for i, leaf in enumerate(self.leaves)]
         if self.ahead is not None and self.ahead.numbers is not None:
             self.ahead.numbers.restart(rows, episodes)
 

@@ -38,6 +38,7 @@ class BankStarts:
 
     Attributes:
         size: M.
+        arrays: The leaves as NumPy has them; what it does not have as it is.
     """
 
     def __init__(self, leaves: list[Tensor]) -> None:
@@ -47,6 +48,7 @@ class BankStarts:
     def load(self, leaves: list[Tensor]) -> None:
         """Start from other states from now on."""
         self.leaves, self.size = leaves, leaves[0].shape[0]
+        self.arrays = [_array(leaf) for leaf in leaves]
 
     def draw(
         self, seed: Tensor, episode: Tensor, options: Mapping[str, Any] | None = None
@@ -206,11 +208,20 @@ def draw_some(
     return fresh, None if index is None else index.tolist()
 
 
-def with_starts(leaf: Tensor, fresh: Tensor, which: np.ndarray, index: list[int] | None) -> Tensor:
-    """`leaf` ``(B, ...)`` with ``fresh[index]`` in the rows `which` ``(k,)``; `index` None takes all of `fresh`."""
-    if type(leaf) is Tensor is type(fresh) and leaf.dtype is not torch.bfloat16 and not torch.is_grad_enabled():
-        rows, taken = leaf.numpy(force=leaf.requires_grad).copy(), fresh.numpy(force=fresh.requires_grad)
-        rows[which] = taken if index is None else taken[index]
+def with_starts(leaf: Tensor, fresh: Tensor | np.ndarray, which: np.ndarray, index: list[int] | None) -> Tensor:
+    """`leaf` ``(B, ...)`` with ``fresh[index]`` in the rows `which` ``(k,)``; `index` None takes all of `fresh`.
+
+    No gradient goes through an array, nor may `leaf` require one then.
+    """
+    if isinstance(fresh, np.ndarray):
+        rows = leaf.numpy().copy()
+        rows[which] = fresh if index is None else fresh[index]
         return torch.from_numpy(rows)
     taken_rows = fresh if index is None else fresh[torch.tensor(index, device=fresh.device)]
     return leaf.index_copy(0, torch.from_numpy(which), taken_rows)
+
+
+def _array(leaf: Tensor) -> Tensor | np.ndarray:
+    """A leaf as NumPy has it, or itself: where it is on a device, no plain tensor, or of a dtype that NumPy lacks."""
+    plain = leaf.device.type == "cpu" and type(leaf) is Tensor and leaf.dtype is not torch.bfloat16
+    return leaf.detach().numpy() if plain else leaf

@@ -50,13 +50,14 @@ class Proposal(NamedTuple):
 
 def on_host(proposal: Proposal) -> HostTransition:
     """A proposal of plain tensors in host memory, without gradients, read there."""
+    leaves = [leaf.detach() if leaf.requires_grad else leaf for leaf in proposal.leaves]
     total = proposal.reward.sum().item()
-    for leaf in proposal.leaves:
+    for leaf in leaves:
         if leaf.dtype.is_floating_point:
             total += leaf.sum().item()
     truncated = None if proposal.truncated is None else proposal.truncated.numpy()
     judged = proposal.reward.detach().numpy(), proposal.terminated.numpy(), truncated
-    return HostTransition(proposal.leaves, proposal.observation, *judged, total, proposal.info)
+    return HostTransition(leaves, proposal.observation, *judged, total, proposal.info)
 
 
 def off_host(out: HostTransition) -> Proposal:

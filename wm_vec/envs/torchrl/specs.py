@@ -123,7 +123,12 @@ def start_entries(observation: Tree, num_envs: int, device: torch.device) -> dic
 
 def unchecked(entries: dict[str, Any], batch_size: torch.Size, device: torch.device | None) -> TensorDict:
     """A TensorDict of entries that are known to fit, nested dicts among them; not looked at."""
-    return TensorDict._new_unsafe(entries, batch_size=batch_size, device=device)
+    for key, value in entries.items():
+        if isinstance(value, dict):
+            entries[key] = unchecked(value, batch_size, device)
+    made = TensorDict._new_unsafe(entries, batch_size=batch_size, nested=False)
+    made._device = device  # as an argument it would be parsed again
+    return made
 
 
 def action_spec(space: gym.Space, num_envs: int, device: torch.device, one_hot: bool) -> TensorSpec:
