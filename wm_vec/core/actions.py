@@ -93,7 +93,7 @@ class JointAction:
         else:
             pairs = zip(actions, self.perspectives, strict=True)
             joint = torch.cat([self.columns(action, perspective.action) for action, perspective in pairs], 1)
-        return joint, torch.clamp(joint, *self._bounds)
+        return joint, joint.clamp(*self._bounds)
 
     def columns(self, action: Tensor, spec: ActionSpec) -> Tensor:
         """One perspective's action ``(B, *shape)`` as ``(B, size)`` in the joint dtype, as it is."""

@@ -111,9 +111,6 @@ Counters = list[int] | np.ndarray
 """``(B,)`` whole numbers."""
 
 
-_NO_ROWS = np.empty(0, np.int64)
-
-
 @dataclass(slots=True)
 class HostRows:
     """`Rows` in host memory, their counters written in place from step to step.
@@ -187,9 +184,9 @@ class HostRows:
         if horizon is not None and self.clock + 1 - self.oldest >= horizon:
             truncated |= self._overdue(horizon)
         finished = (terminated if terminated.shape[1] == 1 else terminated.any(1, keepdims=True)) | truncated
-        which = finished.nonzero()[0] if starts is not None else _NO_ROWS
         # Nothing is written before a model has made its starts, which may fail.
-        drawn = self._draw(which, starts) if starts is not None and which.size else None
+        rows = [] if starts is None else finished.nonzero()[0].tolist()
+        drawn = self._draw(rows, starts) if starts is not None and rows else None
         self.leaves = final = out.leaves
         self.clock += 1
         self.returns += reward
@@ -197,7 +194,7 @@ class HostRows:
         if self.ahead is not None and self.ahead.numbers is not None:
             self.ahead.numbers.advance()
         if drawn is not None:
-            self._begin(which, *drawn)
+            self._begin(rows, *drawn)
         return HostStep(final, self.leaves, reward, terminated, truncated, finished, starts is not None, lengths, sums)
 
     def finished_step(self, step: HostStep) -> FinishedStep:
@@ -223,37 +220,30 @@ class HostRows:
             from_numpy(step.sums),
         )
 
-    def restart(self, which: np.ndarray, starts: Starts, options: Mapping[str, Any] | None = None) -> None:
-        """Begin the next episodes of the rows `which` ``(k,)`` int64; `options` as in `Starts.draw`."""
-        if which.size:
-            self._begin(which, *self._draw(which, starts, options))
+    def restart(self, rows: list[int], starts: Starts, options: Mapping[str, Any] | None = None) -> None:
+        """Begin the next episodes of `rows`; `options` as in `Starts.draw`."""
+        if rows:
+            self._begin(rows, *self._draw(rows, starts, options))
 
     def _draw(
-        self, which: np.ndarray, starts: Starts, options: Mapping[str, Any] | None = None
-    ) -> tuple[list[int], list[int], Sequence[Tensor | np.ndarray], list[int] | None]:
-        """The rows `which` as a list, the numbers of their next episodes, and what `draw_some` gives for these."""
-        rows, episode, ahead = which.tolist(), self.episode, self.ahead
+        self, rows: list[int], starts: Starts, options: Mapping[str, Any] | None = None
+    ) -> tuple[list[int], Sequence[Tensor | np.ndarray], list[int] | None]:
+        """The numbers of the next episodes of `rows`, and what `draw_some` gives for these."""
+        episode, ahead = self.episode, self.ahead
         episodes = [int(episode[row]) + 1 for row in rows]
         if ahead is not None and ahead.places is not None and isinstance(starts, BankStarts):
-            index = ahead.places.draw(rows, episodes, self.seed, episode, starts.size)
-            return rows, episodes, starts.arrays, index
-        fresh, some = draw_some(starts, which, self.seed[from_numpy(which)], torch.tensor(episodes), options)
-        return rows, episodes, fresh, some
+            return episodes, starts.arrays, ahead.places.draw(rows, episodes, self.seed, episode, starts.size)
+        which = torch.tensor(rows)
+        return episodes, *draw_some(starts, which, self.seed[which], torch.tensor(episodes), options)
 
     def _begin(
-        self,
-        which: np.ndarray,
-        rows: list[int],
-        episodes: list[int],
-        fresh: Sequence[Tensor | np.ndarray],
-        index: list[int] | None,
+        self, rows: list[int], episodes: list[int], fresh: Sequence[Tensor | np.ndarray], index: list[int] | None
     ) -> None:
         """Begin episodes; arguments as `_draw` gives them."""
-        clock, episode, began = self.clock, self.episode, self.began
+        clock, episode, began, returns = self.clock, self.episode, self.began, self.returns
         for row, number in zip(rows, episodes, strict=True):
-            episode[row], began[row] = number, clock
-        self.returns[which] = 0.0
-        self.leaves = [with_starts(leaf, fresh[i], which, index) for i, leaf in enumerate(self.leaves)]
+            episode[row], began[row], returns[row] = number, clock, 0.0
+        self.leaves = [with_starts(leaf, fresh[i], rows, index) for i, leaf in enumerate(self.leaves)]
         if self.ahead is not None and self.ahead.numbers is not None:
             self.ahead.numbers.restart(rows, episodes)
 

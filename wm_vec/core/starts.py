@@ -17,6 +17,10 @@ from wm_vec.core.rows import RowLayout, Rows
 from wm_vec.core.trees import select_rows
 
 
+ONE_BY_ONE = 8
+"""Up to so many rows NumPy copies faster one by one."""
+
+
 class Starts(Protocol):
     """Gives every row the initial state that its seed and episode number say."""
 
@@ -188,9 +192,10 @@ def _restart_some(
     which = mask.nonzero()[:, 0]
     if which.numel() == 0:
         return rows
-    fresh, index = draw_some(starts, which.numpy(), seed[which], episode[which], options)
+    fresh, index = draw_some(starts, which, seed[which], episode[which], options)
+    places = which.tolist()
     return Rows(
-        [with_starts(leaf, start, which.numpy(), index) for leaf, start in zip(rows.leaves, fresh, strict=True)],
+        [with_starts(leaf, start, places, index) for leaf, start in zip(rows.leaves, fresh, strict=True)],
         rows.elapsed.index_fill(0, which, 0),
         torch.where(mask, episode, rows.episode),
         rows.seed if seed is rows.seed else torch.where(mask, seed, rows.seed),
@@ -200,25 +205,29 @@ def _restart_some(
 
 
 def draw_some(
-    starts: Starts, which: np.ndarray, seed: Tensor, episode: Tensor, options: Mapping[str, Any] | None = None
+    starts: Starts, which: Tensor, seed: Tensor, episode: Tensor, options: Mapping[str, Any] | None = None
 ) -> tuple[list[Tensor], list[int] | None]:
     """`Starts.draw` for the rows `which` of more; all ``(k,)``, in host memory."""
-    starts = starts.of(torch.from_numpy(which)) if isinstance(starts, GivenStarts) else starts
+    starts = starts.of(which) if isinstance(starts, GivenStarts) else starts
     fresh, index = starts.draw(seed, episode, options)
     return fresh, None if index is None else index.tolist()
 
 
-def with_starts(leaf: Tensor, fresh: Tensor | np.ndarray, which: np.ndarray, index: list[int] | None) -> Tensor:
-    """`leaf` ``(B, ...)`` with ``fresh[index]`` in the rows `which` ``(k,)``; `index` None takes all of `fresh`.
+def with_starts(leaf: Tensor, fresh: Tensor | np.ndarray, rows: list[int], index: list[int] | None) -> Tensor:
+    """`leaf` ``(B, ...)`` with ``fresh[index]`` in its rows `rows`; `index` None takes all of `fresh`.
 
     No gradient goes through an array, nor may `leaf` require one then.
     """
-    if isinstance(fresh, np.ndarray):
-        rows = leaf.numpy().copy()
-        rows[which] = fresh if index is None else fresh[index]
-        return torch.from_numpy(rows)
-    taken_rows = fresh if index is None else fresh[torch.tensor(index, device=fresh.device)]
-    return leaf.index_copy(0, torch.from_numpy(which), taken_rows)
+    if isinstance(fresh, Tensor):
+        taken = fresh if index is None else fresh[torch.tensor(index, device=fresh.device)]
+        return leaf.index_copy(0, torch.tensor(rows, device=leaf.device), taken)
+    after = leaf.numpy().copy()
+    if index is None or len(rows) > ONE_BY_ONE:
+        after[rows] = fresh if index is None else fresh[index]
+    else:
+        for row, place in zip(rows, index, strict=True):
+            after[row] = fresh[place]
+    return torch.from_numpy(after)
 
 
 def _array(leaf: Tensor) -> Tensor | np.ndarray:

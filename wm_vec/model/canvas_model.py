@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 from weakref import WeakSet
 
@@ -232,8 +233,8 @@ class CanvasModel(nn.Module):
                 if not (name.startswith("denoiser.blocks") and name.split(".")[3] != "modulation")
                 and name not in ("codec.weight", "denoiser.head_weight", "denoiser.head_bias")
             ] + self.codec.learned_buffers()
-        versions = [tensor._version for tensor in self._sources]
-        return versions + [tensor.data_ptr() for tensor in self._storages]
+        first, last = self._storages
+        return [*map(_VERSION, self._sources), first.data_ptr(), last.data_ptr()]
 
     def _apply(self, fn: Any, recurse: bool = True) -> CanvasModel:
         """Moves and casts make new tensors: forget what was made from the old ones."""
@@ -286,6 +287,7 @@ class CanvasModel(nn.Module):
         )
 
 
+_VERSION = attrgetter("_version")
 _MODELS: WeakSet[CanvasModel] = WeakSet()
 
 

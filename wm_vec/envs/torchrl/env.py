@@ -182,8 +182,7 @@ class TorchRLEnv(EngineEnv):
         if tensordict.batch_size != self._shape:
             self._assert_tensordict_shape(tensordict)
         entries, observation = self._stepped(tensordict, AutoresetMode.SAME_STEP)
-        following = dict(held)
-        following.update(self._fresh(observation, self.engine.num_envs))
+        following = {**held, **self._fresh(observation, self.engine.num_envs)}
         # The entries are right by construction, so TensorDict need not check them.
         ended = unchecked(entries, self._shape, self.engine.device)
         tensordict._set_str("next", ended, validated=True, inplace=False, non_blocking=False)
