@@ -29,8 +29,8 @@ class Ahead:
 
     Attributes:
         steps: ``(B, n)`` for every step, of the episodes that rows are in then.
-        bits: The same memory, ``(depth, B, n)``.
-        later: ``(depth, B, n)`` for each of the episodes to come, from its first step on.
+        bits: The same memory, ``(B, depth, n)``, so that what a row has ahead lies together.
+        later: ``(B, depth, n)`` for each of the episodes to come, from its first step on.
     """
 
     steps: tuple[Tensor, ...]
@@ -107,7 +107,7 @@ class LookaheadRNG(CounterRNG):
                     kind.later.append(_bits(self._normals(key, len(depths) - 1)))
             self._begun[row] = begun, position
             for kind in drawn.values():
-                kind.bits[position:, row] = kind.later[begun - 1][:left, row]
+                kind.bits[row, position:] = kind.later[begun - 1][row, :left]
 
     def normal(self, num_normals: int, stream: int = STREAM_NOISE, dtype: torch.dtype = torch.float32) -> Tensor:
         """``(B, num_normals)`` standard normals of the current step."""
@@ -115,20 +115,21 @@ class LookaheadRNG(CounterRNG):
         drawn = self._drawn.get(key)
         if drawn is None:
             now, *later = (self._normals(key, ahead) for ahead in range(len(self._depths)))
-            drawn = self._drawn[key] = Ahead(now.unbind(0), _bits(now), [_bits(normals) for normals in later])
+            drawn = self._drawn[key] = Ahead(now.unbind(1), _bits(now), [_bits(normals) for normals in later])
             for row, (begun, began) in self._begun.items():
-                drawn.bits[began:, row] = drawn.later[begun - 1][: self._depths[0] - began, row]
-        return drawn.steps[self._position].clone()  # what is handed out may be written into
+                drawn.bits[row, began:] = drawn.later[begun - 1][row, : self._depths[0] - began]
+        # What is handed out may be written into.
+        return drawn.steps[self._position].clone(memory_format=torch.contiguous_format)
 
     def _normals(self, key: Key, ahead: int) -> Tensor:
-        """``(depth, B, n)`` of the episode that is `ahead` of the first."""
+        """``(B, depth, n)`` of the episode that is `ahead` of the first."""
         num_normals, stream, dtype = key
         episode, step = self._base
-        depth, batch = self._depths[ahead], len(step)
-        steps = ((torch.zeros_like(step) if ahead else step) + torch.arange(depth)[:, None]).flatten()
-        episodes = (episode + ahead).repeat(depth)
-        normals = philox_normal(self.seed.repeat(depth), episodes, steps, num_normals, stream)
-        return normals.to(dtype).contiguous().view(depth, batch, num_normals)
+        depth = self._depths[ahead]
+        seeds, episodes = (counter.repeat_interleave(depth) for counter in (self.seed, episode + ahead))
+        steps = ((torch.zeros_like(step) if ahead else step)[:, None] + torch.arange(depth)).flatten()
+        normals = philox_normal(seeds, episodes, steps, num_normals, stream)
+        return normals.to(dtype).contiguous().view(-1, depth, num_normals)
 
 
 def _bits(normals: Tensor) -> np.ndarray:

@@ -16,7 +16,6 @@ from wm_vec.core.rng import STREAM_RESET, CounterRNG
 from wm_vec.core.rows import RowLayout, Rows
 from wm_vec.core.trees import select_rows
 
-
 ONE_BY_ONE = 8
 """Up to so many rows NumPy copies faster one by one."""
 
