@@ -18,7 +18,7 @@ from torch import Tensor, from_numpy
 from wm_kernels.dispatch import is_plain_host_tensor
 from wm_kernels.finish_step.reference import FinishedStep
 from wm_vec.core.dynamics import Dynamics
-from wm_vec.core.lookahead import DrawsAhead
+from wm_vec.core.lookahead import FEW_ROWS, DrawsAhead
 from wm_vec.core.rng import CounterRNG
 from wm_vec.core.rows import Rows
 from wm_vec.core.starts import BankStarts, Starts, draw_some, with_starts
@@ -105,10 +105,8 @@ class HostStep(NamedTuple):
         )
 
 
-FEW_ROWS = 1024
-"""Up to so many rows, counters are lists: in most steps no more than a few of their numbers are read and written."""
 Counters = list[int] | np.ndarray
-"""``(B,)`` whole numbers."""
+"""``(B,)`` whole numbers; of few rows a list, since in most steps no more than a few numbers are read and written."""
 
 
 @dataclass(slots=True)

@@ -15,6 +15,10 @@ from wm_vec.core.rng import STREAM_NOISE, STREAM_RESET, CounterRNG
 
 MAX_ROWS, MAX_STEPS = 2048, 256
 """At most so many rows times steps (or episodes), and so many steps, are drawn for in one call."""
+MIN_STEPS = 4
+"""For fewer steps it does not pay: the next episodes of rows, drawn as well, may come to nothing."""
+FEW_ROWS = MAX_ROWS // MIN_STEPS
+"""Up to so many rows the numbers of steps are drawn ahead."""
 MAX_EPISODES = 4
 """Episodes of a row that numbers are drawn for at once."""
 Key = tuple[int, int, torch.dtype]
@@ -194,13 +198,13 @@ class DrawsAhead:
 
     Attributes:
         numbers: Those of the steps to come; None until they are drawn.
-        places: Where rows start; None if nothing is drawn ahead.
+        places: Where rows start; None if they are too many.
     """
 
     def __init__(self, num_envs: int) -> None:
         self._depth = min(MAX_ROWS // num_envs, MAX_STEPS)
         self.numbers: LookaheadRNG | None = None
-        self.places = PlacesAhead(self._depth) if self._depth > 1 else None
+        self.places = PlacesAhead(max(MIN_STEPS, self._depth)) if self._depth > 1 else None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "numbers": None}  # large, and drawn again where they are needed
@@ -214,7 +218,7 @@ class DrawsAhead:
         numbers = self.numbers
         if numbers is None or numbers.exhausted:
             now = counters()
-            if self.places is None:
+            if self._depth < MIN_STEPS:
                 return now
             self.numbers = numbers = LookaheadRNG(now.seed, now.episode, now.step, self._depth)
         return numbers
