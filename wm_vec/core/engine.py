@@ -286,12 +286,10 @@ class Engine:
         with torch.set_grad_enabled(bool(self._keeps_graph) and torch.is_grad_enabled()):
             host = None if plan == "next_step" else store.host()
             if host is not None:
-                done, out, joint = step.advance_on_host(host, actions, plan, not columns)
-                if done is not None and columns:
-                    return step.columns_on_host(done, out.observation)
+                told, out, joint = step.step_on_host(host, actions, plan, columns)
+                if told is not None:
+                    return told
                 proposal = off_host(out)
-                if done is not None:
-                    return step.result(host.finished_step(done), proposal, plan)
                 rows, finished = step.finish(host.to_rows(), proposal, joint, plan)
             else:
                 rows, finished, proposal = step.advance(store.rows(), actions, store.rng(), plan)

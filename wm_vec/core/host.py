@@ -22,7 +22,6 @@ from wm_vec.core.lookahead import FEW_ROWS, DrawsAhead
 from wm_vec.core.rng import CounterRNG
 from wm_vec.core.rows import Rows
 from wm_vec.core.starts import BankStarts, Starts, draw_some, with_starts
-from wm_vec.core.state import ColumnStep
 from wm_vec.core.trees import Tree
 
 
@@ -93,16 +92,39 @@ class HostStep(NamedTuple):
     lengths: np.ndarray | None
     sums: np.ndarray | None
 
-    def columns(self, observation: Tree, final_observation: Tree) -> ColumnStep:
-        """With what is seen of `state` and `final`, as tensors."""
-        return ColumnStep(
-            observation,
-            final_observation,
+    def ended(self) -> EndedStep:
+        """As tensors; of a step that was finished with `keep`."""
+        assert self.lengths is not None
+        assert self.sums is not None
+        finished = from_numpy(self.finished)[:, 0]
+        diverged = torch.zeros_like(finished)
+        return EndedStep(
+            self.final,
+            self.state,
             from_numpy(self.reward),
             from_numpy(self.terminated),
-            from_numpy(self.truncated),
-            from_numpy(self.finished),
+            from_numpy(self.truncated)[:, 0],
+            diverged,
+            finished,
+            finished.clone() if self.resets else torch.zeros_like(finished),
+            from_numpy(self.lengths),
+            from_numpy(self.sums),
         )
+
+
+class EndedStep(NamedTuple):
+    """`wm_kernels.finish_step.FinishedStep` without the counters after it; the attributes as there."""
+
+    final: list[Tensor]
+    state: list[Tensor]
+    reward: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    diverged: Tensor
+    finished: Tensor
+    was_reset: Tensor
+    final_elapsed: Tensor
+    final_returns: Tensor
 
 
 Counters = list[int] | np.ndarray
@@ -158,11 +180,11 @@ class HostRows:
 
     def counters(self) -> CounterRNG:
         """The numbers of the next step."""
-        return CounterRNG(self.seed, from_numpy(np.array(self.episode)), from_numpy(self.elapsed()))
+        return CounterRNG(self.seed, from_numpy(np.array(self.episode, np.int64)), from_numpy(self.elapsed()))
 
     def elapsed(self) -> np.ndarray:
         """``(B,)`` int64, steps of the current episode."""
-        return self.clock - np.asarray(self.began)
+        return self.clock - np.asarray(self.began, np.int64)
 
     def rng(self) -> CounterRNG:
         """The same, drawn ahead where that pays."""
@@ -178,10 +200,15 @@ class HostRows:
             keep: Tell how long episodes lasted and what they paid.
         """
         reward, terminated = out.reward.copy(), out.terminated.copy()  # what is handed out is new
-        truncated = np.zeros((reward.shape[0], 1), bool) if out.truncated is None else out.truncated[:, None].copy()
-        if horizon is not None and self.clock + 1 - self.oldest >= horizon:
-            truncated |= self._overdue(horizon)
-        finished = (terminated if terminated.shape[1] == 1 else terminated.any(1, keepdims=True)) | truncated
+        finished: np.ndarray = terminated.copy()
+        if terminated.shape[1] > 1:
+            finished = np.logical_or.reduce(terminated, 1, keepdims=True)
+        truncated = np.zeros(finished.shape, bool)
+        late = self._overdue(horizon) if horizon is not None and self.clock + 1 - self.oldest >= horizon else None
+        for cut in (out.truncated, late):
+            if cut is not None:
+                truncated |= cut[:, None]
+                finished |= truncated
         # Nothing is written before a model has made its starts, which may fail.
         rows = [] if starts is None else finished.nonzero()[0].tolist()
         drawn = self._draw(rows, starts) if starts is not None and rows else None
@@ -197,26 +224,8 @@ class HostRows:
 
     def finished_step(self, step: HostStep) -> FinishedStep:
         """`step`, which was finished with `keep`, and the counters after it as tensors."""
-        assert step.lengths is not None
-        assert step.sums is not None
-        truncated, finished = from_numpy(step.truncated)[:, 0], from_numpy(step.finished)[:, 0]
-        none = torch.zeros_like(finished)
         after = self.to_rows()
-        return FinishedStep(
-            step.final,
-            step.state,
-            from_numpy(step.reward),
-            from_numpy(step.terminated),
-            truncated,
-            none,
-            finished,
-            finished if step.resets else none.clone(),
-            after.elapsed,
-            after.episode,
-            after.returns,
-            from_numpy(step.lengths),
-            from_numpy(step.sums),
-        )
+        return FinishedStep(*step.ended()[:8], after.elapsed, after.episode, after.returns, *step.ended()[8:])
 
     def restart(self, rows: list[int], starts: Starts, options: Mapping[str, Any] | None = None) -> None:
         """Begin the next episodes of `rows`; `options` as in `Starts.draw`."""
@@ -245,11 +254,11 @@ class HostRows:
         if self.ahead is not None and self.ahead.numbers is not None:
             self.ahead.numbers.restart(rows, episodes)
 
-    def _overdue(self, horizon: int) -> Any:
-        """``(B, 1)`` bool: rows that the horizon cuts off in this step; False if there are none."""
-        began = np.asarray(self.began)
+    def _overdue(self, horizon: int) -> np.ndarray:
+        """``(B,)`` bool: rows that the horizon cuts off in this step."""
+        began = np.asarray(self.began, np.int64)
         self.oldest = int(began.min())
-        return self.clock + 1 - self.oldest >= horizon and (self.clock + 1 - began >= horizon)[:, None]
+        return self.clock + 1 - began >= horizon
 
 
 def can_step_on_host(tensor: Tensor) -> bool:

@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, from_numpy
 
 from wm_kernels import finish_step
 from wm_kernels.dispatch import is_plain_host_tensor
 from wm_kernels.finish_step.reference import AutoresetPlan, FinishedStep
 from wm_vec.core.actions import JointAction
 from wm_vec.core.dynamics import Dynamics
-from wm_vec.core.host import HostDynamics, HostRows, HostStep, HostTransition, can_step_on_host
+from wm_vec.core.host import EndedStep, HostDynamics, HostRows, HostTransition, can_step_on_host
 from wm_vec.core.judge import Judge
 from wm_vec.core.perspective import PerMany
 from wm_vec.core.rng import CounterRNG
@@ -62,8 +62,8 @@ def on_host(proposal: Proposal) -> HostTransition:
 
 def off_host(out: HostTransition) -> Proposal:
     """The inverse."""
-    truncated = None if out.truncated is None else torch.from_numpy(out.truncated)
-    judged = torch.from_numpy(out.reward), torch.from_numpy(out.terminated), truncated
+    truncated = None if out.truncated is None else from_numpy(out.truncated)
+    judged = from_numpy(out.reward), from_numpy(out.terminated), truncated
     return Proposal(out.leaves, out.observation, *judged, out.info)
 
 
@@ -219,34 +219,46 @@ class StepFunction:
         result = self.result(finished, proposal, "disabled")
         return SingleRow.of(rows, layout, dynamics), RowStep.of(result, dynamics)
 
-    def advance_on_host(
-        self,
-        host: HostRows,
-        actions: list[Tensor],
-        plan: AutoresetPlan,
-        keep: bool,
-    ) -> tuple[HostStep | None, HostTransition, Tensor]:
+    def step_on_host(
+        self, host: HostRows, actions: list[Tensor], plan: AutoresetPlan, columns: bool
+    ) -> tuple[StepResult | ColumnStep | None, HostTransition, Tensor]:
         """Step `host` where it is, without gradients.
 
         Args:
             host: The rows.
             actions: Checked.
             plan: When finished rows reset; not ``"next_step"``.
-            keep: As in `HostRows.finish`.
+            columns: Tell no more than `columns` does.
 
         Returns:
-            What the step ended in, or None if a row may have diverged and nothing has been done yet; what led to it;
+            What the caller is told, or None if a row may have diverged and nothing has been done yet; what led to it;
             and the joint action, as it came.
         """
+        dynamics, picked = self.host_dynamics, self._picked
         joint, clipped = self.joint.join(actions)
-        if self.host_dynamics is not None:
-            out = self.host_dynamics.step_on_host(host.leaves, clipped, host.rng())
+        if dynamics is not None:
+            out = dynamics.step_on_host(host.leaves, clipped, host.rng())
         else:
             out = on_host(self.propose(host.to_rows(), clipped, actions, host.rng()))
         total = out.total + joint.sum().item() if self.joint.may_diverge else out.total
         if not math.isfinite(total):
             return None, out, joint
-        return host.finish(out, self.horizon, None if plan == "disabled" else self.starts, keep), out, joint
+        done = host.finish(out, self.horizon, None if plan == "disabled" else self.starts, not columns)
+        if not columns:
+            return self.result(done.ended(), off_host(out), plan), out, joint
+        if picked is None or dynamics is None:
+            final = seen = self.see(out.observation)
+        else:
+            final = seen = from_numpy(out.observation.numpy().take(picked, 1))
+        if done.resets:  # what is handed out twice is two tensors
+            if done.state is done.final:
+                seen = map_tree(Tensor.clone, final)
+            elif picked is None or dynamics is None:
+                seen = self.observe(done.state)
+            else:
+                seen = from_numpy(dynamics.observe_on_host(done.state).numpy().take(picked, 1))
+        flags = from_numpy(done.terminated), from_numpy(done.truncated), from_numpy(done.finished)
+        return ColumnStep(seen, final, from_numpy(done.reward), *flags), out, joint
 
     def finish(self, rows: Rows, proposal: Proposal, joint: Tensor, plan: AutoresetPlan) -> tuple[Rows, FinishedStep]:
         """Contain, end, reset, count."""
@@ -342,7 +354,7 @@ class StepFunction:
             {name: _joined([p.info.get(name) for p in parts], batch) for name in parts[0].info},
         )
 
-    def result(self, finished: FinishedStep, proposal: Proposal, plan: AutoresetPlan) -> StepResult:
+    def result(self, finished: FinishedStep | EndedStep, proposal: Proposal, plan: AutoresetPlan) -> StepResult:
         """What the caller is told of a finished step."""
         final_state = self.layout.to_tensordict(finished.final)
         predictions = self._predictions(finished, proposal)
@@ -378,24 +390,6 @@ class StepFunction:
             info=proposal.info,
         )
 
-    def columns_on_host(self, step: HostStep, observation: Tree) -> ColumnStep:
-        """`columns` of a step in host memory that gave `observation`."""
-        final = seen = self._see_on_host(observation)
-        if step.resets:  # what is handed out twice is two tensors
-            if step.state is step.final:
-                seen = map_tree(Tensor.clone, final)
-            elif self.host_dynamics is not None:
-                seen = self._see_on_host(self.host_dynamics.observe_on_host(step.state))
-            else:
-                seen = self.observe(step.state)
-        return step.columns(seen, final)
-
-    def _see_on_host(self, whole: Tree) -> Tree:
-        """`see` of plain tensors in host memory, for one perspective; columns are picked by NumPy."""
-        if self._picked is None or not isinstance(whole, Tensor):
-            return self.see(whole)
-        return torch.from_numpy(whole.numpy().take(self._picked, 1))
-
     def columns(self, finished: FinishedStep, proposal: Proposal, plan: AutoresetPlan) -> ColumnStep:
         """The part of `result` that one perspective sees of itself."""
         final = self.see(self._predictions(finished, proposal))
@@ -403,7 +397,7 @@ class StepFunction:
         flags = finished.truncated.unsqueeze(1), finished.finished.unsqueeze(1)
         return ColumnStep(observation, final, finished.reward, finished.terminated, *flags)
 
-    def _predictions(self, finished: FinishedStep, proposal: Proposal) -> Tree:
+    def _predictions(self, finished: FinishedStep | EndedStep, proposal: Proposal) -> Tree:
         """The dynamics' whole observation where the step ended."""
         # Where no row diverged and none had to be looked at, the leaves are still the proposed ones.
         if finished.final is proposal.leaves:
