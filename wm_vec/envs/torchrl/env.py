@@ -183,10 +183,8 @@ class TorchRLEnv(EngineEnv):
             self._assert_tensordict_shape(tensordict)
         entries, observation = self._stepped(tensordict, AutoresetMode.SAME_STEP)
         following = {**held, **self._fresh(observation, self.engine.num_envs)}
-        # The entries are right by construction, so TensorDict need not check them.
-        ended = unchecked(entries, self._shape, self.engine.device)
-        tensordict._set_str("next", ended, validated=True, inplace=False, non_blocking=False)
-        return tensordict, unchecked(following, self._shape, self.engine.device)
+        tensordict._set_str("next", self._pack(entries), validated=True, inplace=False, non_blocking=False)
+        return tensordict, self._pack(following)
 
     def maybe_reset(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Reset what is done, by a masked select; in host memory only if something is."""
@@ -375,6 +373,7 @@ class TorchRLEnv(EngineEnv):
         return self._pack(self._fresh(observation, self.engine.num_envs))
 
     def _pack(self, entries: dict[str, Any]) -> TensorDict:
+        """Entries that are right by construction, so that TensorDict need not check them."""
         if self.expose_state and entries:
             entries[STATE_KEY] = self.engine.state().to_tensordict().to(self.device, non_blocking=True)
-        return TensorDict(entries, batch_size=self.batch_size, device=self.device)
+        return unchecked(entries, self._shape, self.engine.device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import TensorDictBase
 from torch import Tensor
 from torchrl.envs import EnvBase
 
@@ -15,24 +15,25 @@ def known_to_be_running(done: Tensor) -> bool:
     return done.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(done.any())
 
 
-def select(mask: Tensor, fresh: TensorDictBase, old: TensorDictBase) -> TensorDict:
-    """The entries of `fresh` where `mask` says, those of `old` elsewhere; `fresh`'s where `old` has none.
+def put_rows(tensordict: TensorDictBase, mask: Tensor, fresh: TensorDictBase) -> TensorDictBase:
+    """Put what a reset gives into `tensordict`, in the rows of `mask` alone; all of it where there was nothing before.
 
     Args:
-        mask: Bool, of the TensorDicts' batch shape.
-        fresh: What a reset gives, of all envs.
-        old: What was.
+        tensordict: What was; gets new tensors, its own are not written into.
+        mask: Bool, of the batch shape.
+        fresh: What a reset gives, of all envs; ``"_reset"`` is left out.
     """
-    entries: dict[str, Any] = {}
     for key, value in fresh.items():
-        before = old.get(key, None)
-        if before is None:
-            entries[key] = value
-        elif isinstance(value, TensorDictBase):
-            entries[key] = select(mask, value, before)
-        else:
-            entries[key] = torch.where(mask.reshape(*mask.shape, *(1,) * (value.dim() - mask.dim())), value, before)
-    return TensorDict(entries, batch_size=fresh.batch_size, device=fresh.device)
+        if key == "_reset":
+            continue
+        before = tensordict._get_str(key, None)
+        if isinstance(before, TensorDictBase):
+            put_rows(before, mask, value)
+            continue
+        if before is not None:
+            value = torch.where(mask.reshape(*mask.shape, *(1,) * (value.dim() - mask.dim())), value, before)
+        tensordict._set_str(key, value, validated=True, inplace=False, non_blocking=False)
+    return tensordict
 
 
 class MaskedResets(EnvBase):
@@ -56,7 +57,6 @@ class MaskedResets(EnvBase):
         if tensordict is None:
             return tensordict_reset
         mask = tensordict.pop("_reset", None)
-        fresh = tensordict_reset.exclude("_reset")
-        if mask is not None:
-            fresh = select(mask.reshape(tensordict.batch_size), fresh, tensordict)
-        return tensordict.update(fresh)
+        if mask is None:
+            return tensordict.update(tensordict_reset.exclude("_reset"))
+        return put_rows(tensordict, mask.reshape(tensordict.batch_size), tensordict_reset)

@@ -10,7 +10,7 @@ from torchrl.envs import TransformedEnv as StockTransformedEnv
 from torchrl.envs.transforms import Compose, Transform
 
 from wm_vec.envs.torchrl.env import TorchRLEnv
-from wm_vec.envs.torchrl.resets import MaskedResets, known_to_be_running, select
+from wm_vec.envs.torchrl.resets import MaskedResets, known_to_be_running, put_rows
 
 
 class TransformedEnv(MaskedResets, StockTransformedEnv):
@@ -55,7 +55,7 @@ class TransformedEnv(MaskedResets, StockTransformedEnv):
                 f"TransformedEnv: reset(td) cannot start from {sorted(map(str, changed))}, which a transform writes: "
                 "the world knows them as they are before. Give those to env.base_env.reset(td), or to env.start_from."
             )
-        source = tensordict.select(*self.state_spec.keys(True, True), strict=False)
+        source = tensordict.select(*self._carried(), strict=False)
         source = self.transform._reset_env_preprocess(source)
         return self.transform._reset(source, self.base_env._reset(source.copy().update(given), **kwargs))
 
@@ -79,12 +79,16 @@ class TransformedEnv(MaskedResets, StockTransformedEnv):
         done = tensordict.get("done")
         if known_to_be_running(done):
             return tensordict
-        carried = list(self.state_spec.keys(True, True))
-        source = tensordict.select(*carried, strict=False).set("_reset", done)
+        source = tensordict.select(*self._carried(), strict=False).set("_reset", done)
         source = self.transform._reset_env_preprocess(source)
         fresh = self.transform._reset(source, self.base_env.restarted(source.get("_reset")))
-        mask = done.reshape(tensordict.batch_size)
-        return tensordict.update(select(mask, fresh.exclude("_reset"), tensordict))
+        return put_rows(tensordict, done.reshape(tensordict.batch_size), fresh)
+
+    def _carried(self) -> list[Any]:
+        """The entries that transforms carry from step to step."""
+        if "_carried" not in self._cache:
+            self._cache["_carried"] = list(self.state_spec.keys(True, True))
+        return self._cache["_carried"]
 
     def _acts_as_base(self) -> bool:
         """Whether transforms leave the actions alone; comparing specs reads the device, so it is done once."""
