@@ -16,6 +16,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from wm_vec.core.dynamics import Dynamics
+from wm_vec.core.host import HostDynamics
 from wm_vec.core.rng import CounterRNG
 from wm_vec.core.rows import RowLayout, Rows
 from wm_vec.core.state import StepResult
@@ -94,6 +95,42 @@ class TensorRows:
             total,
             dict(info),
         )
+
+
+class HostRow:
+    """A dynamics with a way through host memory: the state of one env is its tensors.
+
+    Args:
+        dynamics: It.
+        layout: The order of the tensors.
+    """
+
+    def __init__(self, dynamics: HostDynamics, layout: RowLayout) -> None:
+        self._dynamics, self._layout = dynamics, layout
+
+    def open_row(self, state: TensorDictBase) -> list[Tensor]:
+        """The state's tensors, ``(1, ...)`` each."""
+        return [state.get(key) for key in self._layout.keys]
+
+    def close_row(self, row: list[Tensor]) -> TensorDictBase:
+        """The inverse."""
+        return self._layout.to_tensordict(row)
+
+    def step_row(self, row: list[Tensor], action: Tensor, rng: CounterRNG) -> RowTransition:
+        """A step of a batch of one."""
+        out = self._dynamics.step_on_host(row, action, rng)
+        ended = out.truncated is not None and bool(out.truncated[0])
+        judged = float(out.reward[0, 0]), bool(out.terminated[0, 0]), ended
+        return RowTransition(out.leaves, out.observation, *judged, float(out.total), out.info)
+
+
+def one_row(dynamics: Dynamics, layout: RowLayout) -> RowDynamics:
+    """How a dynamics keeps and steps one env: in a way of its own if it has one."""
+    if isinstance(dynamics, RowDynamics) and getattr(dynamics, "steps_rows", True):
+        return dynamics
+    if isinstance(dynamics, HostDynamics) and dynamics.steps_on_host and dynamics.device.type == "cpu":
+        return HostRow(dynamics, layout)
+    return TensorRows(dynamics, layout.floating)
 
 
 class RowStep(NamedTuple):

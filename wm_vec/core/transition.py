@@ -23,7 +23,7 @@ from wm_vec.core.judge import Judge
 from wm_vec.core.perspective import PerMany
 from wm_vec.core.rng import CounterRNG
 from wm_vec.core.rows import RowLayout, Rows
-from wm_vec.core.single import RowDynamics, RowStep, RowTransition, SingleRow, TensorRows, is_finite, row_leaves
+from wm_vec.core.single import RowStep, RowTransition, SingleRow, is_finite, one_row, row_leaves
 from wm_vec.core.starts import Starts, restart
 from wm_vec.core.state import AutoresetMode, ColumnStep, StepResult
 from wm_vec.core.trees import Tree, finite_rows, join_trees, map_tree, select_rows
@@ -125,11 +125,10 @@ class StepFunction:
         self.horizon, self.plan, self.exact_rows = horizon, PLANS[mode], exact_rows
         self.starts = starts
         self._picked = self.perspectives[0].picked_columns()
-        rows = isinstance(dynamics, RowDynamics) and getattr(dynamics, "steps_rows", True)
         plain = not judge.has_functions and len(self.perspectives) == 1 and not exact_rows
         short = plain and isinstance(dynamics, HostDynamics) and dynamics.steps_on_host
         self.host_dynamics: HostDynamics | None = dynamics if short else None  # type: ignore[assignment]
-        self.row_dynamics: RowDynamics = dynamics if rows else TensorRows(dynamics, layout.floating)  # type: ignore
+        self.row_dynamics = one_row(dynamics, layout)
 
     def __call__(
         self,
