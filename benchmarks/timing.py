@@ -31,7 +31,7 @@ def time_in_turn(named: dict[str, Callable[[], Any]], seconds: float) -> dict[st
 
 
 def figures(num_envs: int, turns: dict[str, list[float]], bare: str) -> list[dict[str, Any]]:
-    """Medians of what `time_in_turn` gave, and medians of differences from the subject `bare` within a turn.
+    """Medians of what `time_in_turn` gave; medians and means of differences from the subject `bare` within a turn.
 
     Args:
         num_envs: Env steps in a call.
@@ -40,7 +40,8 @@ def figures(num_envs: int, turns: dict[str, list[float]], bare: str) -> list[dic
     """
     plain, rows = turns[bare], []
     for name, times in turns.items():
-        extra = statistics.median([t - b for t, b in zip(times, plain, strict=True)])
+        differences = [t - b for t, b in zip(times, plain, strict=True)]
+        extra = statistics.median(differences)
         rows.append(
             {
                 "num_envs": num_envs,
@@ -48,6 +49,7 @@ def figures(num_envs: int, turns: dict[str, list[float]], bare: str) -> list[dic
                 "env_steps_per_s": num_envs / statistics.median(times),
                 "step_us": statistics.median(times) * 1e6,
                 "over_bare_us": extra * 1e6,
+                "mean_over_bare_us": statistics.mean(differences) * 1e6,
                 "over_bare_percent": 100 * extra / statistics.median(plain),
                 "calls": len(times),
             }

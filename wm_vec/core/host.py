@@ -113,7 +113,7 @@ class HostStep(NamedTuple):
 
 
 class EndedStep(NamedTuple):
-    """`wm_kernels.finish_step.FinishedStep` without the counters after it; the attributes as there."""
+    """`wm_kernels.finish_step.FinishedStep` without the counters after it; the attributes as there, in their order."""
 
     final: list[Tensor]
     state: list[Tensor]
@@ -224,8 +224,8 @@ class HostRows:
 
     def finished_step(self, step: HostStep) -> FinishedStep:
         """`step`, which was finished with `keep`, and the counters after it as tensors."""
-        after = self.to_rows()
-        return FinishedStep(*step.ended()[:8], after.elapsed, after.episode, after.returns, *step.ended()[8:])
+        ended, after = step.ended(), self.to_rows()
+        return FinishedStep(*ended[:8], after.elapsed, after.episode, after.returns, *ended[8:])
 
     def restart(self, rows: list[int], starts: Starts, options: Mapping[str, Any] | None = None) -> None:
         """Begin the next episodes of `rows`; `options` as in `Starts.draw`."""
@@ -257,7 +257,7 @@ class HostRows:
     def _overdue(self, horizon: int) -> np.ndarray:
         """``(B,)`` bool: rows that the horizon cuts off in this step."""
         began = np.asarray(self.began, np.int64)
-        self.oldest = int(began.min())
+        self.oldest = int(began.min(initial=self.clock))
         return self.clock + 1 - began >= horizon
 
 
