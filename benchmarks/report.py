@@ -62,8 +62,8 @@ def torchrl() -> str:
     ]
     few = next(row for row in result["rows"] if (row["num_envs"], row["subject"]) == (64, "TorchRLEnv"))
     note = (
-        f"\nOf TorchRLEnv at 64 envs the mean over the bare network is {few['mean_over_bare_us']:+.0f} µs: one step in 32\n"
-        "draws the random numbers of all of them, and what disturbs the machine counts too."
+        f"\nOf TorchRLEnv at 64 envs the mean over the bare network is {few['mean_over_bare_us']:+.0f} µs: "
+        "one step in 32\ndraws the random numbers of all of them, and what disturbs the machine counts too."
     )
     return "\n".join([*lines, *_over_bare(result["rows"], "bare network"), note]) + "\n"
 

@@ -23,7 +23,7 @@ class ContractError(ValueError):
 def is_plain_host_tensor(tensor: Tensor) -> bool:
     """Whether an implementation may read host memory: no functorch, traced or other wrapped tensor."""
     return (
-        tensor.device.type == "cpu"
+        tensor.is_cpu
         and type(tensor) is Tensor
         and not torch.compiler.is_compiling()
         and not torch._C._functorch.peek_interpreter_stack()

@@ -226,7 +226,7 @@ class CallableDynamics:
         where = self.runner.where(self.calls.encode or "encode")
         leaves = self.observations.tensors(observation, tuple(rng.seed.shape), self._device, where)
         for name, leaf in leaves.items():
-            if leaf.dtype.is_floating_point and leaf.device.type != "meta" and bool(leaf.isnan().any()):
+            if leaf.dtype.is_floating_point and not leaf.is_meta and bool(leaf.isnan().any()):
                 raise AdapterError(f"{where}: {name} has NaN in it; this model cannot fill in what was not observed.")
         if not self.runner.begun and self.bank is None:  # it has to know what episodes start with
             self.start(CounterRNG.from_seeds(rng.seed[:1]), None)

@@ -67,7 +67,7 @@ class BatchedFunction:
             ValueError: The function gives something that is no number per env.
             Exception: Whatever the function itself raises, on every path.
         """
-        if self.path == "batched" or any(t.device.type == "meta" for t in tensors):
+        if self.path == "batched" or any(t.is_meta for t in tensors):
             self.path = self.path or "vmap"
             return
         generator_state = torch.get_rng_state()

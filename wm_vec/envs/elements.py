@@ -33,7 +33,7 @@ def element_of(batch: Tree, space: gym.Space) -> Any:
 
 def only_row(batch: Tensor) -> np.ndarray:
     """Row 0 of a ``(1, ...)`` tensor on the host; shares memory with it where it is there already."""
-    host = batch if batch.device.type == "cpu" else batch.cpu()
+    host = batch if batch.is_cpu else batch.cpu()
     return (host.float() if host.dtype is torch.bfloat16 else host).numpy()[0]
 
 

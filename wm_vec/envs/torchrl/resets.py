@@ -12,7 +12,7 @@ from torchrl.envs import EnvBase
 
 def known_to_be_running(done: Tensor) -> bool:
     """Whether no env is done, as far as a look at host memory can tell; other devices are not asked."""
-    return done.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(done.any())
+    return done.is_cpu and not torch.compiler.is_compiling() and not bool(done.any())
 
 
 def put_rows(tensordict: TensorDictBase, mask: Tensor, fresh: TensorDictBase) -> TensorDictBase:

@@ -27,6 +27,7 @@ from wm_vec.core import Engine
 from wm_vec.core.state import ColumnStep
 from wm_vec.core.trees import Tree
 
+HOST = torch.device("cpu")
 OBSERVATION = "observation"
 DONE_KEYS = ("done", "terminated", "truncated")
 STATE_KEY = "world_state"
@@ -113,7 +114,7 @@ def step_entries(step: ColumnStep) -> dict[str, Any]:
 def start_entries(observation: Tree, num_envs: int, device: torch.device) -> dict[str, Any]:
     """What B envs show of which none is done."""
     entries = observation_entries(observation)
-    if device.type == "cpu" and not torch.compiler.is_compiling():
+    if device == HOST and not torch.compiler.is_compiling():
         for key in DONE_KEYS:  # NumPy makes a few zeros in a third of the time
             entries[key] = torch.from_numpy(np.zeros((num_envs, 1), bool))
     else:
