@@ -246,3 +246,20 @@ def test_the_dynamics_is_called_once_a_step():
     engine.reset(seed=0)
     run(engine, 4)
     assert dynamics.calls == 4
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_transitions_flags_may_be_written_to(mode, grad):
+    """No flag is another one, or the state that the step began with."""
+    engine = walk_engine(3, autoreset_mode=mode, max_episode_steps=1)
+    engine.reset(seed=0), engine.step(constant(engine))
+    state = engine.state()
+    before = state.clone()
+    with torch.set_grad_enabled(grad):
+        _, result = engine.transition(state, constant(engine))
+    flags = [result.finished, result.was_reset, result.truncated, result.diverged]
+    for i, flag in enumerate(flags):
+        flag.fill_(i % 2 == 0)
+    assert [flag[0].item() for flag in flags] == [True, False, True, False]
+    assert bool((state == before).all())

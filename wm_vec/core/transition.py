@@ -298,7 +298,7 @@ class StepFunction:
             after = restart(self.starts, after, mask=finished.finished)._replace(pending=pending)
             finished = finished._replace(
                 state=after.leaves,
-                was_reset=finished.finished,
+                was_reset=finished.finished.clone(),
                 elapsed=after.elapsed,
                 episode=after.episode,
                 returns=after.returns,
