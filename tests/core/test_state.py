@@ -263,3 +263,12 @@ def test_a_transitions_flags_may_be_written_to(mode, grad):
         flag.fill_(i % 2 == 0)
     assert [flag[0].item() for flag in flags] == [True, False, True, False]
     assert bool((state == before).all())
+
+
+def test_the_transition_takes_no_rows_too():
+    engine = walk_engine(3, max_episode_steps=1)
+    engine.reset(seed=0)
+    with torch.no_grad():
+        after, result = engine.transition(engine.state()[:0], torch.zeros(0, 1))
+    assert after.batch_size == (0,)
+    assert result.observation.shape == (0, 2)

@@ -257,7 +257,7 @@ class HostRows:
     def _overdue(self, horizon: int) -> np.ndarray:
         """``(B,)`` bool: rows that the horizon cuts off in this step."""
         began = np.asarray(self.began, np.int64)
-        self.oldest = int(began.min())
+        self.oldest = int(began.min(initial=self.clock))
         return self.clock + 1 - began >= horizon
 
 
