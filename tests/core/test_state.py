@@ -1,5 +1,9 @@
 """State in and out: restore, fork, the pure transition."""
 
+import pickle
+from copy import deepcopy
+
+import numpy as np
 import pytest
 import torch
 from tensordict import TensorDict
@@ -272,3 +276,20 @@ def test_the_transition_takes_no_rows_too():
         after, result = engine.transition(engine.state()[:0], torch.zeros(0, 1))
     assert after.batch_size == (0,)
     assert result.observation.shape == (0, 2)
+
+
+def test_a_bank_is_copied_and_pickled_once():
+    bank = TensorDict({"x": torch.zeros(10_000, 2)}, batch_size=[10_000])
+    view = Perspective(BOX, reward_fn=kept_reward, reward_state=torch.zeros(50))  # expanded, not stored
+    engine = walk_engine(3, [view], bank=bank, max_episode_steps=2, seed=0)
+    engine.reset()
+    assert len(pickle.dumps(engine)) < 300_000, (
+        "the bank has 80,000 bytes, with the reward states it would have 2 million"
+    )
+    for again in (deepcopy(engine), pickle.loads(pickle.dumps(engine))):
+        starts = again._starts
+        assert all(np.shares_memory(a, leaf.numpy()) for a, leaf in zip(starts.arrays, starts.leaves, strict=True))
+
+
+def kept_reward(obs, act, info, state):
+    return obs["observation"][0], state
