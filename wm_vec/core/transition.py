@@ -126,7 +126,7 @@ class StepFunction:
         self.starts = starts
         self._picked = self.perspectives[0].picked_columns()
         rows = isinstance(dynamics, RowDynamics) and getattr(dynamics, "steps_rows", True)
-        plain = not judge.has_functions and len(self.perspectives) == 1 and not exact_rows
+        plain = not judge.has_functions and len(self.perspectives) == 1 and not layout.stateful and not exact_rows
         short = plain and isinstance(dynamics, HostDynamics) and dynamics.steps_on_host
         self.host_dynamics: HostDynamics | None = dynamics if short else None  # type: ignore[assignment]
         self.row_dynamics: RowDynamics = dynamics if rows else TensorRows(dynamics, layout.floating)  # type: ignore
