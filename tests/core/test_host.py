@@ -1,11 +1,17 @@
 """Finishing a step in host memory, against the same loop over rows as the operation's reference."""
 
 import math
+from unittest.mock import patch
 
+import numpy as np
+import pytest
 import torch
 from hypothesis import assume, given, settings
 
+from tests.core.walk import BOX, Walk, bank_of, constant, walk_engine
 from tests.kernels.test_finish_step import arguments, by_hand, steps
+from wm_vec import WorldModel
+from wm_vec.core import Perspective, Transition
 from wm_vec.core.host import HostRows
 from wm_vec.core.rows import Rows
 from wm_vec.core.transition import Proposal, on_host
@@ -60,3 +66,52 @@ def test_every_row_is_what_the_design_says(step):
         assert (after.elapsed[i], after.episode[i]) == (row["elapsed"], row["episode"])
         assert after.returns[i].tolist() == row["returns"]
     assert starts.drawn == [i for i, row in enumerate(expected) if row["was_reset"]], "no others are drawn for"
+
+
+def test_a_reward_state_without_a_function_stays_apart_from_the_dynamics_state():
+    view = Perspective(BOX, reward_state=torch.tensor(0.5))
+    engine, plain = (WorldModel.bundled("Pendulum-v1").to_engine(3, [own]) for own in (view, Perspective(BOX)))
+    engine.reset(seed=0), plain.reset(seed=0)
+    for _ in range(2):
+        result, expected = (one.step_columns(torch.zeros(3, 1)) for one in (engine, plain))
+        assert torch.equal(result.observation, expected.observation)
+    assert engine.state().reward_state["agent"].tolist() == [0.5] * 3
+
+
+def test_numbers_that_overflow_are_contained_whatever_numpy_does_about_them():
+    class Far(Walk):
+        def step(self, state, action, rng):
+            out = super().step(state, action, rng)
+            return out._replace(reward=torch.full_like(out.reward, 3e38))
+
+    engine = walk_engine(2, dynamics=Far(), autoreset_mode="disabled", max_episode_steps=9)
+    world = WorldModel.bundled("Pendulum-v1").to_engine(2, autoreset_mode="disabled")
+    engine.reset(seed=0), world.reset(seed=0)
+    far = torch.full_like(world.state().dynamics["values"], 3e38)
+    far[0, 0] = math.inf
+    with np.errstate(all="raise"):
+        engine.step(constant(engine))
+        assert engine.step(constant(engine)).episode_return.tolist() == [math.inf] * 2
+        with patch.object(type(world.dynamics), "_predict", return_value=(far, None)):
+            assert world.step(torch.zeros(2, 1)).diverged.tolist() == [True, False]
+
+
+def test_starts_that_do_not_fit_leave_the_engine_as_it_was():
+    class Wider(Walk):
+        """Its states turn into others at the second step, which no start fits."""
+
+        starts_fresh, example = True, bank_of([0.0, 0.0])[:0]
+
+        def start(self, rng, options):
+            return Transition(self.initial_state(rng, len(rng.seed)), None)
+
+        def step(self, state, action, rng):
+            out = super().step(state, action, rng)
+            return out._replace(state=out.state.double()) if self.calls == 2 else out
+
+    engine = walk_engine(3, dynamics=Wider(), max_episode_steps=2)
+    engine.reset(seed=0), engine.step(constant(engine))
+    before = engine.state()
+    with pytest.raises(RuntimeError, match="same dtype"):
+        engine.step(constant(engine))
+    assert bool((engine.state() == before).all())

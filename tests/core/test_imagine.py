@@ -232,3 +232,26 @@ def test_a_graph_is_kept_once_and_not_against_no_grad():
             assert not engine.step(push).reward.requires_grad
         assert engine.step(push).observation.requires_grad
     assert not engine.step(push).observation.requires_grad
+
+
+def test_a_step_that_fails_without_gradients_leaves_the_graph_as_it_was():
+    fail = [False]
+
+    class Failing(Walk):
+        def step(self, state, action, rng):
+            if fail[0]:
+                raise OSError("mine")
+            return super().step(state, action, rng)
+
+    engine = walk_engine(1, dynamics=Failing(noise=0.0), autoreset_mode="disabled", seed=0)
+    engine.reset()
+    push = constant(engine).requires_grad_()
+    with engine.keep_graph():
+        engine.step(push)
+        fail[0] = True
+        with torch.no_grad(), pytest.raises(OSError, match="mine"):
+            engine.step(push)
+        fail[0] = False
+        returns = engine.step(constant(engine)).episode_return
+    (gradient,) = torch.autograd.grad(returns.sum(), push)
+    torch.testing.assert_close(gradient, torch.tensor([[1.9]]))  # of x1 + x2, x2 = 0.9 x1 + a2

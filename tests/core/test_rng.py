@@ -63,6 +63,11 @@ def test_numbers_drawn_ahead_are_those_drawn_step_by_step(rows, depth):
     assert ahead.exhausted
 
 
+def test_no_numbers_are_drawn_ahead_too():
+    zeros = torch.zeros(3, dtype=torch.int64)
+    assert LookaheadRNG(zeros, zeros, zeros, 4).normal(0).shape == (3, 0)
+
+
 def test_numbers_that_are_written_into_are_drawn_as_they_were():
     seed, zeros = torch.arange(2), torch.zeros(2, dtype=torch.int64)
     ahead, plain = LookaheadRNG(seed, zeros, zeros, 4), CounterRNG(seed, zeros, zeros)

@@ -1,5 +1,9 @@
 """State in and out: restore, fork, the pure transition."""
 
+import pickle
+from copy import deepcopy
+
+import numpy as np
 import pytest
 import torch
 from tensordict import TensorDict
@@ -246,3 +250,46 @@ def test_the_dynamics_is_called_once_a_step():
     engine.reset(seed=0)
     run(engine, 4)
     assert dynamics.calls == 4
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_transitions_flags_may_be_written_to(mode, grad):
+    """No flag is another one, or the state that the step began with."""
+    engine = walk_engine(3, autoreset_mode=mode, max_episode_steps=1)
+    engine.reset(seed=0), engine.step(constant(engine))
+    state = engine.state()
+    before = state.clone()
+    with torch.set_grad_enabled(grad):
+        _, result = engine.transition(state, constant(engine))
+    flags = [result.finished, result.was_reset, result.truncated, result.diverged]
+    for i, flag in enumerate(flags):
+        flag.fill_(i % 2 == 0)
+    assert [flag[0].item() for flag in flags] == [True, False, True, False]
+    assert bool((state == before).all())
+
+
+def test_the_transition_takes_no_rows_too():
+    engine = walk_engine(3, max_episode_steps=1)
+    engine.reset(seed=0)
+    with torch.no_grad():
+        after, result = engine.transition(engine.state()[:0], torch.zeros(0, 1))
+    assert after.batch_size == (0,)
+    assert result.observation.shape == (0, 2)
+
+
+def test_a_bank_is_copied_and_pickled_once():
+    bank = TensorDict({"x": torch.zeros(10_000, 2)}, batch_size=[10_000])
+    view = Perspective(BOX, reward_fn=kept_reward, reward_state=torch.zeros(50))  # expanded, not stored
+    engine = walk_engine(3, [view], bank=bank, max_episode_steps=2, seed=0)
+    engine.reset()
+    assert len(pickle.dumps(engine)) < 300_000, (
+        "the bank has 80,000 bytes, with the reward states it would have 2 million"
+    )
+    for again in (deepcopy(engine), pickle.loads(pickle.dumps(engine))):
+        starts = again._starts
+        assert all(np.shares_memory(a, leaf.numpy()) for a, leaf in zip(starts.arrays, starts.leaves, strict=True))
+
+
+def kept_reward(obs, act, info, state):
+    return obs["observation"][0], state

@@ -166,7 +166,7 @@ class CanvasDynamics:
         position = self._terminated_position
         terminated = np.zeros(none, bool) if position is None else numbers[:, position : position + 1] > 0.5
         leaves = [values] if tick is None else [tick, values]
-        return HostTransition(leaves, values, reward, terminated, None, np.add.reduce(numbers, None), {})
+        return HostTransition(leaves, values, reward, terminated, None, values.sum().item(), {})
 
     def observe_on_host(self, leaves: Sequence[Tensor]) -> Tensor:
         """All positions' values, ``(B, N)``."""

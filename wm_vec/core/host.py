@@ -211,15 +211,16 @@ class HostRows:
                 finished |= truncated
         # Nothing is written before a model has made its starts, which may fail.
         rows = [] if starts is None else finished.nonzero()[0].tolist()
-        drawn = self._draw(rows, starts) if starts is not None and rows else None
+        begun = self._starting(out.leaves, rows, starts) if starts is not None and rows else None
         self.leaves = final = out.leaves
         self.clock += 1
-        self.returns += reward
+        with np.errstate(over="ignore"):  # as torch has it
+            self.returns += reward
         lengths, sums = (self.elapsed(), self.returns.copy()) if keep else (None, None)
         if self.ahead is not None and self.ahead.numbers is not None:
             self.ahead.numbers.advance()
-        if drawn is not None:
-            self._begin(rows, *drawn)
+        if begun is not None:
+            self._begin(rows, *begun)
         return HostStep(final, self.leaves, reward, terminated, truncated, finished, starts is not None, lengths, sums)
 
     def finished_step(self, step: HostStep) -> FinishedStep:
@@ -230,10 +231,17 @@ class HostRows:
     def restart(self, rows: list[int], starts: Starts, options: Mapping[str, Any] | None = None) -> None:
         """Begin the next episodes of `rows`; `options` as in `Starts.draw`."""
         if rows:
-            self._begin(rows, *self._draw(rows, starts, options))
+            self._begin(rows, *self._starting(self.leaves, rows, starts, options))
+
+    def _starting(
+        self, leaves: list[Tensor], rows: list[int], starts: Starts, options: Mapping[str, Any] | None = None
+    ) -> tuple[list[int], list[Tensor]]:
+        """The numbers of the next episodes of `rows`, and `leaves` with their starts; writes nothing."""
+        episodes, fresh, index = self._draw(rows, starts, options)
+        return episodes, [with_starts(leaf, fresh[i], rows, index) for i, leaf in enumerate(leaves)]
 
     def _draw(
-        self, rows: list[int], starts: Starts, options: Mapping[str, Any] | None = None
+        self, rows: list[int], starts: Starts, options: Mapping[str, Any] | None
     ) -> tuple[list[int], Sequence[Tensor | np.ndarray], list[int] | None]:
         """The numbers of the next episodes of `rows`, and what `draw_some` gives for these."""
         episode, ahead = self.episode, self.ahead
@@ -243,14 +251,12 @@ class HostRows:
         which = torch.tensor(rows)
         return episodes, *draw_some(starts, which, self.seed[which], torch.tensor(episodes), options)
 
-    def _begin(
-        self, rows: list[int], episodes: list[int], fresh: Sequence[Tensor | np.ndarray], index: list[int] | None
-    ) -> None:
-        """Begin episodes; arguments as `_draw` gives them."""
+    def _begin(self, rows: list[int], episodes: list[int], leaves: list[Tensor]) -> None:
+        """Begin episodes; arguments as `_starting` gives them."""
         clock, episode, began, returns = self.clock, self.episode, self.began, self.returns
         for row, number in zip(rows, episodes, strict=True):
             episode[row], began[row], returns[row] = number, clock, 0.0
-        self.leaves = [with_starts(leaf, fresh[i], rows, index) for i, leaf in enumerate(self.leaves)]
+        self.leaves = leaves
         if self.ahead is not None and self.ahead.numbers is not None:
             self.ahead.numbers.restart(rows, episodes)
 

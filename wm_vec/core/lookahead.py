@@ -133,7 +133,7 @@ class LookaheadRNG(CounterRNG):
         seeds, episodes = (counter.repeat_interleave(depth) for counter in (self.seed, episode + ahead))
         steps = ((torch.zeros_like(step) if ahead else step)[:, None] + torch.arange(depth)).flatten()
         normals = philox_normal(seeds, episodes, steps, num_normals, stream)
-        return normals.to(dtype).contiguous().view(-1, depth, num_normals)
+        return normals.to(dtype).contiguous().view(len(self.seed), depth, num_normals)
 
 
 def _bits(normals: Tensor) -> np.ndarray:

@@ -58,7 +58,7 @@ class RowLayout:
         self.stateful = list(reward_states)
         self.num_perspectives = num_perspectives
         self._nested = any(isinstance(key, tuple) for key in self.keys)
-        self.examples = [example.get(key)[:0] for key in self.keys]
+        self.examples = [example.get(key)[:0].clone() for key in self.keys]
         self.floating = [k for k, e in zip(self.keys, self.examples, strict=True) if e.dtype.is_floating_point]
         self.examples += [start.expand(0, *start.shape) for start in reward_states.values()]
 

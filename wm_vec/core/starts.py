@@ -53,6 +53,13 @@ class BankStarts:
         self.leaves, self.size = leaves, leaves[0].shape[0]
         self.arrays = [_array(leaf) for leaf in leaves]
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "arrays": None}  # the same memory, which would be copied
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.load(self.leaves)
+
     def draw(
         self, seed: Tensor, episode: Tensor, options: Mapping[str, Any] | None = None
     ) -> tuple[list[Tensor], Tensor | None]:

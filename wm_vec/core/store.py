@@ -26,8 +26,8 @@ class RowStore:
         device: Where rows live.
 
     Attributes:
-        ahead: What has been drawn ahead for them; None where nothing can be.
-        keeps_tensors: Never take another form, for steps that are compiled.
+        ahead: What has been drawn ahead for them; None outside of host memory.
+        keeps_tensors: Step on tensors alone, for steps that are compiled; set by the first traced call.
     """
 
     def __init__(self, num_envs: int, layout: RowLayout, row_dynamics: RowDynamics, device: torch.device) -> None:
@@ -56,6 +56,8 @@ class RowStore:
 
     def rows(self) -> Rows:
         """As tensors; there must be rows. Nobody writes into them."""
+        if torch.compiler.is_compiling():
+            self.keeps_tensors = True  # a graph holds for one value of every counter on the host
         if self._host is not None:
             return self._host.to_rows()
         if self._one is not None:
@@ -65,12 +67,13 @@ class RowStore:
 
     def host(self) -> HostRows | None:
         """In host memory, to be written into; None where they cannot be."""
-        if self._host is not None:
-            return None if torch.is_grad_enabled() or torch.compiler.is_compiling() else self._host
-        if self.keeps_tensors or self.device.type != "cpu":
+        if self.ahead is None or self.keeps_tensors or torch.compiler.is_compiling():
             return None
+        if self._host is not None:
+            return self._host if can_step_on_host(self._host.seed) else None
         rows = self.rows()
-        if can_step_on_host(rows.seed):
+        # Sums that hang on a graph would lose it, also if the step then fails.
+        if can_step_on_host(rows.seed) and not rows.returns.requires_grad:
             self._host, self._rows = HostRows.of(rows, self.ahead), None
         return self._host
 

@@ -125,7 +125,7 @@ class StepFunction:
         self.horizon, self.plan, self.exact_rows = horizon, PLANS[mode], exact_rows
         self.starts = starts
         self._picked = self.perspectives[0].picked_columns()
-        plain = not judge.has_functions and len(self.perspectives) == 1 and not exact_rows
+        plain = not judge.has_functions and len(self.perspectives) == 1 and not layout.stateful and not exact_rows
         short = plain and isinstance(dynamics, HostDynamics) and dynamics.steps_on_host
         self.host_dynamics: HostDynamics | None = dynamics if short else None  # type: ignore[assignment]
         self.row_dynamics = one_row(dynamics, layout)
@@ -297,7 +297,7 @@ class StepFunction:
             after = restart(self.starts, after, mask=finished.finished)._replace(pending=pending)
             finished = finished._replace(
                 state=after.leaves,
-                was_reset=finished.finished,
+                was_reset=finished.finished.clone(),
                 elapsed=after.elapsed,
                 episode=after.episode,
                 returns=after.returns,

@@ -112,7 +112,7 @@ def finish_step_reference(
             final, final, reward, terminated, truncated, diverged, finished, torch.zeros_like(finished),
             final_elapsed, episode, final_returns, final_elapsed, final_returns,
         )  # fmt: skip
-    was_reset = finished if pending is None else pending
+    was_reset = (finished if pending is None else pending).clone()  # handed out beside `finished`, after `pending`
     state = [_select(was_reset, initial[bank_index], last) for initial, last in zip(bank, final, strict=True)]
     return FinishedStep(
         final,

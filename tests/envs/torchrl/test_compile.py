@@ -74,6 +74,19 @@ def test_the_bare_step_compiles():
     assert counters["stats"]["unique_graphs"] <= 2
 
 
+def test_a_compiled_step_of_the_engine_takes_turns_with_eager_ones():
+    """What eager steps keep on the host must not be part of a graph: each step would need one of its own."""
+    engine, eager = (BY_NAME["pendulum"].vector(B, max_episode_steps=5, seed=0).engine for _ in range(2))
+    engine.reset(), eager.reset()
+    step = torch.compile(lambda action: engine.step_columns(action).observation, backend="eager", fullgraph=True)
+    for i in range(24):
+        action = torch.full((B, 1), i / 24)
+        with torch.no_grad():
+            seen = engine.step_columns(action).observation if i % 2 else step(action)
+            assert torch.equal(seen, eager.step_columns(action).observation)
+    assert counters["stats"]["unique_graphs"] <= 2
+
+
 def test_new_weights_are_seen_by_a_compiled_step():
     env = BY_NAME["float64"].torchrl(B)
     actions = [env.action_spec.rand() for _ in range(5)]
