@@ -182,7 +182,7 @@ class CanvasDynamics:
             tick = tick + 1
             resting = (tick[:, None] % self._period) != 0
             hold = resting if hold is None else hold | resting
-        noise = rng.normal(self._noise_size, dtype=values.dtype)
+        noise = rng.noise(self._noise_size, values.dtype)
         return self.model.prepare(self.n_denoise_steps, self.heun)(values, noise, hold), tick
 
     def _as_state(self, values: Tensor, tick: Tensor | None = None) -> TensorDict:

@@ -115,15 +115,22 @@ class LookaheadRNG(CounterRNG):
 
     def normal(self, num_normals: int, stream: int = STREAM_NOISE, dtype: torch.dtype = torch.float32) -> Tensor:
         """``(B, num_normals)`` standard normals of the current step."""
-        key = num_normals, stream, dtype
+        # What is handed out may be written into.
+        return self._normal((num_normals, stream, dtype)).clone(memory_format=torch.contiguous_format)
+
+    def noise(self, num_normals: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """``(B, num_normals)`` standard normals of the current step; only to be read."""
+        return self._normal((num_normals, STREAM_NOISE, dtype))
+
+    def _normal(self, key: Key) -> Tensor:
+        """What has been drawn for the current step."""
         drawn = self._drawn.get(key)
         if drawn is None:
             now, *later = (self._normals(key, ahead) for ahead in range(len(self._depths)))
             drawn = self._drawn[key] = Ahead(now.unbind(1), _bits(now), [_bits(normals) for normals in later])
             for row, (begun, began) in self._begun.items():
                 drawn.bits[row, began:] = drawn.later[begun - 1][row, : self._depths[0] - began]
-        # What is handed out may be written into.
-        return drawn.steps[self._position].clone(memory_format=torch.contiguous_format)
+        return drawn.steps[self._position]
 
     def _normals(self, key: Key, ahead: int) -> Tensor:
         """``(B, depth, n)`` of the episode that is `ahead` of the first."""

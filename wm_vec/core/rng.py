@@ -36,6 +36,10 @@ class CounterRNG:
         """``(B, num_normals)`` standard normals, drawn in float32."""
         return philox_normal(self.seed, self.episode, self.step, num_normals, stream).to(dtype)
 
+    def noise(self, num_normals: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """`normal` of the stream of noise; only to be read, so that it need not be a copy."""
+        return self.normal(num_normals, STREAM_NOISE, dtype)
+
     def uniform(self, num_uniforms: int, stream: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """``(B, num_uniforms)`` in [0, 1), multiples of 2^-24."""
         words = philox_words(self.seed, self.episode, self.step, num_uniforms, stream)
