@@ -17,7 +17,6 @@ from wm_vec.envs.torchrl.checks import check_device, check_observation, check_sp
 from wm_vec.envs.torchrl.resets import MaskedResets
 from wm_vec.envs.torchrl.specs import (
     STATE_KEY,
-    BlankFlags,
     as_specified,
     class_indices,
     env_specs,
@@ -60,7 +59,6 @@ class EngineEnv(MaskedResets):
         check_spaces_fit(engine, observation_space, action_space)
         super().__init__(device=engine.device, batch_size=[] if num_envs is None else [num_envs])
         self.engine = engine
-        self._blank = BlankFlags(engine.device)
         self.observation_space, self.action_space = observation_space, action_space
         self.one_hot = one_hot and isinstance(action_space, (gym.spaces.Discrete, gym.spaces.MultiDiscrete))
         # An attribute, not a method of the class: over classes that override it, TorchRL's TransformedEnv refuses
@@ -94,7 +92,7 @@ class EngineEnv(MaskedResets):
             wanted = self._observations if self.batch_locked else self._observations.expand(num_envs)
             check_observation(observation_entries(observation), wanted)
             self._observations_fit = True
-        return start_entries(observation, self._blank.three(num_envs))
+        return start_entries(observation, num_envs, self.engine.device)
 
     @abc.abstractmethod
     def _random_actions(self, tensordict: TensorDictBase | None = None) -> TensorDictBase:

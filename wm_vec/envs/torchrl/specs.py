@@ -28,8 +28,6 @@ from wm_vec.core.state import ColumnStep
 from wm_vec.core.trees import Tree
 
 HOST = torch.device("cpu")
-FLAGS_AT_ONCE = 16384
-"""Of all envs together."""
 OBSERVATION = "observation"
 DONE_KEYS = ("done", "terminated", "truncated")
 STATE_KEY = "world_state"
@@ -113,36 +111,15 @@ def step_entries(step: ColumnStep) -> dict[str, Any]:
     return entries
 
 
-class BlankFlags:
-    """Flags of envs of which none is done, tensors of their own; in host memory many are made at once.
-
-    Args:
-        device: Where they live.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._made: list[Tensor] = []
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_made": []}
-
-    def three(self, num_envs: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Three times ``(B, 1)`` bool."""
-        if self._device != HOST or torch.compiler.is_compiling():
-            one, two, three = (torch.zeros((num_envs, 1), dtype=torch.bool, device=self._device) for _ in range(3))
-            return one, two, three
-        made = self._made
-        if not made or made[-1].shape[0] != num_envs:
-            many = 3 * max(1, FLAGS_AT_ONCE // (3 * max(1, num_envs)))
-            made = self._made = [*map(torch.from_numpy, np.zeros((many, num_envs, 1), bool))]
-        return made.pop(), made.pop(), made.pop()
-
-
-def start_entries(observation: Tree, flags: tuple[Tensor, Tensor, Tensor]) -> dict[str, Any]:
-    """What envs show of which none is done."""
+def start_entries(observation: Tree, num_envs: int, device: torch.device) -> dict[str, Any]:
+    """What B envs show of which none is done."""
     entries = observation_entries(observation)
-    entries["done"], entries["terminated"], entries["truncated"] = flags
+    if device == HOST and not torch.compiler.is_compiling():
+        for key in DONE_KEYS:  # NumPy makes a few zeros in a third of the time
+            entries[key] = torch.from_numpy(np.zeros((num_envs, 1), bool))
+    else:
+        for key in DONE_KEYS:
+            entries[key] = torch.zeros((num_envs, 1), dtype=torch.bool, device=device)
     return entries
 
 
