@@ -214,8 +214,11 @@ class HostRows:
         begun = self._starting(out.leaves, rows, starts) if starts is not None and rows else None
         self.leaves = final = out.leaves
         self.clock += 1
-        with np.errstate(over="ignore"):  # as torch has it
-            self.returns += reward
+        try:
+            self.returns = self.returns + reward
+        except FloatingPointError:  # under a `numpy.seterr` of the user's; torch knows none
+            with np.errstate(over="ignore"):
+                self.returns = self.returns + reward
         lengths, sums = (self.elapsed(), self.returns.copy()) if keep else (None, None)
         if self.ahead is not None and self.ahead.numbers is not None:
             self.ahead.numbers.advance()

@@ -70,7 +70,8 @@ class RowStore:
         if self.ahead is None or self.keeps_tensors or torch.compiler.is_compiling():
             return None
         if self._host is not None:
-            return self._host if can_step_on_host(self._host.seed) else None
+            wrapped = torch.is_grad_enabled() or torch._C._functorch.peek_interpreter_stack()
+            return None if wrapped else self._host
         rows = self.rows()
         # Sums that hang on a graph would lose it, also if the step then fails.
         if can_step_on_host(rows.seed) and not rows.returns.requires_grad:
