@@ -32,7 +32,7 @@ class HostTransition(NamedTuple):
         leaves: The next state's tensors, ``(B, ...)`` each, in the order of `wm_vec.core.rows.RowLayout`.
         observation: ``(B, ...)``.
         reward: ``(B, P)`` float; a view is enough.
-        terminated: ``(B, P)`` bool, likewise.
+        terminated: ``(B, P)`` bool, a new array.
         truncated: ``(B,)`` bool, or None if the dynamics does not say.
         total: A number that is finite only if all floating-point numbers of state and reward are.
         info: As in `Transition`.
@@ -199,7 +199,7 @@ class HostRows:
             starts: Where finished rows start; None leaves them as they are.
             keep: Tell how long episodes lasted and what they paid.
         """
-        reward, terminated = out.reward.copy(), out.terminated.copy()  # what is handed out is new
+        reward, terminated = out.reward.copy(), out.terminated  # what is handed out is new
         finished: np.ndarray = terminated.copy()
         if terminated.shape[1] > 1:
             finished = np.logical_or.reduce(terminated, 1, keepdims=True)

@@ -56,7 +56,7 @@ def on_host(proposal: Proposal) -> HostTransition:
         if leaf.dtype.is_floating_point:
             total += leaf.sum().item()
     truncated = None if proposal.truncated is None else proposal.truncated.numpy()
-    judged = proposal.reward.detach().numpy(), proposal.terminated.numpy(), truncated
+    judged = proposal.reward.detach().numpy(), proposal.terminated.numpy().copy(), truncated
     return HostTransition(leaves, proposal.observation, *judged, total, proposal.info)
 
 

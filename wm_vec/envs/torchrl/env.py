@@ -179,7 +179,7 @@ class TorchRLEnv(EngineEnv):
         held = tensordict._tensordict if type(tensordict) is TensorDict else None
         if self.expose_state or held is None or "_step" in held or "next" in held:
             return super()._step_and_maybe_reset(tensordict)
-        if tensordict.batch_size != self._shape:
+        if tensordict._batch_size != self._shape:
             self._assert_tensordict_shape(tensordict)
         entries, observation = self._stepped(tensordict, AutoresetMode.SAME_STEP)
         following = {**held, **self._fresh(observation, self.engine.num_envs)}

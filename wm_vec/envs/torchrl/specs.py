@@ -125,9 +125,8 @@ def start_entries(observation: Tree, num_envs: int, device: torch.device) -> dic
 
 def unchecked(entries: dict[str, Any], batch_size: torch.Size, device: torch.device | None) -> TensorDict:
     """A TensorDict of entries that are known to fit, nested dicts among them; not looked at."""
-    for key, value in entries.items():
-        if isinstance(value, dict):
-            entries[key] = unchecked(value, batch_size, device)
+    if dict in map(type, entries.values()):
+        entries = {k: unchecked(v, batch_size, device) if isinstance(v, dict) else v for k, v in entries.items()}
     made = TensorDict._new_unsafe(entries, batch_size=batch_size, nested=False)
     made._device = device  # as an argument it would be parsed again
     return made
