@@ -225,13 +225,16 @@ class CanvasModel(nn.Module):
     def _versions(self) -> list[int]:
         """Changes whenever what `Prepared` was computed from is written in place, or its views' storage replaced."""
         if self._sources is None:
+            parameters = list(self.parameters())
+            self._storages = [parameters[0], parameters[-1]]  # those of codec and denoiser may be replaced apart
             self._sources = [
                 tensor
                 for name, tensor in self.named_parameters()
                 if not (name.startswith("denoiser.blocks") and name.split(".")[3] != "modulation")
                 and name not in ("codec.weight", "denoiser.head_weight", "denoiser.head_bias")
             ] + self.codec.learned_buffers()
-        return [*map(_VERSION, self._sources), self._sources[0].data_ptr()]  # torch replaces all storages or none
+        first, last = self._storages
+        return [*map(_VERSION, self._sources), first.data_ptr(), last.data_ptr()]
 
     def _apply(self, fn: Any, recurse: bool = True) -> CanvasModel:
         """Moves and casts make new tensors: forget what was made from the old ones."""
@@ -249,7 +252,7 @@ class CanvasModel(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # What `prepare` made is views of the weights, and would be pickled as tensors of its own.
-        return {**self.__dict__, "_sources": None, "_prepared": {}}
+        return {**self.__dict__, "_sources": None, "_prepared": {}, "_storages": []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

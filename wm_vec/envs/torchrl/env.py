@@ -22,7 +22,6 @@ from wm_vec.envs.torchrl.resets import known_to_be_running
 from wm_vec.envs.torchrl.specs import (
     DONE_KEYS,
     STATE_KEY,
-    class_indices,
     observation_entries,
     step_entries,
     unchecked,
@@ -298,9 +297,7 @@ class TorchRLEnv(EngineEnv):
 
     def _stepped(self, tensordict: TensorDictBase, autoreset_mode: AutoresetMode | None) -> tuple[dict[str, Any], Any]:
         """One step of the engine: the entries where it ended, and what the next action answers to."""
-        action = self._check_action(tensordict)
-        if self.one_hot:
-            action = class_indices(action, self.action_space)
+        action = self._engine_action(self._check_action(tensordict))
         step = self.engine.step_columns(action, autoreset_mode)
         if self._draws:  # to set an attribute of a module takes longer than to look
             self._draws = 0

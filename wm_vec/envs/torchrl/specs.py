@@ -104,8 +104,7 @@ def observation_entries(observation: Tree) -> dict[str, Any]:
 
 def step_entries(step: ColumnStep) -> dict[str, Any]:
     """What a step gives where it ended, as the entries under ``next``."""
-    observation = step.final_observation
-    entries = {OBSERVATION: observation} if isinstance(observation, Tensor) else dict(observation)
+    entries = observation_entries(step.final_observation)
     entries["reward"] = step.reward
     entries["done"], entries["terminated"], entries["truncated"] = step.finished, step.terminated, step.truncated
     return entries
