@@ -630,3 +630,12 @@ def test_the_signature_of_a_world_survives_without_its_environment():
     for _ in range(7):
         *_, truncated, _ = env.step(torch.tensor([1, 2, 3]))
     assert truncated.tolist() == [True] * 3
+
+
+def test_weights_whose_storage_is_replaced_in_the_denoiser_alone_are_seen(cartpole):
+    model = copy.deepcopy(cartpole.model)
+    before, parameters = model.prepare(3), list(model.denoiser.parameters())
+    vector = torch.nn.utils.parameters_to_vector(parameters).detach() * 1.1
+    torch.nn.utils.vector_to_parameters(vector, parameters)  # by .data, which counts as no change
+    after = model.prepare(3)
+    assert not torch.equal(after.modulation, before.modulation)
