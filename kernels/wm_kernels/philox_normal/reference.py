@@ -79,9 +79,14 @@ def box_muller(words: Tensor) -> Tensor:
 
     Word ``2i`` gives the radius through a uniform in (0, 1], word ``2i + 1`` the angle.
     """
-    unit = (words.to(torch.float32) * 2.0**-32).unflatten(-1, (-1, 2))
-    radius = (unit[..., 0] + 2.0**-33).log_().mul_(-2.0).clamp_min_(0.0).sqrt_()
-    return torch.view_as_real(torch.polar(radius, unit[..., 1] * (2.0 * math.pi))).flatten(-2)
+    pairs = words.to(torch.float32).unflatten(-1, (-1, 2))
+    return torch.view_as_real(normal_pairs(pairs[..., 0], pairs[..., 1])).flatten(-2)
+
+
+def normal_pairs(radius: Tensor, angle: Tensor) -> Tensor:
+    """Pairs of standard normals from pairs of words, float32 ``(...)`` each -> complex64 ``(...)``."""
+    radius = (radius * 2.0**-32 + 2.0**-33).log_().mul_(-2.0).clamp_min_(0.0).sqrt_()
+    return torch.polar(radius, angle * 2.0**-32 * (2.0 * math.pi))
 
 
 def philox_normal_reference(seed: Tensor, episode: Tensor, step: Tensor, num_normals: int, stream: int) -> Tensor:
