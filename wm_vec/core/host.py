@@ -18,7 +18,7 @@ from torch import Tensor, from_numpy
 from wm_kernels.dispatch import is_plain_host_tensor
 from wm_kernels.finish_step.reference import FinishedStep
 from wm_vec.core.dynamics import Dynamics
-from wm_vec.core.lookahead import FEW_ROWS, DrawsAhead
+from wm_vec.core.lookahead import FEW_ROWS, DrawsAhead, Indices
 from wm_vec.core.rng import CounterRNG
 from wm_vec.core.rows import Rows
 from wm_vec.core.starts import BankStarts, Starts, draw_some, with_starts
@@ -127,10 +127,6 @@ class EndedStep(NamedTuple):
     final_returns: Tensor
 
 
-Counters = list[int] | np.ndarray
-"""``(B,)`` whole numbers; of few rows a list, since in most steps no more than a few numbers are read and written."""
-
-
 @dataclass(slots=True)
 class HostRows:
     """`Rows` in host memory, their counters written in place from step to step.
@@ -138,8 +134,8 @@ class HostRows:
     Attributes:
         leaves: As in `Rows`; never written into.
         seed, pending: As in `Rows`.
-        episode: As in `Rows`.
-        began: ``(B,)``, the clock when the row's episode began.
+        episode: As in `Rows`; of few rows a list, since in most steps no more than a few numbers are read and written.
+        began: ``(B,)``, the clock when the row's episode began; likewise.
         returns: ``(B, P)`` float.
         clock: Steps of all rows; it starts anywhere.
         oldest: No row's episode began earlier.
@@ -149,8 +145,8 @@ class HostRows:
     leaves: list[Tensor]
     seed: Tensor
     pending: Tensor
-    episode: Counters
-    began: Counters
+    episode: Indices
+    began: Indices
     returns: np.ndarray
     clock: int
     oldest: int
@@ -210,8 +206,8 @@ class HostRows:
                 truncated |= cut[:, None]
                 finished |= truncated
         # Nothing is written before a model has made its starts, which may fail.
-        rows = [] if starts is None else finished.nonzero()[0].tolist()
-        begun = self._starting(out.leaves, rows, starts) if starts is not None and rows else None
+        rows = [] if starts is None else self._indices(finished)
+        begun = self._starting(out.leaves, rows, starts) if starts is not None and len(rows) else None
         self.leaves = final = out.leaves
         self.clock += 1
         try:
@@ -231,34 +227,44 @@ class HostRows:
         ended, after = step.ended(), self.to_rows()
         return FinishedStep(*ended[:8], after.elapsed, after.episode, after.returns, *ended[8:])
 
-    def restart(self, rows: list[int], starts: Starts, options: Mapping[str, Any] | None = None) -> None:
-        """Begin the next episodes of `rows`; `options` as in `Starts.draw`."""
-        if rows:
+    def restart(self, mask: np.ndarray, starts: Starts, options: Mapping[str, Any] | None = None) -> None:
+        """Begin the next episodes of the rows of `mask` ``(B,)`` bool; `options` as in `Starts.draw`."""
+        rows = self._indices(mask)
+        if len(rows):
             self._begin(rows, *self._starting(self.leaves, rows, starts, options))
+        self.pending = self.pending & from_numpy(~mask)
+
+    def _indices(self, mask: np.ndarray) -> Indices:
+        """Where `mask` ``(B, ...)`` is true, as the counters are indexed."""
+        rows = mask.nonzero()[0]
+        return rows.tolist() if isinstance(self.episode, list) else rows
 
     def _starting(
-        self, leaves: list[Tensor], rows: list[int], starts: Starts, options: Mapping[str, Any] | None = None
-    ) -> tuple[list[int], list[Tensor]]:
+        self, leaves: list[Tensor], rows: Indices, starts: Starts, options: Mapping[str, Any] | None = None
+    ) -> tuple[Indices, list[Tensor]]:
         """The numbers of the next episodes of `rows`, and `leaves` with their starts; writes nothing."""
         episodes, fresh, index = self._draw(rows, starts, options)
         return episodes, [with_starts(leaf, fresh[i], rows, index) for i, leaf in enumerate(leaves)]
 
     def _draw(
-        self, rows: list[int], starts: Starts, options: Mapping[str, Any] | None
-    ) -> tuple[list[int], Sequence[Tensor | np.ndarray], list[int] | None]:
+        self, rows: Indices, starts: Starts, options: Mapping[str, Any] | None
+    ) -> tuple[Indices, Sequence[Tensor | np.ndarray], Indices | None]:
         """The numbers of the next episodes of `rows`, and what `draw_some` gives for these."""
         episode, ahead = self.episode, self.ahead
-        episodes = [int(episode[row]) + 1 for row in rows]
+        episodes = [episode[row] + 1 for row in rows] if isinstance(episode, list) else episode[rows] + 1
         if ahead is not None and ahead.places is not None and isinstance(starts, BankStarts):
             return episodes, starts.arrays, ahead.places.draw(rows, episodes, self.seed, episode, starts.size)
-        which = torch.tensor(rows)
-        return episodes, *draw_some(starts, which, self.seed[which], torch.tensor(episodes), options)
+        which = torch.as_tensor(rows)
+        return episodes, *draw_some(starts, which, self.seed[which], torch.as_tensor(episodes), options)
 
-    def _begin(self, rows: list[int], episodes: list[int], leaves: list[Tensor]) -> None:
+    def _begin(self, rows: Indices, episodes: Indices, leaves: list[Tensor]) -> None:
         """Begin episodes; arguments as `_starting` gives them."""
         clock, episode, began, returns = self.clock, self.episode, self.began, self.returns
-        for row, number in zip(rows, episodes, strict=True):
-            episode[row], began[row], returns[row] = number, clock, 0.0
+        if isinstance(episode, list):
+            for row, number in zip(rows, episodes, strict=True):
+                episode[row], began[row], returns[row] = number, clock, 0.0
+        else:
+            episode[rows], began[rows], returns[rows] = episodes, clock, 0.0
         self.leaves = leaves
         if self.ahead is not None and self.ahead.numbers is not None:
             self.ahead.numbers.restart(rows, episodes)

@@ -21,6 +21,10 @@ FEW_ROWS = MAX_ROWS // MIN_STEPS
 """Up to so many rows the numbers of steps are drawn ahead."""
 MAX_EPISODES = 4
 """Episodes of a row that numbers are drawn for at once."""
+MANY_ROWS = 1 << 14
+"""Up to so many the places in a bank where rows start are drawn ahead."""
+Indices = list[int] | np.ndarray
+"""``(k,)`` whole numbers."""
 Key = tuple[int, int, torch.dtype]
 """Normals per row, stream, dtype."""
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -159,42 +163,54 @@ class PlacesAhead:
         self._depth = depth
         self._seed: Tensor | None = None  # the seeds, and the size of the bank, that the places are for
         self._size = 0
-        # Lists, since only a few are looked up at a time: by row, and by row and episode.
-        self._first: list[int] = []
-        self._places: list[list[int]] = []
+        # By row, and by row and episode: of few rows lists, since only a few are looked up at a time.
+        self._first: Indices = []
+        self._places: Any = []
 
-    def draw(
-        self, rows: Sequence[int], episodes: Sequence[int], seed: Tensor, episode: Sequence[int] | np.ndarray, size: int
-    ) -> list[int]:
+    def draw(self, rows: Indices, episodes: Indices, seed: Tensor, episode: Indices, size: int) -> Indices:
         """The places in a bank of `size` states of some rows.
 
         Args:
             rows: Which.
             episodes: The numbers of the episodes that they start: their current ones, or those after.
             seed: ``(B,)`` int64 in host memory, of all rows.
-            episode: ``(B,)``, the current episodes of all rows.
+            episode: ``(B,)``, the current episodes of all rows. Lists or arrays, all three and what is returned.
             size: M.
         """
         if self._seed is seed and self._size == size:
-            first, places, drawn = self._first, self._places, []
-            for row, number in zip(rows, episodes, strict=True):
-                ahead = number - first[row]
-                if not 0 <= ahead < self._depth:
-                    break
-                drawn.append(places[row][ahead])
-            else:
-                return drawn
-        self._draw_all(seed, np.asarray(episode), size)
-        return [self._places[row][number - self._first[row]] for row, number in zip(rows, episodes, strict=True)]
+            places = self._drawn(rows, episodes)
+            if places is not None:
+                return places
+        self._draw_all(seed, episode, size)
+        places = self._drawn(rows, episodes)
+        assert places is not None
+        return places
 
-    def _draw_all(self, seed: Tensor, episode: np.ndarray, size: int) -> None:
+    def _drawn(self, rows: Indices, episodes: Indices) -> Indices | None:
+        """What has been drawn for `rows`; None if not for all."""
+        first, places, depth = self._first, self._places, self._depth
+        if isinstance(first, np.ndarray):
+            ahead = episodes - first[rows]
+            within = (ahead >= 0) & (ahead < depth)
+            return places[rows, ahead] if within.all() else None
+        drawn = []
+        for row, number in zip(rows, episodes, strict=True):
+            ahead = number - first[row]
+            if not 0 <= ahead < depth:
+                return None
+            drawn.append(places[row][ahead])
+        return drawn
+
+    def _draw_all(self, seed: Tensor, episode: Indices, size: int) -> None:
         numbers = CounterRNG(
             seed.repeat_interleave(self._depth),
-            torch.from_numpy((episode[:, None] + np.arange(self._depth)).reshape(-1)),
+            torch.from_numpy((np.asarray(episode)[:, None] + np.arange(self._depth)).reshape(-1)),
             torch.zeros(self._depth * len(seed), dtype=torch.int64),
         ).integers(1, size, STREAM_RESET)
-        self._seed, self._size, self._first = seed, size, episode.tolist()
-        self._places = numbers.view(-1, self._depth).tolist()
+        places = numbers.view(-1, self._depth)
+        few = isinstance(episode, list)
+        self._seed, self._size = seed, size
+        self._first, self._places = (list(episode), places.tolist()) if few else (episode.copy(), places.numpy())
 
 
 class DrawsAhead:
@@ -211,7 +227,7 @@ class DrawsAhead:
     def __init__(self, num_envs: int) -> None:
         self._depth = min(MAX_ROWS // num_envs, MAX_STEPS)
         self.numbers: LookaheadRNG | None = None
-        self.places = PlacesAhead(max(MIN_STEPS, self._depth)) if self._depth > 1 else None
+        self.places = PlacesAhead(max(MIN_STEPS, self._depth)) if num_envs <= MANY_ROWS else None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "numbers": None}  # large, and drawn again where they are needed

@@ -219,14 +219,16 @@ def draw_some(
     return fresh, None if index is None else index.tolist()
 
 
-def with_starts(leaf: Tensor, fresh: Tensor | np.ndarray, rows: list[int], index: list[int] | None) -> Tensor:
+def with_starts(
+    leaf: Tensor, fresh: Tensor | np.ndarray, rows: list[int] | np.ndarray, index: list[int] | np.ndarray | None
+) -> Tensor:
     """`leaf` ``(B, ...)`` with ``fresh[index]`` in its rows `rows`; `index` None takes all of `fresh`.
 
     No gradient goes through an array, nor may `leaf` require one then.
     """
     if isinstance(fresh, Tensor):
-        taken = fresh if index is None else fresh[torch.tensor(index, device=fresh.device)]
-        return leaf.index_copy(0, torch.tensor(rows, device=leaf.device), taken)
+        taken = fresh if index is None else fresh[torch.as_tensor(index, device=fresh.device)]
+        return leaf.index_copy(0, torch.as_tensor(rows, device=leaf.device), taken)
     after = leaf.numpy().copy()
     if index is None or len(rows) > ONE_BY_ONE:
         after[rows] = fresh if index is None else fresh[index]

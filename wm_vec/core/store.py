@@ -104,8 +104,7 @@ class RowStore:
     def restart(self, starts: Starts, mask: Tensor, options: Mapping[str, Any] | None) -> None:
         """Begin the next episodes of the rows of `mask`, ``(B,)`` bool; arguments as in `restart`."""
         if self._host is not None and can_step_on_host(mask):
-            self._host.restart(mask.numpy().nonzero()[0].tolist(), starts, options)
-            self._host.pending = self._host.pending & ~mask
+            self._host.restart(mask.numpy(), starts, options)
             return
         self._rows = restart(starts, self.rows(), mask=mask, options=options)
         self._host = None
