@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from wm_vec import spawn_seeds
 from wm_vec.core.lookahead import LookaheadRNG, PlacesAhead
@@ -95,22 +96,28 @@ def test_rows_that_begin_episodes_in_between_get_their_own_numbers(lasting):
     assert ahead.exhausted
 
 
-def test_places_drawn_ahead_are_those_drawn_one_by_one():
-    seed, episode = torch.arange(5) + 3, torch.arange(5)
+@pytest.mark.parametrize("counters", [Tensor.tolist, Tensor.numpy], ids=["lists", "arrays"])
+def test_places_drawn_ahead_are_those_drawn_one_by_one(counters):
     ahead, zeros = PlacesAhead(4), torch.zeros(5, dtype=torch.int64)
+
+    def check(which: Tensor, current: Tensor, size: int, told: str = "") -> None:
+        expected = CounterRNG(seed, episode, zeros).integers(1, size, STREAM_RESET)[which, 0]
+        drawn = ahead.draw(counters(which), counters(episode[which]), seed, counters(current), size)
+        assert type(drawn) is type(counters(which))
+        assert np.array_equal(drawn, expected), told
+
+    seed, episode = torch.arange(5) + 3, torch.arange(5)
     for size, rows in [(10, [0, 1]), (10, [1]), (10, [1, 4]), (10, [1, 2]), (10, [1]), (7, [0, 2]), (7, [3])]:
         which = torch.tensor(rows)
         episode = episode.index_add(0, which, torch.ones_like(which))
-        expected = CounterRNG(seed, episode, zeros).integers(1, size, STREAM_RESET)[which, 0]
         for current in (episode, episode - 1):  # the episodes that start are the current ones, or the next
-            assert ahead.draw(rows, episode[which].tolist(), seed, current.numpy(), size) == expected.tolist()
-    earlier = episode - 2
-    expected = CounterRNG(seed, earlier, zeros).integers(1, 7, STREAM_RESET)[:, 0]
-    every = range(5)
-    assert ahead.draw(every, earlier.tolist(), seed, earlier.numpy(), 7) == expected.tolist(), "episodes may go back"
+            check(which, current, size)
+    every, episode = torch.arange(5), episode - 2
+    check(every, episode, 7, "episodes may go back")
+    episode += 2  # in place: what has been drawn keeps its own copy of the counters
+    check(every, episode, 7)
     seed = seed + 1
-    expected = CounterRNG(seed, episode, zeros).integers(1, 7, STREAM_RESET)[:, 0]
-    assert ahead.draw(every, episode.tolist(), seed, episode.numpy(), 7) == expected.tolist()
+    check(every, episode, 7, "other seeds")
 
 
 def test_spawned_seeds_are_numpys_and_unrelated():
