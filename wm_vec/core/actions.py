@@ -48,6 +48,7 @@ class JointAction:
         self._usual = torch.int64 if first.kind == "discrete" else dtype
         self._own_shape = torch.Size(first.shape)
         classes = first.kind == "discrete" and first.shape == ()
+        self._classes_only = len(self.perspectives) == 1 and classes and not first.offset
         few = classes and first.high[0] - first.low[0] < MAX_TABLE
         if len(self.perspectives) == 1 and few and device.type == "cpu":
             every = range(int(first.low[0]), int(first.high[0]) + 1)
@@ -86,8 +87,14 @@ class JointAction:
     def join(self, actions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """The joint action ``(B, A)`` in the joint dtype, as it is and within its bounds; class indices count from 0.
 
-        NaN stays.
+        NaN stays. Of class indices alone both are the latter.
         """
+        if self._classes_only:
+            clipped = actions[0].clamp(*self._bounds)  # to floating-point bounds: what comes out is, too
+            if clipped.dtype is not self.dtype:
+                clipped = clipped.to(self.dtype)
+            clipped = clipped.unsqueeze(1)
+            return clipped, clipped
         if len(actions) == 1:
             joint = self.columns(actions[0], self.perspectives[0].action)
         else:

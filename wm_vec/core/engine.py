@@ -283,7 +283,9 @@ class Engine:
         """Step all envs by checked actions; a `ColumnStep` or a `StepResult`."""
         store, step = self._filled_store("step"), self._step
         plan = step.plan if autoreset_mode is None else PLANS[autoreset_mode]
-        with torch.set_grad_enabled(bool(self._keeps_graph) and torch.is_grad_enabled()):
+        grad = torch.is_grad_enabled()
+        torch._C._set_grad_enabled(bool(self._keeps_graph) and grad)  # the context manager takes 7 us longer
+        try:
             host = None if plan == "next_step" else store.host()
             if host is not None:
                 told, out, joint = step.step_on_host(host, actions, plan, columns)
@@ -295,6 +297,8 @@ class Engine:
                 rows, finished, proposal = step.advance(store.rows(), actions, store.rng(), plan)
             store.put_next(rows, None if plan == "disabled" else finished.was_reset)
             return (step.columns if columns else step.result)(finished, proposal, plan)
+        finally:
+            torch._C._set_grad_enabled(grad)
 
     def step_row(self, action: Tensor) -> RowStep:
         """`step` of an engine of one env and one perspective without autoreset; reads the host.

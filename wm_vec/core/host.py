@@ -206,8 +206,11 @@ class HostRows:
                 truncated |= cut[:, None]
                 finished |= truncated
         # Nothing is written before a model has made its starts, which may fail.
-        rows = [] if starts is None else self._indices(finished)
-        begun = self._starting(out.leaves, rows, starts) if starts is not None and len(rows) else None
+        begun = None
+        if starts is not None:
+            rows = finished.nonzero()[0]
+            if rows.size:
+                begun = self._starting(out.leaves, rows, starts)
         self.leaves = final = out.leaves
         self.clock += 1
         try:
@@ -219,7 +222,7 @@ class HostRows:
         if self.ahead is not None and self.ahead.numbers is not None:
             self.ahead.numbers.advance()
         if begun is not None:
-            self._begin(rows, *begun)
+            self._begin(*begun)
         return HostStep(final, self.leaves, reward, terminated, truncated, finished, starts is not None, lengths, sums)
 
     def finished_step(self, step: HostStep) -> FinishedStep:
@@ -229,42 +232,43 @@ class HostRows:
 
     def restart(self, mask: np.ndarray, starts: Starts, options: Mapping[str, Any] | None = None) -> None:
         """Begin the next episodes of the rows of `mask` ``(B,)`` bool; `options` as in `Starts.draw`."""
-        rows = self._indices(mask)
-        if len(rows):
-            self._begin(rows, *self._starting(self.leaves, rows, starts, options))
+        rows = mask.nonzero()[0]
+        if rows.size:
+            self._begin(*self._starting(self.leaves, rows, starts, options))
         self.pending = self.pending & from_numpy(~mask)
 
-    def _indices(self, mask: np.ndarray) -> Indices:
-        """Where `mask` ``(B, ...)`` is true, as the counters are indexed."""
-        rows = mask.nonzero()[0]
-        return rows.tolist() if isinstance(self.episode, list) else rows
-
     def _starting(
-        self, leaves: list[Tensor], rows: Indices, starts: Starts, options: Mapping[str, Any] | None = None
-    ) -> tuple[Indices, list[Tensor]]:
-        """The numbers of the next episodes of `rows`, and `leaves` with their starts; writes nothing."""
-        episodes, fresh, index = self._draw(rows, starts, options)
-        return episodes, [with_starts(leaf, fresh[i], rows, index) for i, leaf in enumerate(leaves)]
+        self, leaves: list[Tensor], which: np.ndarray, starts: Starts, options: Mapping[str, Any] | None = None
+    ) -> tuple[Indices, Indices, list[Tensor]]:
+        """The rows `which` ``(k,)``, the numbers of their next episodes, and `leaves` with their starts.
 
-    def _draw(
-        self, rows: Indices, starts: Starts, options: Mapping[str, Any] | None
-    ) -> tuple[Indices, Sequence[Tensor | np.ndarray], Indices | None]:
-        """The numbers of the next episodes of `rows`, and what `draw_some` gives for these."""
+        The first two are indices as the counters have them. Nothing is written.
+        """
         episode, ahead = self.episode, self.ahead
-        episodes = [episode[row] + 1 for row in rows] if isinstance(episode, list) else episode[rows] + 1
+        rows: Indices
+        episodes: Indices
+        fresh: Sequence[Tensor | np.ndarray]
+        index: Indices | None
+        if isinstance(episode, list):
+            rows = which.tolist()
+            episodes = [episode[row] + 1 for row in rows]
+        else:
+            rows, episodes = which, episode[which] + 1
         if ahead is not None and ahead.places is not None and isinstance(starts, BankStarts):
-            return episodes, starts.arrays, ahead.places.draw(rows, episodes, self.seed, episode, starts.size)
-        which = torch.as_tensor(rows)
-        return episodes, *draw_some(starts, which, self.seed[which], torch.as_tensor(episodes), options)
+            fresh, index = starts.arrays, ahead.places.draw(rows, episodes, self.seed, episode, starts.size)
+        else:
+            chosen = from_numpy(which)
+            fresh, index = draw_some(starts, chosen, self.seed[chosen], torch.as_tensor(episodes), options)
+        return rows, episodes, [with_starts(leaf, fresh[i], rows, index) for i, leaf in enumerate(leaves)]
 
     def _begin(self, rows: Indices, episodes: Indices, leaves: list[Tensor]) -> None:
         """Begin episodes; arguments as `_starting` gives them."""
         clock, episode, began, returns = self.clock, self.episode, self.began, self.returns
-        if isinstance(episode, list):
+        if isinstance(episode, np.ndarray) and isinstance(began, np.ndarray):
+            episode[rows], began[rows], returns[rows] = episodes, clock, 0.0
+        else:
             for row, number in zip(rows, episodes, strict=True):
                 episode[row], began[row], returns[row] = number, clock, 0.0
-        else:
-            episode[rows], began[rows], returns[rows] = episodes, clock, 0.0
         self.leaves = leaves
         if self.ahead is not None and self.ahead.numbers is not None:
             self.ahead.numbers.restart(rows, episodes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,7 +92,7 @@ class LookaheadRNG(CounterRNG):
         """Go on to the next step."""
         self._position += 1
 
-    def restart(self, rows: Sequence[int], episodes: Sequence[int]) -> None:
+    def restart(self, rows: Indices, episodes: Indices) -> None:
         """Let some rows begin an episode of the same seed at the current step.
 
         Args:
@@ -177,29 +177,24 @@ class PlacesAhead:
             episode: ``(B,)``, the current episodes of all rows. Lists or arrays, all three and what is returned.
             size: M.
         """
-        if self._seed is seed and self._size == size:
-            places = self._drawn(rows, episodes)
-            if places is not None:
-                return places
-        self._draw_all(seed, episode, size)
-        places = self._drawn(rows, episodes)
-        assert places is not None
-        return places
-
-    def _drawn(self, rows: Indices, episodes: Indices) -> Indices | None:
-        """What has been drawn for `rows`; None if not for all."""
+        if self._seed is not seed or self._size != size:
+            self._draw_all(seed, episode, size)
         first, places, depth = self._first, self._places, self._depth
         if isinstance(first, np.ndarray):
-            ahead = episodes - first[rows]
-            within = (ahead >= 0) & (ahead < depth)
-            return places[rows, ahead] if within.all() else None
-        drawn = []
-        for row, number in zip(rows, episodes, strict=True):
-            ahead = number - first[row]
-            if not 0 <= ahead < depth:
-                return None
-            drawn.append(places[row][ahead])
-        return drawn
+            later = episodes - first[rows]
+            if not ((later < 0) | (later >= depth)).any():
+                return places[rows, later]
+        else:
+            drawn = []
+            for row, number in zip(rows, episodes, strict=True):
+                ahead = number - first[row]
+                if not 0 <= ahead < depth:
+                    break
+                drawn.append(places[row][ahead])
+            else:
+                return drawn
+        self._seed = None
+        return self.draw(rows, episodes, seed, episode, size)
 
     def _draw_all(self, seed: Tensor, episode: Indices, size: int) -> None:
         numbers = CounterRNG(

@@ -124,7 +124,7 @@ class StepFunction:
         self.perspectives = joint.perspectives
         self.horizon, self.plan, self.exact_rows = horizon, PLANS[mode], exact_rows
         self.starts = starts
-        self._picked = self.perspectives[0].picked_columns()
+        self._picked = self.perspectives[0].picked_columns(dynamics.dtype)
         plain = not judge.has_functions and len(self.perspectives) == 1 and not layout.stateful and not exact_rows
         short = plain and isinstance(dynamics, HostDynamics) and dynamics.steps_on_host
         self.host_dynamics: HostDynamics | None = dynamics if short else None  # type: ignore[assignment]

@@ -182,8 +182,10 @@ class TorchRLEnv(EngineEnv):
             self._assert_tensordict_shape(tensordict)
         entries, observation = self._stepped(tensordict, AutoresetMode.SAME_STEP)
         following = {**held, **self._fresh(observation, self.engine.num_envs)}
-        tensordict._set_str("next", self._pack(entries), validated=True, inplace=False, non_blocking=False)
-        return tensordict, self._pack(following)
+        device = self.engine.device
+        ended = unchecked(entries, self._shape, device)
+        tensordict._set_str("next", ended, validated=True, inplace=False, non_blocking=False)
+        return tensordict, unchecked(following, self._shape, device)
 
     def maybe_reset(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Reset what is done, by a masked select; in host memory only if something is."""
