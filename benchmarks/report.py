@@ -57,12 +57,19 @@ def torchrl() -> str:
         "Bundled CartPole world, random actions, resets of what is done: `TorchRLEnv`; TorchRL's own WorldModelEnv",
         "around the same network, with a reset source and a time limit written for it, since it has neither; TorchRL's",
         "GymWrapper over Gymnasium's SyncVectorEnv of scalar views. Each in turn with the bare network, call by call,",
-        "in one process; medians. `python -m benchmarks.torchrl_throughput`.\n",
+        "in one process, the order of a turn drawn anew; medians. `python -m benchmarks.torchrl_throughput`.\n",
         _where(result["machine"]) + "\n",
     ]
     few = next(row for row in result["rows"] if (row["num_envs"], row["subject"]) == (64, "TorchRLEnv"))
+    behind = ", ".join(
+        f"{row['over_ours_us']:,.0f} ({_interval(row['over_ours_us_interval'])}) at {row['num_envs']:,}"
+        for row in result["rows"]
+        if "over_ours_us" in row
+    )
     note = (
-        f"\nOf TorchRLEnv at 64 envs the mean over the bare network is {few['mean_over_bare_us']:+.0f} µs: "
+        "\nIn brackets: the 95 % interval of the median. Within a turn a step of torchrl's WorldModelEnv takes so many\n"
+        f"µs longer than one of TorchRLEnv, in the median: {behind}.\n"
+        f"Of TorchRLEnv at 64 envs the mean over the bare network is {few['mean_over_bare_us']:+.0f} µs: "
         "one step in 32\ndraws the random numbers of all of them, and what disturbs the machine counts too."
     )
     return "\n".join([*lines, *_over_bare(result["rows"], "bare network"), note]) + "\n"
@@ -260,10 +267,16 @@ def _over_bare(rows: list[dict[str, Any]], bare: str) -> list[str]:
     """A table of what `benchmarks.timing.figures` gave."""
     lines = [f"| envs | what | env steps/s | over the {bare} |", "| ---: | --- | ---: | ---: |"]
     for row in rows:
-        over = f"{row['over_bare_us']:+,.0f} µs, {row['over_bare_percent']:+,.1f} %"
+        within = f" ({_interval(row['over_bare_us_interval'])})" if "over_bare_us_interval" in row else ""
+        over = f"{row['over_bare_us']:+,.0f} µs{within}, {row['over_bare_percent']:+,.1f} %"
         over = "" if row["subject"] == bare else over
         lines.append(f"| {row['num_envs']} | {row['subject']} | {row['env_steps_per_s']:,.0f} | {over} |")
     return lines
+
+
+def _interval(bounds: list[float]) -> str:
+    low, high = bounds
+    return f"{low:,.0f} to {high:,.0f}"
 
 
 def _where(machine: dict[str, Any]) -> str:

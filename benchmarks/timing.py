@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
+import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 LEAST_TURNS = 3
+NORMAL_95 = statistics.NormalDist().inv_cdf(0.975)
 
 
 def time_in_turn(named: dict[str, Callable[[], Any]], seconds: float) -> dict[str, list[float]]:
-    """Seconds of every call, the subjects called in turn until the time is up; at least three turns.
+    """Seconds of every call, the subjects called in turn, each turn in another order, until the time is up.
+
+    There are at least three turns. The order is random, since a call leaves caches and memory to the next one.
 
     Args:
         named: What is called, by name; once before the timing starts.
@@ -20,14 +25,28 @@ def time_in_turn(named: dict[str, Callable[[], Any]], seconds: float) -> dict[st
     for call in named.values():
         call()
     times: dict[str, list[float]] = {name: [] for name in named}
+    order, shuffle = [*named], random.Random(0).shuffle
     started, turns = time.perf_counter(), 0
     while time.perf_counter() - started < seconds or turns < LEAST_TURNS:
         turns += 1
-        for name, call in named.items():
+        shuffle(order)
+        for name in order:
+            call = named[name]
             before = time.perf_counter()
             call()
             times[name].append(time.perf_counter() - before)
     return times
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """The 95 % confidence interval of the median, from order statistics and the normal approximation to their ranks.
+
+    Source: Conover, "Practical Nonparametric Statistics", the interval for a quantile.
+    """
+    ordered, half = sorted(values), NORMAL_95 * math.sqrt(len(values)) / 2
+    middle = (len(values) - 1) / 2
+    low, high = math.floor(middle - half), math.ceil(middle + half)
+    return ordered[max(0, low)], ordered[min(len(values) - 1, high)]
 
 
 def figures(num_envs: int, turns: dict[str, list[float]], bare: str) -> list[dict[str, Any]]:
@@ -40,7 +59,7 @@ def figures(num_envs: int, turns: dict[str, list[float]], bare: str) -> list[dic
     """
     plain, rows = turns[bare], []
     for name, times in turns.items():
-        differences = [t - b for t, b in zip(times, plain, strict=True)]
+        differences = [(t - b) * 1e6 for t, b in zip(times, plain, strict=True)]
         extra = statistics.median(differences)
         rows.append(
             {
@@ -48,9 +67,10 @@ def figures(num_envs: int, turns: dict[str, list[float]], bare: str) -> list[dic
                 "subject": name,
                 "env_steps_per_s": num_envs / statistics.median(times),
                 "step_us": statistics.median(times) * 1e6,
-                "over_bare_us": extra * 1e6,
-                "mean_over_bare_us": statistics.mean(differences) * 1e6,
-                "over_bare_percent": 100 * extra / statistics.median(plain),
+                "over_bare_us": extra,
+                "over_bare_us_interval": median_interval(differences),
+                "mean_over_bare_us": statistics.mean(differences),
+                "over_bare_percent": 1e-4 * extra / statistics.median(plain),
                 "calls": len(times),
             }
         )

@@ -3,7 +3,8 @@
 The bundled CartPole world, random actions, resets of what is done: TorchRL's GymWrapper over Gymnasium's SyncVectorEnv
 of our scalar views; TorchRL's own WorldModelEnv around the same network, with a reset source and a time limit written
 for it, since it has neither; and `TorchRLEnv`. All are called in turn, call by call, in one process; figures are
-medians, overheads medians of differences within a turn. Run: ``python -m benchmarks.torchrl_throughput``.
+medians, overheads medians of differences within a turn, with their 95 % intervals. Run:
+``python -m benchmarks.torchrl_throughput``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ from torchrl.modules import WorldModel as TorchRLWorldModel
 
 from benchmarks.machine import machine
 from benchmarks.step_throughput import bare_network
-from benchmarks.timing import figures, time_in_turn
+from benchmarks.timing import figures, median_interval, time_in_turn
 from wm_vec import WorldModel
 from wm_vec.envs import TransformedEnv
 
@@ -132,7 +134,13 @@ def measure(world: WorldModel, seconds: float) -> list[dict[str, Any]]:
     rows = []
     for num_envs in SIZES:
         named = subjects(world, num_envs)
-        rows += figures(num_envs, time_in_turn(named, seconds), BARE)
+        turns = time_in_turn(named, seconds)
+        rows += figures(num_envs, turns, BARE)
+        behind = [theirs - ours for theirs, ours in zip(turns[THEIRS], turns[OURS], strict=True)]
+        rows[-1] |= {
+            "over_ours_us": statistics.median(behind) * 1e6,
+            "over_ours_us_interval": [1e6 * bound for bound in median_interval(behind)],
+        }
         # On its own: one of its calls lasts as long as thousands of the others.
         slow = {BARE: named[BARE], SYNC: stepper(gym_wrapper(world, num_envs), num_envs)}
         rows += figures(num_envs, time_in_turn(slow, seconds / 2), BARE)[1:]
