@@ -67,8 +67,8 @@ def torchrl() -> str:
         if "over_ours_us" in row
     )
     note = (
-        "\nIn brackets: the 95 % interval of the median. Within a turn a step of torchrl's WorldModelEnv takes so many\n"
-        f"µs longer than one of TorchRLEnv, in the median: {behind}.\n"
+        "\nIn brackets: the 95 % interval of the median. Within a turn a step of torchrl's WorldModelEnv takes\n"
+        f"so many µs longer than one of TorchRLEnv, in the median: {behind}.\n"
         f"Of TorchRLEnv at 64 envs the mean over the bare network is {few['mean_over_bare_us']:+.0f} µs: "
         "one step in 32\ndraws the random numbers of all of them, and what disturbs the machine counts too."
     )
