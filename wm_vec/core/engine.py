@@ -281,9 +281,11 @@ class Engine:
 
     def _advance(self, actions: list[Tensor], autoreset_mode: AutoresetMode | None, columns: bool) -> Any:
         """Step all envs by checked actions; a `ColumnStep` or a `StepResult`."""
+        grad = torch.is_grad_enabled()
+        if self._keeps_graph and grad and torch.compiler.is_compiling():
+            return _eagerly(self._advance, actions, autoreset_mode, columns)
         store, step = self._filled_store("step"), self._step
         plan = step.plan if autoreset_mode is None else PLANS[autoreset_mode]
-        grad = torch.is_grad_enabled()
         torch._C._set_grad_enabled(bool(self._keeps_graph) and grad)  # the context manager takes 7 us longer
         try:
             host = None if plan == "next_step" else store.host()
@@ -525,3 +527,11 @@ class Engine:
         observation = self.dynamics.observe(self._layout.to_tensordict(leaves))
         states = self._layout.reward_states(leaves)
         judge.probe(observation, self._joint.middle(3), torch.ones_like(few), states)
+
+
+@torch.compiler.disable(
+    reason="wm_vec: a step that keeps its graph hooks its gradients; traced, it would lose its state"
+)
+def _eagerly(call: Callable[..., Any], *args: Any) -> Any:
+    """What `call` gives, outside of any compiled graph; under ``fullgraph=True`` an error."""
+    return call(*args)

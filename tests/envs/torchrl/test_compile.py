@@ -6,6 +6,7 @@ import logging
 
 import pytest
 import torch
+from tensordict.nn import TensorDictModule
 from torch._dynamo.utils import counters
 from torchrl.collectors import Collector
 from torchrl.envs import TransformedEnv
@@ -103,6 +104,45 @@ def test_new_weights_are_seen_by_a_compiled_step():
     after, eager = roll(), (env.eager(), roll())[1]
     torch.testing.assert_close(after, eager)
     assert not torch.allclose(before, after)
+
+
+@pytest.mark.parametrize("fullgraph", [False, True])
+def test_gradients_flow_through_a_compiled_environment_as_through_any(fullgraph):
+    env, bare = (BY_NAME["pendulum"].torchrl(B, max_episode_steps=5) for _ in range(2))
+    env.compile(backend="eager", fullgraph=fullgraph)
+    given = []
+    for one in (env, bare):
+        one.set_seed(0)
+        one.rollout(3, actions=torch.zeros(3, B, 1).unbind(0), break_when_any_done=False)
+        weight = torch.full((3,), 0.1, requires_grad=True)
+        policy = TensorDictModule(
+            lambda seen, weight=weight: (seen * weight).sum(-1, True), ["observation"], ["action"]
+        )
+        rollout = one.imagine(policy, STEPS, grad=True)
+        rollout["next", "reward"].sum().backward()
+        given.append((rollout["observation"], rollout["next", "done"], weight.grad))
+    for ours, expected in zip(*given, strict=True):
+        assert torch.equal(ours, expected)
+    torch._dynamo.reset(), counters.clear()
+    env.step_and_maybe_reset(env.rand_action(env.reset()))
+    assert counters["frames"]["total"], "it is compiled again afterwards"
+
+
+def test_a_compiled_step_that_keeps_its_graph_keeps_the_state_too():
+    engine, eager = (BY_NAME["pendulum"].vector(B, max_episode_steps=5, seed=0).engine for _ in range(2))
+    engine.reset(), eager.reset()
+    step = torch.compile(lambda action: engine.step_columns(action).observation, backend="eager")
+    torque = torch.zeros(B, 1, requires_grad=True)
+    with engine.keep_graph(), eager.keep_graph():
+        for _ in range(4):
+            seen, expected = step(torque), eager.step_columns(torque).observation
+            assert torch.equal(seen, expected)
+    gradients = [torch.autograd.grad(end.sum(), torque)[0] for end in (seen, expected)]
+    assert torch.equal(*gradients)
+    assert gradients[0].abs().min() > 0
+    whole = torch.compile(lambda action: engine.step_columns(action).observation, backend="eager", fullgraph=True)
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="keeps its graph"), engine.keep_graph():
+        whole(torque)
 
 
 def test_a_collector_of_a_compiled_env_with_transforms():

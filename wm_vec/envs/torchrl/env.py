@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -27,6 +28,9 @@ from wm_vec.envs.torchrl.specs import (
     unchecked,
 )
 from wm_vec.envs.torchrl.stateless import StatelessTorchRLEnv
+
+COMPILED = "_compiled_step_and_maybe_reset"
+"""Where `EnvBase.compile` keeps the compiled step."""
 
 
 class TorchRLEnv(EngineEnv):
@@ -265,7 +269,8 @@ class TorchRLEnv(EngineEnv):
             horizon: Steps T.
             grad: Keep the graph, so that gradients flow from the rewards through the world into the policy. Parameters
                 of the world that require gradients collect them too; freeze them with ``requires_grad_(False)`` (a
-                `WorldModel` keeps its own out of the graph). Discrete actions pass none on.
+                `WorldModel` keeps its own out of the graph). Discrete actions pass none on. A compiled env steps
+                uncompiled then.
 
         Returns:
             ``(B, T)`` TensorDict: observations, ``done``, ``terminated``, ``truncated`` ``(B, T, 1)`` bool and what the
@@ -281,7 +286,7 @@ class TorchRLEnv(EngineEnv):
         engine = self.engine
         if not engine.started:
             raise RuntimeError("imagine: call reset() first; there is no episode yet.")
-        with engine.keep_graph(grad):
+        with engine.keep_graph(grad), self._uncompiled() if grad else nullcontext():
             start = self._seen(engine.perspectives[0].observe(engine.predictions()))
             rollout = self.rollout(
                 horizon,
@@ -296,6 +301,17 @@ class TorchRLEnv(EngineEnv):
         return rollout
 
     # -- parts ----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _uncompiled(self) -> Iterator[None]:
+        """Inside, `compile` has no effect."""
+        compiled = self.__dict__.get(COMPILED)
+        self.eager()
+        try:
+            yield
+        finally:
+            if compiled is not None:
+                self.__dict__[COMPILED] = compiled
 
     def _stepped(self, tensordict: TensorDictBase, autoreset_mode: AutoresetMode | None) -> tuple[dict[str, Any], Any]:
         """One step of the engine: the entries where it ended, and what the next action answers to."""
