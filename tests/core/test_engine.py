@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode
+from tensordict import TensorDict
 
 from tests.core.walk import BOX, Walk, bank_of, constant, walk_engine
 from wm_vec import spawn_seeds
-from wm_vec.core import ActionSpec, Engine, Perspective
+from wm_vec.core import ActionSpec, Engine, Perspective, Transition
 
 CLASSES = ActionSpec("discrete", (), (0.0,), (2.0,), offset=5)
 
@@ -231,6 +232,37 @@ def test_class_actions_count_from_the_spaces_start(dtype):
     engine.reset(seed=0)
     result = engine.step(torch.tensor([5, 6, 7], dtype=dtype))
     assert result.final_observation[:, 0].tolist() == [0.0, 1.0, 2.0]
+
+
+class Echo(Walk):
+    """Goes where the action says."""
+
+    def step(self, state, action, rng):
+        x = action.expand(-1, 2)
+        return Transition(TensorDict({"x": x}, batch_size=x.shape[:1]), x, reward=x[:, 0], terminated=x[:, 0] < 0)
+
+
+@pytest.mark.parametrize("default", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("kind", [torch.int64, torch.int32, torch.uint8])
+@pytest.mark.parametrize("offset", [0, 5])
+def test_class_indices_are_clipped_and_cast_to_the_worlds_dtype(default, dtype, kind, offset):
+    spec = ActionSpec("discrete", (), (0.0,), (299.0,), offset=offset)
+    engine = walk_engine(
+        4, [Perspective(spec)], Echo(dtype=dtype), autoreset_mode="disabled", bank=bank_of([0, 0], dtype=dtype)
+    )
+    torch.set_default_dtype(default)
+    try:
+        engine.reset(0)
+        if kind is torch.uint8:
+            action = torch.tensor([0, 1, 255, 77], dtype=kind)
+        else:
+            action = torch.tensor([-(2**31), 257, 2**31 - 1, 299], dtype=kind)
+        seen = engine.step(action).observation[:, 0]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert seen.dtype is dtype
+    assert torch.equal(seen, (action.to(torch.int64) - offset).clamp(0, 299).to(dtype))
 
 
 def test_box_actions_are_clipped():

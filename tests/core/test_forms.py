@@ -89,7 +89,7 @@ class Three:
 
     def __init__(self, make, seed):
         self.random = random.Random(seed)
-        self.size = self.random.choice([1, 2, 3, 64, 513])
+        self.size = self.random.choice([1, 2, 3, 64, 513, 1500])
         mode, horizon = self.random.choice(MODES), self.random.choice([None, 1, 2, 3, 20])
         self.engines = [make(self.size, max_episode_steps=horizon, autoreset_mode=mode, seed=seed) for _ in range(3)]
         self.stay()

@@ -1,17 +1,19 @@
 """Finishing a step in host memory, against the same loop over rows as the operation's reference."""
 
 import math
+from dataclasses import replace
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
+from gymnasium.vector import AutoresetMode
 from hypothesis import assume, given, settings
 
 from tests.core.walk import BOX, Walk, bank_of, constant, walk_engine
 from tests.kernels.test_finish_step import arguments, by_hand, steps
 from wm_vec import WorldModel
-from wm_vec.core import Perspective, Transition
+from wm_vec.core import Engine, Perspective, Transition
 from wm_vec.core.host import HostRows
 from wm_vec.core.rows import Rows
 from wm_vec.core.transition import Proposal, on_host
@@ -115,3 +117,55 @@ def test_starts_that_do_not_fit_leave_the_engine_as_it_was():
     with pytest.raises(RuntimeError, match="same dtype"):
         engine.step(constant(engine))
     assert bool((engine.state() == before).all())
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float32, torch.float64, torch.int64])
+@pytest.mark.parametrize("shape", [None, (2, 2), (1, 4, 1)])
+@pytest.mark.parametrize("offset", [0, 3])
+def test_columns_picked_at_once_are_what_the_perspective_sees(cartpole, dtype, shape, offset):
+    seen = []
+    for stays in (False, True):
+        engine = cartpole.to_engine(5, seed=0, max_episode_steps=3)
+        view = replace(engine.perspectives[0], obs_dtype=dtype, obs_shape=shape, obs_offset=offset)
+        engine = Engine(engine.dynamics, 5, [view], max_episode_steps=3, seed=0)
+        engine.reset()
+        if stays:
+            engine.keep_tensors()
+        for _ in range(4):
+            step = engine.step_columns(torch.tensor([0, 1, 1, 0, 1]))
+            seen.append((step.observation, step.final_observation))
+    for ours, expected in zip(seen[:4], seen[4:], strict=True):
+        for one, other in zip(ours, expected, strict=True):
+            assert one.dtype is other.dtype
+            assert torch.equal(one, other)
+
+
+def test_rows_that_are_reset_by_hand_wait_no_more():
+    engine = walk_engine(3, seed=0, autoreset_mode="next_step", max_episode_steps=1)
+    engine.reset()
+    engine.step(constant(engine))
+    engine.step(constant(engine), AutoresetMode.DISABLED)
+    assert engine._store._host is not None
+    engine.reset(mask=torch.tensor([True, False, False]))
+    assert engine.state().pending.tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("num_envs", [1, 4, 600])
+def test_a_step_leaves_the_grad_mode_as_it_was(grad, num_envs):
+    class Fails(Walk):
+        def step(self, state, action, rng):
+            assert not torch.is_grad_enabled()
+            if self.calls > 1:
+                raise OSError("no step")
+            return super().step(state, action, rng)
+
+    engine = walk_engine(num_envs, dynamics=Fails(), seed=0)
+    engine.reset()
+    with torch.set_grad_enabled(grad):
+        engine.step(constant(engine))
+        assert torch.is_grad_enabled() is grad
+        engine.dynamics.calls = 2
+        with pytest.raises(OSError, match="no step"):
+            engine.step(constant(engine))
+        assert torch.is_grad_enabled() is grad

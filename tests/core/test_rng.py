@@ -1,12 +1,15 @@
 """Counter random numbers as the engine draws them, and seeds as people give them."""
 
+import random
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from wm_vec import spawn_seeds
-from wm_vec.core.lookahead import LookaheadRNG, PlacesAhead
+from wm_vec.core.lookahead import LookaheadRNG, PlacesAhead, PlacesOfMany, _places
 from wm_vec.core.rng import STREAM_RESET, CounterRNG, seed_list
 
 
@@ -96,9 +99,9 @@ def test_rows_that_begin_episodes_in_between_get_their_own_numbers(lasting):
     assert ahead.exhausted
 
 
-@pytest.mark.parametrize("counters", [Tensor.tolist, Tensor.numpy], ids=["lists", "arrays"])
-def test_places_drawn_ahead_are_those_drawn_one_by_one(counters):
-    ahead, zeros = PlacesAhead(4), torch.zeros(5, dtype=torch.int64)
+@pytest.mark.parametrize(("places", "counters"), [(PlacesAhead, Tensor.tolist), (PlacesOfMany, Tensor.numpy)])
+def test_places_drawn_ahead_are_those_drawn_one_by_one(places, counters):
+    ahead, zeros = places(4), torch.zeros(5, dtype=torch.int64)
 
     def check(which: Tensor, current: Tensor, size: int, told: str = "") -> None:
         expected = CounterRNG(seed, episode, zeros).integers(1, size, STREAM_RESET)[which, 0]
@@ -116,8 +119,23 @@ def test_places_drawn_ahead_are_those_drawn_one_by_one(counters):
     check(every, episode, 7, "episodes may go back")
     episode += 2  # in place: what has been drawn keeps its own copy of the counters
     check(every, episode, 7)
+    draws = random.Random(0)
+    for _ in range(200):
+        which = torch.tensor([row for row in range(5) if draws.random() < 0.2 * row], dtype=torch.int64)
+        episode = episode.index_add(0, which, torch.ones_like(which))
+        check(which, episode - draws.choice([0, 1]), 7)
     seed = seed + 1
     check(every, episode, 7, "other seeds")
+
+
+def test_of_many_rows_only_those_that_used_their_places_get_new_ones():
+    ahead, seed, episode = PlacesOfMany(4), torch.arange(1000), np.zeros(1000, np.int64)
+    with patch("wm_vec.core.lookahead._places", wraps=_places) as drawn:
+        for _ in range(20):
+            ahead.draw(np.array([7]), episode[7:8] + 1, seed, episode, 5)
+            episode[7] += 1
+    assert [len(call.args[0]) for call in drawn.call_args_list] == [1000, *[1] * (len(drawn.call_args_list) - 1)]
+    assert 4 < len(drawn.call_args_list) < 10
 
 
 def test_spawned_seeds_are_numpys_and_unrelated():

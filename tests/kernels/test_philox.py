@@ -79,6 +79,15 @@ def test_numpy_takes_strided_and_expanded_rows():
     assert_matches_reference(philox_words, (seed, zero, zero, 6, 1), backend="numpy", exact=True)
 
 
+def test_of_a_stream_the_low_32_bits_count():
+    rows = torch.arange(3)
+    for backend in ("reference", "numpy"):
+        with use_backend(backend):
+            words = [philox_words(rows, rows, rows, 5, stream) for stream in (7, 7 + 2**32, 8)]
+        assert torch.equal(words[0], words[1])
+        assert not torch.equal(words[0], words[2])
+
+
 def test_only_the_low_32_bits_of_episode_and_step_count():
     low = philox_words(*as_rows(3, 4, 5), 8, 0)
     assert torch.equal(low, philox_words(*as_rows(3, 4 + 2**32, 5 - 2**32), 8, 0))

@@ -48,7 +48,8 @@ class JointAction:
         self._usual = torch.int64 if first.kind == "discrete" else dtype
         self._own_shape = torch.Size(first.shape)
         classes = first.kind == "discrete" and first.shape == ()
-        self._classes_only = len(self.perspectives) == 1 and classes and not first.offset
+        single = len(self.perspectives) == 1 and classes and not first.offset
+        self._classes = (int(first.low[0]), int(first.high[0])) if single else None
         few = classes and first.high[0] - first.low[0] < MAX_TABLE
         if len(self.perspectives) == 1 and few and device.type == "cpu":
             every = range(int(first.low[0]), int(first.high[0]) + 1)
@@ -87,13 +88,10 @@ class JointAction:
     def join(self, actions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """The joint action ``(B, A)`` in the joint dtype, as it is and within its bounds; class indices count from 0.
 
-        NaN stays. Of class indices alone both are the latter.
+        NaN stays. Where one perspective's action is one class index, what is within its bounds is given twice.
         """
-        if self._classes_only:
-            clipped = actions[0].clamp(*self._bounds)  # to floating-point bounds: what comes out is, too
-            if clipped.dtype is not self.dtype:
-                clipped = clipped.to(self.dtype)
-            clipped = clipped.unsqueeze(1)
+        if self._classes is not None and actions[0].dtype is torch.int64:
+            clipped = actions[0].clamp(*self._classes).to(self.dtype).unsqueeze(1)
             return clipped, clipped
         if len(actions) == 1:
             joint = self.columns(actions[0], self.perspectives[0].action)
@@ -108,7 +106,7 @@ class JointAction:
             index = int(action.item()) - self._first_class
             return self._rows_of_classes[min(max(0, index), len(self._rows_of_classes) - 1)]
         if spec.offset:
-            action = action - spec.offset
+            action = action.to(torch.int64) - spec.offset  # of narrower ones it would wrap
         if action.dtype is not self.dtype:
             action = action.to(self.dtype)
         if not spec.shape:
@@ -122,7 +120,7 @@ class JointAction:
 
         Args:
             rng: The envs' counters.
-            draw: Another number gives other actions.
+            draw: Another number below 2^24 gives other actions.
         """
         spec, stream = self.perspectives[0].action, STREAM_ACTION + (draw << 8)
         low, high = self._low[: spec.size], self._high[: spec.size]

@@ -118,7 +118,7 @@ class Engine:
             exact_rows=exact_rows,
         )
         self.first_seed = seed
-        self.stateless = StatelessEngine(self._step, self.reward_dtype)
+        self.stateless = StatelessEngine(self._step, self.reward_dtype, self._reward_starts)
         self._fork_count = 0
         self._keeps_graph: bool | None = None  # None outside of `keep_graph`
         self._start_info: Mapping[str, Any] = {}
@@ -207,7 +207,8 @@ class Engine:
                 if not isinstance(start, TensorDictBase):
                     seeds, episodes = next_episodes(blank or store.rows(), given)
                     start = start(CounterRNG(seeds, episodes, torch.zeros_like(seeds)))
-                starts = GivenStarts(self._given_leaves(start), starts, self._checked_mask(start_mask, "start_mask"))
+                leaves = self.stateless.given_leaves(start, self.num_envs)
+                starts = GivenStarts(leaves, starts, self._checked_mask(start_mask, "start_mask"))
             if mask is None or given is not None:
                 store.put(restart(starts, blank or store.rows(), given, mask, options))
             else:
@@ -222,16 +223,6 @@ class Engine:
                 f"reset: the {name} must be bool of shape ({self.num_envs},), got {mask.dtype}, {tuple(mask.shape)}."
             )
         return None if mask is None else mask.to(self.device)
-
-    def _given_leaves(self, start: TensorDictBase) -> list[Tensor]:
-        """The leaves ``(B, ...)`` of given states as copies, reward states included."""
-        if tuple(start.batch_size) != (self.num_envs,):
-            raise ValueError(f"reset: this engine has {self.num_envs} envs, start {tuple(start.batch_size)}.")
-        leaves = self._layout.check(start, "reset: start")
-        there = {leaf.device for leaf in leaves} - {self.device}
-        if there:
-            raise ValueError(f"reset: start is on {there.pop()}, the environment on {self.device}. Move it with .to().")
-        return [leaf.clone() for leaf in leaves] + [s.expand(self.num_envs, *s.shape) for s in self._reward_starts]
 
     @property
     def started(self) -> bool:

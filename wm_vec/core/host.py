@@ -51,6 +51,8 @@ class HostTransition(NamedTuple):
 class HostDynamics(Dynamics, Protocol):
     """A dynamics with a shorter way through host memory, where no gradients are asked for.
 
+    Its observations are of its dtype.
+
     Attributes:
         steps_on_host: Whether it takes that way; if not, it is a `Dynamics` like any other.
     """

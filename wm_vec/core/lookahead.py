@@ -163,49 +163,71 @@ class PlacesAhead:
         self._depth = depth
         self._seed: Tensor | None = None  # the seeds, and the size of the bank, that the places are for
         self._size = 0
-        # By row, and by row and episode: of few rows lists, since only a few are looked up at a time.
-        self._first: Indices = []
-        self._places: Any = []
+        # Lists, since only a few are looked up at a time: by row, and by row and episode.
+        self._first: list[int] = []
+        self._places: list[list[int]] = []
 
-    def draw(self, rows: Indices, episodes: Indices, seed: Tensor, episode: Indices, size: int) -> Indices:
+    def draw(self, rows: list[int], episodes: list[int], seed: Tensor, episode: list[int], size: int) -> list[int]:
         """The places in a bank of `size` states of some rows.
 
         Args:
             rows: Which.
             episodes: The numbers of the episodes that they start: their current ones, or those after.
             seed: ``(B,)`` int64 in host memory, of all rows.
-            episode: ``(B,)``, the current episodes of all rows. Lists or arrays, all three and what is returned.
+            episode: ``(B,)``, the current episodes of all rows.
             size: M.
         """
         if self._seed is not seed or self._size != size:
             self._draw_all(seed, episode, size)
-        first, places, depth = self._first, self._places, self._depth
-        if isinstance(first, np.ndarray):
-            later = episodes - first[rows]
-            if not ((later < 0) | (later >= depth)).any():
-                return places[rows, later]
-        else:
-            drawn = []
-            for row, number in zip(rows, episodes, strict=True):
-                ahead = number - first[row]
-                if not 0 <= ahead < depth:
-                    break
-                drawn.append(places[row][ahead])
-            else:
-                return drawn
-        self._seed = None
-        return self.draw(rows, episodes, seed, episode, size)
+        first, places, depth, drawn = self._first, self._places, self._depth, []
+        for row, number in zip(rows, episodes, strict=True):
+            ahead = number - first[row]
+            if not 0 <= ahead < depth:
+                self._draw_all(seed, episode, size)
+                return [
+                    self._places[row][number - self._first[row]] for row, number in zip(rows, episodes, strict=True)
+                ]
+            drawn.append(places[row][ahead])
+        return drawn
 
-    def _draw_all(self, seed: Tensor, episode: Indices, size: int) -> None:
-        numbers = CounterRNG(
-            seed.repeat_interleave(self._depth),
-            torch.from_numpy((np.asarray(episode)[:, None] + np.arange(self._depth)).reshape(-1)),
-            torch.zeros(self._depth * len(seed), dtype=torch.int64),
-        ).integers(1, size, STREAM_RESET)
-        places = numbers.view(-1, self._depth)
-        few = isinstance(episode, list)
-        self._seed, self._size = seed, size
-        self._first, self._places = (list(episode), places.tolist()) if few else (episode.copy(), places.numpy())
+    def _draw_all(self, seed: Tensor, episode: list[int], size: int) -> None:
+        self._seed, self._size, self._first = seed, size, list(episode)
+        self._places = _places(seed.numpy(), np.array(episode), self._depth, size).tolist()
+
+
+class PlacesOfMany:
+    """`PlacesAhead` of so many rows that their counters are arrays; arguments as there, those of `draw` arrays.
+
+    When a row has used up its places, all that have used up half of them get new ones.
+    """
+
+    def __init__(self, depth: int) -> None:
+        self._depth = depth
+        self._seed: Tensor | None = None
+        self._size = 0
+        self._first, self._places = np.zeros(0, np.int64), np.zeros((0, depth), np.int64)
+
+    def draw(self, rows: np.ndarray, episodes: np.ndarray, seed: Tensor, episode: np.ndarray, size: int) -> np.ndarray:
+        """As in `PlacesAhead`."""
+        if self._seed is not seed or self._size != size:
+            self._seed, self._size, self._first = seed, size, episode.copy()
+            self._places = _places(seed.numpy(), episode, self._depth, size)
+        ahead = episodes - self._first[rows]
+        if ((ahead < 0) | (ahead >= self._depth)).any():
+            used = episode - self._first
+            again = ((used < 0) | (used >= self._depth // 2)).nonzero()[0]
+            self._first[again] = episode[again]
+            self._places[again] = _places(seed.numpy()[again], episode[again], self._depth, size)
+            ahead = episodes - self._first[rows]
+        return self._places[rows, ahead]
+
+
+def _places(seed: np.ndarray, episode: np.ndarray, depth: int, size: int) -> np.ndarray:
+    """``(k, depth)``, the places in a bank of `size` states of k rows, at the episodes `episode` ``(k,)`` and after."""
+    episodes = episode[:, None] + np.arange(depth)
+    seeds, numbers = torch.from_numpy(seed.repeat(depth)), torch.from_numpy(episodes.reshape(-1))
+    rng = CounterRNG(seeds, numbers, torch.zeros_like(numbers))
+    return rng.integers(1, size, STREAM_RESET).view(-1, depth).numpy()
 
 
 class DrawsAhead:
@@ -222,7 +244,8 @@ class DrawsAhead:
     def __init__(self, num_envs: int) -> None:
         self._depth = min(MAX_ROWS // num_envs, MAX_STEPS)
         self.numbers: LookaheadRNG | None = None
-        self.places = PlacesAhead(max(MIN_STEPS, self._depth)) if num_envs <= MANY_ROWS else None
+        places = PlacesAhead if num_envs <= FEW_ROWS else PlacesOfMany
+        self.places: Any = places(max(MIN_STEPS, self._depth)) if num_envs <= MANY_ROWS else None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "numbers": None}  # large, and drawn again where they are needed

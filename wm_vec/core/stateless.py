@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from tensordict import TensorDictBase
 from torch import Tensor
 
 from wm_kernels.finish_step.reference import AutoresetPlan, FinishedStep
 from wm_vec.core.perspective import PerMany
 from wm_vec.core.rng import CounterRNG, fork_seeds, seed_list
-from wm_vec.core.starts import blank_rows, restart
+from wm_vec.core.starts import GivenStarts, blank_rows, next_episodes, restart
 from wm_vec.core.state import ColumnStep, EnvState, StepResult
 from wm_vec.core.transition import Proposal, StepFunction
 
@@ -23,18 +25,27 @@ class StatelessEngine:
     Args:
         step: One step of all rows.
         reward_dtype: Of the sums of rewards.
+        reward_starts: One env's start values of what reward functions carry.
     """
 
-    def __init__(self, step: StepFunction, reward_dtype: torch.dtype) -> None:
+    def __init__(self, step: StepFunction, reward_dtype: torch.dtype, reward_starts: list[Tensor]) -> None:
         self._step, self._layout, self._joint, self._starts = step, step.layout, step.joint, step.starts
-        self._reward_dtype = reward_dtype
+        self._reward_dtype, self._reward_starts = reward_dtype, reward_starts
 
-    def start(self, seed: Any, num_envs: int) -> EnvState:
+    def start(
+        self,
+        seed: Any,
+        num_envs: int,
+        start: Callable[[CounterRNG], TensorDictBase] | None = None,
+        start_mask: Tensor | None = None,
+    ) -> EnvState:
         """The first episodes of new envs, ``(num_envs,)``.
 
         Args:
             seed: An int s seeds env i with ``s + i``, a sequence gives one each.
             num_envs: How many.
+            start: Makes the states ``(num_envs,)`` that they start from at their counters; None draws them as ever.
+            start_mask: ``(num_envs,)`` bool, the envs that `start` is for; None for all.
 
         Raises:
             TypeError, ValueError: Seeds that do not fit.
@@ -45,7 +56,26 @@ class StatelessEngine:
             reseed(seeds[0])
         blank = blank_rows(seeds, self._layout.num_perspectives, self._reward_dtype, self._joint.device)
         with torch.no_grad():
-            return self._layout.to_state(restart(self._starts, blank))
+            starts = self._starts
+            if start is not None:
+                rng = CounterRNG(*next_episodes(blank, None), torch.zeros_like(blank.seed))
+                starts = GivenStarts(self.given_leaves(start(rng), num_envs), starts, start_mask)
+            return self._layout.to_state(restart(starts, blank))
+
+    def given_leaves(self, start: TensorDictBase, num_envs: int) -> list[Tensor]:
+        """The leaves ``(num_envs, ...)`` of given states as copies, reward states included.
+
+        Raises:
+            ValueError: The states of another world, of another number of envs or on another device.
+        """
+        if tuple(start.batch_size) != (num_envs,):
+            raise ValueError(f"reset: this engine has {num_envs} envs, start {tuple(start.batch_size)}.")
+        device = self._joint.device
+        leaves = self._layout.check(start, "reset: start")
+        there = {leaf.device for leaf in leaves} - {device}
+        if there:
+            raise ValueError(f"reset: start is on {there.pop()}, the environment on {device}. Move it with .to().")
+        return [leaf.clone() for leaf in leaves] + [s.expand(num_envs, *s.shape) for s in self._reward_starts]
 
     def restart(self, state: EnvState, mask: Tensor | None = None) -> EnvState:
         """`state` ``(B,)`` with its next episodes in the rows of `mask`, ``(B,)`` bool, or in all."""

@@ -48,7 +48,7 @@ def _lanes(seed: Tensor, episode: Tensor, step: Tensor, num_words: int, stream: 
     product = np.empty_like(even)
     key = np.empty((2, 1, batch), np.uint64)
     even[0], odd[0] = _bits(step) & _MASK32, _bits(episode)
-    even[1], odd[1] = np.arange(blocks, dtype=np.uint64)[:, None], stream
+    even[1], odd[1] = np.arange(blocks, dtype=np.uint64)[:, None], stream & MASK32
     key[0, 0], key[1, 0] = _bits(seed), _bits(seed) >> _SHIFT32
     for _ in range(ROUNDS):
         np.multiply(even, _MULTIPLIERS, out=product)

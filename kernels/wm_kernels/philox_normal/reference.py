@@ -53,7 +53,7 @@ def philox_words_reference(seed: Tensor, episode: Tensor, step: Tensor, num_word
         episode: ``(B,)`` int64, low 32 bits used.
         step: ``(B,)`` int64, low 32 bits used.
         num_words: Words per row.
-        stream: Which use the words are for; different streams never share numbers.
+        stream: Which use the words are for, low 32 bits used; different streams never share numbers.
 
     Returns:
         ``(B, num_words)`` int64 in ``[0, 2^32)``.
@@ -66,7 +66,7 @@ def philox_words_reference(seed: Tensor, episode: Tensor, step: Tensor, num_word
             (step & MASK32)[:, None].expand(shape),
             (episode & MASK32)[:, None].expand(shape),
             block,
-            torch.full_like(block, stream),
+            torch.full_like(block, stream & MASK32),
         ),
         -1,
     )

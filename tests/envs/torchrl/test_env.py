@@ -7,9 +7,13 @@ import numpy as np
 import pytest
 import torch
 from tensordict import TensorDict
+from torchrl.envs import SerialEnv
+from torchrl.envs import TransformedEnv as StockTransformedEnv
+from torchrl.envs.transforms import StepCounter
+from torchrl.envs.utils import check_env_specs
 
 from wm_vec.adapters import CallableDynamics
-from wm_vec.envs import TorchRLEnv, WorldModelVectorEnv
+from wm_vec.envs import TorchRLEnv, TransformedEnv, WorldModelVectorEnv
 
 PLANE = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
 SEEN = gym.spaces.Dict({"place": PLANE, "eye": gym.spaces.Dict({"image": gym.spaces.Box(0, 255, (3, 8, 8), np.uint8)})})
@@ -99,6 +103,33 @@ def test_the_state_goes_out_and_comes_in(pendulum):
         env.reset(kept.exclude("world_state"), set_state=True)
     with pytest.raises(NotImplementedError):
         pendulum.to_torchrl_env(3).reset(kept, set_state=True)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "stateless"), [(TransformedEnv, False), (StockTransformedEnv, False), (StockTransformedEnv, True)]
+)
+def test_the_state_goes_through_transforms(pendulum, wrap, stateless):
+    base = pendulum.to_torchrl_env(3, expose_state=True, seed=0)
+    base = base.to_stateless() if stateless else base
+    env = wrap(base, StepCounter())
+    td = env.rand_step(env.reset())
+    kept, action = env.step_mdp(td.clone()), td["action"]
+    futures = []
+    for state in (kept.clone(), kept.select(*base.state_spec.keys(True, True))):
+        here = env.reset(state, set_state=True)
+        assert torch.equal(here["observation"], kept["observation"])
+        futures.append(env.step(here.set("action", action))["next", "observation"])
+    assert torch.equal(*futures)
+
+
+def test_the_state_goes_through_batches_of_environments(pendulum):
+    many = SerialEnv(2, lambda: pendulum.to_torchrl_env(3, expose_state=True))
+    many.set_seed(0)
+    one = pendulum.to_torchrl_env(6, expose_state=True, seed=0)
+    state = many.rollout(4, actions=torch.zeros(4, 2, 3, 1).unbind(0))["next", "world_state"]
+    expected = one.rollout(4, actions=torch.zeros(4, 6, 1).unbind(0))["next", "world_state"]
+    assert torch.equal(state["dynamics", "values"].flatten(0, 1), expected["dynamics", "values"])
+    check_env_specs(many)
 
 
 def test_the_vector_env_makes_one_of_the_same_world(cartpole):

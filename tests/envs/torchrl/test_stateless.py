@@ -49,6 +49,34 @@ def assert_same(one, two, **tolerance):
         torch.testing.assert_close(one[key], two[key], **(tolerance or {"rtol": 0, "atol": 0}))
 
 
+# -- from real observations -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", [(), (4,), (2, 3)])
+def test_episodes_start_from_real_observations_as_torchrlenvs_do(cartpole, batch):
+    num_envs = torch.Size(batch).numel()
+    seen = torch.linspace(-0.1, 0.1, num_envs * 4).view(*batch, 4)
+    done = torch.zeros(*batch, 1, dtype=torch.bool)
+    done.view(-1)[-1] = True  # which starts as ever
+    given = TensorDict({"observation": seen, "done": done}, batch_size=batch)
+    locked = cartpole.to_torchrl_env(num_envs, expose_state=True, seed=3)
+    env = locked.to_stateless()
+    td, expected = env.reset(given.clone()), locked.reset(given.clone().reshape(num_envs))
+    assert_same(td.reshape(num_envs), expected)
+    assert torch.equal(td["observation"].view(-1, 4)[:-1], seen.view(-1, 4)[:-1])
+    assert not torch.equal(td["observation"].view(-1, 4)[-1], seen.view(-1, 4)[-1])
+    further = env.reset(given.exclude("done"))["world_state", "seed"].view(-1)
+    assert further.tolist() == list(range(3 + num_envs, 3 + 2 * num_envs)), "seeds count on"
+
+
+def test_bad_observations_to_start_from_are_refused(cartpole):
+    env = cartpole.to_torchrl_env(1).to_stateless()
+    with pytest.raises(ValueError, match=r"got \(3, 77\)"):
+        env.reset(TensorDict({"observation": torch.zeros(3, 77)}, batch_size=[3]))
+    with pytest.raises(ValueError, match=r"must have shape \(3, 1\)"):
+        env.reset(TensorDict({"observation": torch.zeros(3, 4), "done": torch.zeros(3, 2).bool()}, batch_size=[3]))
+
+
 # -- TorchRL's checker ----------------------------------------------------------------------------------------
 
 

@@ -13,9 +13,11 @@ from torchrl.envs import EnvBase
 
 from wm_vec.core import AutoresetMode, Engine
 from wm_vec.core.trees import Tree
+from wm_vec.envs.replay import observation_keys
 from wm_vec.envs.torchrl.checks import check_device, check_observation, check_spaces_fit
 from wm_vec.envs.torchrl.resets import MaskedResets
 from wm_vec.envs.torchrl.specs import (
+    DONE_KEYS,
     STATE_KEY,
     as_specified,
     class_indices,
@@ -81,6 +83,25 @@ class EngineEnv(MaskedResets):
         """
         check_device(device, self.engine.device)
         return self
+
+    def given_starts(self, tensordict: TensorDictBase) -> TensorDictBase | None:
+        """The observations in `tensordict` that episodes are to start from, with its flags; None without any.
+
+        Raises:
+            ValueError: A part of them alone.
+        """
+        if tensordict.get(STATE_KEY, None) is not None:  # which a reset without set_state is not to go on from
+            return None
+        keys = observation_keys(self.observation_space)
+        missing = [key for key in keys if tensordict.get(key, None) is None]
+        if len(missing) == len(keys):
+            return None
+        if missing:
+            raise ValueError(
+                f"{type(self).__name__}: reset(td) starts from td's observations if it has all of {keys}, but it lacks "
+                f"{missing}. Add them, or leave all of them out for episodes that start as ever."
+            )
+        return tensordict.select(*keys, *DONE_KEYS, strict=False)
 
     def _fresh(self, observation: Tree, num_envs: int) -> dict[str, Any]:
         """The entries of envs of which none is done; the first time they are checked against the spec.

@@ -19,6 +19,7 @@ from wm_vec.adapters import CallableDynamics
 from wm_vec.adapters.spaces import ActionForm, ObservationForm
 from wm_vec.core import Engine, EnvState
 from wm_vec.core.trees import Tree
+from wm_vec.envs.torchrl.specs import DONE_KEYS, REWARD_STATE, carried_state, state_of
 
 OURS = "TorchRLEnv"
 
@@ -177,6 +178,13 @@ def check_mask(flags: Any, envs: int | torch.Size, key: str) -> Tensor:
     return flags.reshape(-1)
 
 
+def not_done_in(tensordict: TensorDictBase, envs: int | torch.Size) -> Tensor | None:
+    """``(M,)`` bool, the rows of a batch of envs that no flag calls done; None where there is no flag."""
+    found = {key: tensordict.get(key, None) for key in DONE_KEYS}
+    flags = [check_mask(flag, envs, key) for key, flag in found.items() if flag is not None]
+    return ~torch.stack(flags).any(0) if flags else None
+
+
 def read_state(tensordict: TensorDictBase, key: str, spec: Composite, where: str) -> EnvState:
     """The state of the world under `key`.
 
@@ -203,9 +211,12 @@ def read_state(tensordict: TensorDictBase, key: str, spec: Composite, where: str
             f"{where}: {key!r} is of {tuple(state.batch_size)} envs in a TensorDict of "
             f"{tuple(tensordict.batch_size)}; give both the same batch size."
         )
-    entries = state.to_tensordict() if isinstance(state, EnvState) else state
+    entries = carried_state(state) if isinstance(state, EnvState) else state
+    carried = entries.get(REWARD_STATE, None)
+    if isinstance(carried, TensorDictBase) and carried.is_empty():
+        entries = entries.exclude(REWARD_STATE)
     check_entries(entries, spec, f"the state under {key!r} belongs to another world")
-    return state if isinstance(state, EnvState) else EnvState.from_tensordict(state)
+    return state if isinstance(state, EnvState) else state_of(entries)
 
 
 def check_observation(entries: Mapping[str, Tree] | TensorDictBase, spec: Composite) -> None:

@@ -16,13 +16,14 @@ from torchrl.envs import EnvBase
 from wm_vec.adapters.spaces import ActionForm, check_spaces
 from wm_vec.core import AutoresetMode, Dynamics, Engine, EnvState, Perspective
 from wm_vec.core.trees import select_rows
-from wm_vec.envs.replay import observation_in, observation_keys, sampled_observations
+from wm_vec.envs.replay import observation_in, sampled_observations
 from wm_vec.envs.torchrl.base import EngineEnv
-from wm_vec.envs.torchrl.checks import ActionCheck, check_compilable, check_mask, read_state
+from wm_vec.envs.torchrl.checks import ActionCheck, check_compilable, check_mask, not_done_in, read_state
 from wm_vec.envs.torchrl.resets import known_to_be_running
 from wm_vec.envs.torchrl.specs import (
     DONE_KEYS,
     STATE_KEY,
+    carried_state,
     observation_entries,
     step_entries,
     unchecked,
@@ -164,7 +165,8 @@ class TorchRLEnv(EngineEnv):
         given = self.given_starts(tensordict)
         if given is None:
             return self._restarted(None)
-        return self._restarted(None, observation_in(given, self.observation_space), self._not_done(given))
+        not_done = not_done_in(given, self.engine.num_envs)
+        return self._restarted(None, observation_in(given, self.observation_space), not_done)
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
         stepped = tensordict.get("_step", None)
@@ -338,31 +340,6 @@ class TorchRLEnv(EngineEnv):
         start = partial(self.engine.encode, given)
         return self._seen(self.engine.reset(seed, mask, start=start, start_mask=given_mask))
 
-    def given_starts(self, tensordict: TensorDictBase) -> TensorDictBase | None:
-        """The observations in `tensordict` that episodes are to start from, with its flags; None without any.
-
-        Raises:
-            ValueError: A part of them alone.
-        """
-        if tensordict.get(STATE_KEY, None) is not None:  # which a reset without set_state is not to go on from
-            return None
-        keys = observation_keys(self.observation_space)
-        missing = [key for key in keys if tensordict.get(key, None) is None]
-        if len(missing) == len(keys):
-            return None
-        if missing:
-            raise ValueError(
-                f"TorchRLEnv: reset(td) starts from td's observations if it has all of {keys}, but it lacks {missing}. "
-                "Add them, or leave all of them out for episodes that start as ever."
-            )
-        return tensordict.select(*keys, *DONE_KEYS, strict=False)
-
-    def _not_done(self, given: TensorDictBase) -> Tensor | None:
-        """``(B,)`` bool, the rows whose observation is not the end of an episode; None where nothing says so."""
-        found = {key: given.get(key, None) for key in DONE_KEYS}
-        flags = [check_mask(flag, self.engine.num_envs, key) for key, flag in found.items() if flag is not None]
-        return ~torch.stack(flags).any(0) if flags else None
-
     def _held(
         self, entries: dict[str, Any], stepped: Tensor, before: EnvState, tensordict: TensorDictBase
     ) -> dict[str, Any]:
@@ -390,5 +367,5 @@ class TorchRLEnv(EngineEnv):
     def _pack(self, entries: dict[str, Any]) -> TensorDict:
         """Entries that are right by construction, so that TensorDict need not check them."""
         if self.expose_state and entries:
-            entries[STATE_KEY] = self.engine.state().to_tensordict().to(self.device, non_blocking=True)
+            entries[STATE_KEY] = carried_state(self.engine.state()).to(self.device, non_blocking=True)
         return unchecked(entries, self._shape, self.engine.device)

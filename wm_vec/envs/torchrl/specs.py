@@ -23,7 +23,7 @@ from torchrl.data import (
 )
 
 from wm_vec.adapters.spaces import torch_dtype
-from wm_vec.core import Engine
+from wm_vec.core import Engine, EnvState
 from wm_vec.core.state import ColumnStep
 from wm_vec.core.trees import Tree
 
@@ -32,6 +32,8 @@ OBSERVATION = "observation"
 DONE_KEYS = ("done", "terminated", "truncated")
 STATE_KEY = "world_state"
 """Where a TensorDict carries the state of the world, an `EnvState`."""
+REWARD_STATE = "reward_state"
+"""What reward functions carry, in there."""
 
 
 class EnvSpecs(NamedTuple):
@@ -68,7 +70,7 @@ def env_specs(
     observation = observation_specs(observation_space, num_envs, device)
     carried = Composite({}, shape=batch, device=device)
     if state:
-        example = engine.example_state().to_tensordict()
+        example = carried_state(engine.example_state())
         observation[STATE_KEY], carried[STATE_KEY] = (_like(example, num_envs, device) for _ in range(2))
     flags = {key: Categorical(2, shape=(num_envs, 1), device=device, dtype=torch.bool) for key in DONE_KEYS}
     return EnvSpecs(
@@ -120,6 +122,24 @@ def start_entries(observation: Tree, num_envs: int, device: torch.device) -> dic
         for key in DONE_KEYS:
             entries[key] = torch.zeros((num_envs, 1), dtype=torch.bool, device=device)
     return entries
+
+
+def carried_state(state: EnvState) -> TensorDict:
+    """A state as the entries under ``"world_state"``: copies.
+
+    Without reward states their nest is left out, since TorchRL loses nests without a leaf on the way: its transforms
+    select by leaves, and its batches of envs refuse empty specs.
+    """
+    entries = state.to_tensordict()
+    return entries.exclude(REWARD_STATE) if entries.get(REWARD_STATE).is_empty() else entries
+
+
+def state_of(entries: TensorDictBase) -> EnvState:
+    """The inverse, not of copies."""
+    if entries.get(REWARD_STATE, None) is None:
+        empty = TensorDict({}, batch_size=entries.batch_size, device=entries.device)
+        entries = entries.copy().set(REWARD_STATE, empty)
+    return EnvState.from_tensordict(entries)
 
 
 def unchecked(entries: dict[str, Any], batch_size: torch.Size, device: torch.device | None) -> TensorDict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -10,10 +11,11 @@ from tensordict import TensorDict, TensorDictBase
 from torchrl.data import Composite
 
 from wm_vec.core import Engine, EnvState, spawn_seeds
+from wm_vec.envs.replay import observation_in
 from wm_vec.envs.torchrl.base import EngineEnv
-from wm_vec.envs.torchrl.checks import ActionCheck, check_mask, read_state
+from wm_vec.envs.torchrl.checks import ActionCheck, check_mask, not_done_in, read_state
 from wm_vec.envs.torchrl.resets import known_to_be_running
-from wm_vec.envs.torchrl.specs import STATE_KEY, step_entries, unchecked
+from wm_vec.envs.torchrl.specs import STATE_KEY, carried_state, step_entries, unchecked
 
 
 class StatelessTorchRLEnv(EngineEnv):
@@ -25,7 +27,8 @@ class StatelessTorchRLEnv(EngineEnv):
     actions and to the state's floating-point parts.
 
     ``reset()`` starts one env without a batch axis, ``reset(TensorDict({}, batch_size=[*N]))`` as many as that says,
-    with the seeds ``s, s + 1, ...`` in row-major order after ``set_seed(s)``; the next such reset counts on. Where the
+    with the seeds ``s, s + 1, ...`` in row-major order after ``set_seed(s)``; the next such reset counts on. With
+    observations in the TensorDict, real ones mostly, these episodes start from there, as `TorchRLEnv`'s do. Where the
     TensorDict carries a state, ``reset(td, set_state=True)`` goes on from it, ``set_state=False`` starts every row's
     next episode, and a mask ``_reset`` those of its rows alone, all by the row's own seed and counters: the numbers are
     `TorchRLEnv`'s.
@@ -72,7 +75,7 @@ class StatelessTorchRLEnv(EngineEnv):
         if rng == "fresh":
             self._forks += 1
             state = self.engine.stateless.fork(state, self._forks)
-        return forked.set(STATE_KEY, state.to_tensordict().reshape(tensordict.batch_size))
+        return forked.set(STATE_KEY, carried_state(state).reshape(tensordict.batch_size))
 
     # -- EnvBase --------------------------------------------------------------------------------------------------
 
@@ -83,7 +86,8 @@ class StatelessTorchRLEnv(EngineEnv):
         batch = self.batch_size if tensordict is None else tensordict.batch_size
         if tensordict is None or (not set_state and tensordict.get(STATE_KEY, None) is None):
             self._draws = 0
-            return self._seen(self.engine.stateless.start(self._seeds(batch.numel()), batch.numel()), batch)
+            given = None if tensordict is None else self.given_starts(tensordict)
+            return self._seen(self._started(batch, given), batch)
         state = self._state(tensordict, "reset")
         mask = tensordict.get("_reset", None)
         # A mask asks for fresh episodes, also where TorchRL takes any state in the TensorDict for one to go on from.
@@ -123,6 +127,14 @@ class StatelessTorchRLEnv(EngineEnv):
 
     # -- parts ----------------------------------------------------------------------------------------------------
 
+    def _started(self, batch: torch.Size, given: TensorDictBase | None) -> EnvState:
+        """The first episodes ``(M,)`` of new envs; of `given`, a TensorDict of `batch`, from its observations."""
+        num_envs, start, start_mask = batch.numel(), None, None
+        if given is not None:
+            observation = observation_in(given.reshape(num_envs), self.observation_space)
+            start, start_mask = partial(self.engine.encode, observation), not_done_in(given, batch)
+        return self.engine.stateless.start(self._seeds(num_envs), num_envs, start, start_mask)
+
     def _seeds(self, num_envs: int) -> list[int]:
         """Seeds of new envs; without a seed to count from they come from the operating system."""
         if self._next_seed is None:
@@ -149,6 +161,6 @@ class StatelessTorchRLEnv(EngineEnv):
         return self._pack(self._fresh(observation, batch.numel()), state, batch)
 
     def _pack(self, entries: dict[str, Any], state: EnvState, batch: torch.Size) -> TensorDict:
-        entries[STATE_KEY] = state.to_tensordict()  # copies, also of what the step left as it was
+        entries[STATE_KEY] = carried_state(state)  # copies, also of what the step left as it was
         rows = unchecked(entries, torch.Size([batch.numel()]), self.device)
         return rows if len(batch) == 1 else rows.reshape(batch)
