@@ -238,7 +238,8 @@ class WorldEnvironments(abc.ABC):
     ) -> TorchRLEnv:
         """Thousands of envs of this world as one TorchRL environment, TensorDicts in and out.
 
-        The arguments are `to_vector_env`'s, and `TorchRLEnv`'s ``one_hot`` and ``expose_state``.
+        The arguments are `to_vector_env`'s, without its alias `max_steps`, and `TorchRLEnv`'s ``one_hot`` and
+        ``expose_state``.
         """
         env = self.to_vector_env(
             num_envs,

@@ -80,6 +80,12 @@ class Engine:
             raise ValueError(f"num_envs must be a whole number of at least 1, got {num_envs!r}.")
         if max_episode_steps is not None and max_episode_steps < 1:
             raise ValueError(f"max_episode_steps must be at least 1 or None, got {max_episode_steps!r}.")
+        lacking = [name for name in ("device", "dtype", "observe", "step") if not hasattr(dynamics, name)]
+        if lacking:
+            raise TypeError(
+                f"dynamics must be a wm_vec.core.Dynamics; {type(dynamics).__name__} has no {', '.join(lacking)}. "
+                "WorldModelVectorEnv.from_callables makes one of any model's methods."
+            )
         names = [p.name for p in perspectives]
         if not names or len({*names}) < len(names):
             raise ValueError(f"perspectives: give at least one, each with a name of its own, got {names}.")

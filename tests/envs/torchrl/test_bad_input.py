@@ -252,6 +252,20 @@ def dynamics(action_space=ACTIONS["box"], observation_space=SEEN):
     )
 
 
+def test_what_is_no_engine_and_no_dynamics_is_refused(pendulum):
+    with pytest.raises(TypeError, match=r"takes an engine, got WorldModel. Make it by world.to_torchrl_env"):
+        TorchRLEnv(pendulum, SEEN, ACTIONS["box"])
+    with pytest.raises(
+        TypeError, match=r"Linear has no device, dtype, observe, step. WorldModelVectorEnv.from_callables"
+    ):
+        TorchRLEnv.from_dynamics(torch.nn.Linear(3, 3), SEEN, ACTIONS["box"], num_envs=2)
+
+
+def test_it_says_what_it_is():
+    env, _ = ready("pendulum")
+    assert repr(env) == f"TorchRLEnv(CanvasDynamics, batch_size=[{B}], device=cpu)"
+
+
 def test_spaces_that_the_model_was_not_declared_with_are_refused():
     with pytest.raises(ValueError, match=r"action space Discrete\(5\) is not the model's.*Discrete\(3\)"):
         TorchRLEnv.from_dynamics(dynamics(Discrete(3)), SEEN, Discrete(5), num_envs=B)

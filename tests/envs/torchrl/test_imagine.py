@@ -157,7 +157,7 @@ def test_an_error_on_the_way_leaves_the_envs_where_they_were(pendulum, grad):
     calls = iter(range(3))
     with pytest.raises(StopIteration):
         env.imagine(lambda observation: steer(observation) + next(calls), 5, grad)
-    with pytest.raises(ValueError, match="horizon must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="whole number of at least 1, got 0"):
         env.imagine(steer, 0, grad)
     after = env.engine.state()
     assert (after == before).all()

@@ -35,11 +35,12 @@ class EngineEnv(MaskedResets):
         engine: An engine with one perspective and without autoreset.
         observation_space: One env's observations.
         action_space: One env's actions.
-        num_envs: B; None for one env without a batch axis.
+        batched: Whether it is of the engine's B envs; if not, of one without a batch axis.
         one_hot: Discrete actions as one-hot vectors in place of class indices.
         state: Whether TensorDicts carry the state of the world.
 
     Raises:
+        TypeError: No engine.
         ValueError: An engine of another kind, or spaces that TorchRL has no specs for or that do not fit the engine.
     """
 
@@ -49,15 +50,21 @@ class EngineEnv(MaskedResets):
         observation_space: gym.Space,
         action_space: gym.Space,
         *,
-        num_envs: int | None,
+        batched: bool,
         one_hot: bool,
         state: bool,
     ) -> None:
+        if not isinstance(engine, Engine):
+            raise TypeError(
+                f"{type(self).__name__} takes an engine, got {type(engine).__name__}. Make it by "
+                "world.to_torchrl_env(num_envs=...), vector_env.to_torchrl() or TorchRLEnv.from_dynamics(...)."
+            )
         if engine.autoreset_mode is not AutoresetMode.DISABLED or len(engine.perspectives) != 1:
             raise ValueError(
                 f"{type(self).__name__} needs an engine with one perspective and autoreset_mode='disabled': TorchRL "
                 f"itself resets what is done. Got {len(engine.perspectives)} perspectives, {engine.autoreset_mode}."
             )
+        num_envs = engine.num_envs if batched else None
         check_spaces_fit(engine, observation_space, action_space)
         super().__init__(device=engine.device, batch_size=[] if num_envs is None else [num_envs])
         self.engine = engine
@@ -74,6 +81,10 @@ class EngineEnv(MaskedResets):
         self._observations, self._observations_fit = specs.observation.clone(), False
         if state:
             del self._observations[STATE_KEY]
+
+    def __repr__(self) -> str:
+        world = type(self.engine.dynamics).__name__
+        return f"{type(self).__name__}({world}, batch_size={list(self.batch_size)}, device={self.engine.device})"
 
     def to(self, device: torch.device | str | int) -> EnvBase:
         """Itself: the world stays where it is.

@@ -215,7 +215,7 @@ def read_state(tensordict: TensorDictBase, key: str, spec: Composite, where: str
     carried = entries.get(REWARD_STATE, None)
     if isinstance(carried, TensorDictBase) and carried.is_empty():
         entries = entries.exclude(REWARD_STATE)
-    check_entries(entries, spec, f"the state under {key!r} belongs to another world")
+    check_entries(entries, spec, f"the state under {key!r} belongs to another world", ours=where)
     return state if isinstance(state, EnvState) else state_of(entries)
 
 
@@ -228,24 +228,26 @@ def check_observation(entries: Mapping[str, Tree] | TensorDictBase, spec: Compos
     check_entries(entries, spec, "the model's observations do not fit the observation space")
 
 
-def check_entries(entries: Mapping[str, Any] | TensorDictBase, spec: Composite, what: str, path: str = "") -> None:
+def check_entries(
+    entries: Mapping[str, Any] | TensorDictBase, spec: Composite, what: str, path: str = "", ours: str = OURS
+) -> None:
     """`entries` must have the keys of `spec`, and each its shape, dtype and device.
 
     Raises:
-        ValueError: It does not; the message says `what` that means.
+        ValueError: It does not; the message says `what` that means to whom.
     """
     if set(entries.keys()) != set(spec.keys()):
         where = f" under {path!r}" if path else ""
-        raise ValueError(f"{OURS}: {what}: it has {sorted(entries.keys())}{where}, not {sorted(spec.keys())}.")
+        raise ValueError(f"{ours}: {what}: it has {sorted(entries.keys())}{where}, not {sorted(spec.keys())}.")
     for key, part in spec.items():
         entry, name = entries[key], f"{path}.{key}" if path else key
         nested = isinstance(entry, (Mapping, TensorDictBase))
         if isinstance(part, Composite) is not nested:
-            raise ValueError(f"{OURS}: {what}: {name!r} must be {_said(part)}, got {_said(entry)}.")
+            raise ValueError(f"{ours}: {what}: {name!r} must be {_said(part)}, got {_said(entry)}.")
         if isinstance(part, Composite):
-            check_entries(entry, part, what, name)
+            check_entries(entry, part, what, name, ours)
         elif entry.shape != part.shape or entry.dtype is not part.dtype or entry.device != part.device:
-            raise ValueError(f"{OURS}: {what}: {name!r} must be {_said(part)}, got {_said(entry)}.")
+            raise ValueError(f"{ours}: {what}: {name!r} must be {_said(part)}, got {_said(entry)}.")
 
 
 def _said(part: Any) -> str:

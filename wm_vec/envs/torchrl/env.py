@@ -73,7 +73,7 @@ class TorchRLEnv(EngineEnv):
         expose_state: bool = False,
     ) -> None:
         spaces = observation_space, action_space
-        super().__init__(engine, *spaces, num_envs=engine.num_envs, one_hot=one_hot, state=expose_state)
+        super().__init__(engine, *spaces, batched=True, one_hot=one_hot, state=expose_state)
         self.expose_state = expose_state
         self._supports_set_state = expose_state
         self._next_seed: int | None = None
@@ -280,11 +280,11 @@ class TorchRLEnv(EngineEnv):
             ``next``.
 
         Raises:
-            ValueError: A horizon below 1.
+            ValueError: A horizon that is no whole number of at least 1.
             RuntimeError: Before the first reset.
         """
-        if horizon < 1:
-            raise ValueError(f"imagine: horizon must be at least 1, got {horizon}.")
+        if not isinstance(horizon, int) or horizon < 1:
+            raise ValueError(f"imagine: horizon must be a whole number of at least 1, got {horizon!r}.")
         engine = self.engine
         if not engine.started:
             raise RuntimeError("imagine: call reset() first; there is no episode yet.")

@@ -52,7 +52,7 @@ class StatelessTorchRLEnv(EngineEnv):
     def __init__(
         self, engine: Engine, observation_space: gym.Space, action_space: gym.Space, *, one_hot: bool = False
     ) -> None:
-        super().__init__(engine, observation_space, action_space, num_envs=None, one_hot=one_hot, state=True)
+        super().__init__(engine, observation_space, action_space, batched=False, one_hot=one_hot, state=True)
         self._next_seed = engine.first_seed
         self._draws = self._forks = 0
         self._forms: dict[torch.Size, tuple[ActionCheck, Composite]] = {}
