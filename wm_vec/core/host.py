@@ -215,11 +215,8 @@ class HostRows:
                 begun = self._starting(out.leaves, rows, starts)
         self.leaves = final = out.leaves
         self.clock += 1
-        try:
-            self.returns = self.returns + reward
-        except FloatingPointError:  # under a `numpy.seterr` of the user's; torch knows none
-            with np.errstate(over="ignore"):
-                self.returns = self.returns + reward
+        # By torch, which knows no `numpy.seterr`; a step's first sum in NumPy takes longer, too.
+        self.returns = torch.add(from_numpy(self.returns), from_numpy(reward)).numpy()
         lengths, sums = (self.elapsed(), self.returns.copy()) if keep else (None, None)
         if self.ahead is not None and self.ahead.numbers is not None:
             self.ahead.numbers.advance()
