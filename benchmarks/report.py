@@ -66,13 +66,22 @@ def torchrl() -> str:
         for row in result["rows"]
         if "over_ours_us" in row
     )
+    beside = [
+        "\nWhat a step takes beside its network, in µs, by a clock that stands still while that runs:\n",
+        "| envs | what | µs |",
+        "| ---: | --- | ---: |",
+    ]
+    for row in result["rows"]:
+        if "beside_network_us" in row:
+            within = _interval(row["beside_network_us_interval"])
+            beside.append(f"| {row['num_envs']} | {row['subject']} | {row['beside_network_us']:,.0f} ({within}) |")
     note = (
         "\nIn brackets: the 95 % interval of the median. Within a turn a step of torchrl's WorldModelEnv takes\n"
         f"so many µs longer than one of TorchRLEnv, in the median: {behind}.\n"
         f"Of TorchRLEnv at 64 envs the mean over the bare network is {few['mean_over_bare_us']:+.0f} µs: "
         "one step in 32\ndraws the random numbers of all of them, and what disturbs the machine counts too."
     )
-    return "\n".join([*lines, *_over_bare(result["rows"], "bare network"), note]) + "\n"
+    return "\n".join([*lines, *_over_bare(result["rows"], "bare network"), note, *beside]) + "\n"
 
 
 def adapters() -> str:
