@@ -61,7 +61,7 @@ def torchrl() -> str:
         _where(result["machine"]) + "\n",
     ]
     few = next(row for row in result["rows"] if (row["num_envs"], row["subject"]) == (64, "TorchRLEnv"))
-    behind = ", ".join(
+    behind = ",\n".join(
         f"{row['over_ours_us']:,.0f} ({_interval(row['over_ours_us_interval'])}) at {row['num_envs']:,}"
         for row in result["rows"]
         if "over_ours_us" in row
@@ -77,7 +77,7 @@ def torchrl() -> str:
             beside.append(f"| {row['num_envs']} | {row['subject']} | {row['beside_network_us']:,.0f} ({within}) |")
     note = (
         "\nIn brackets: the 95 % interval of the median. Within a turn a step of torchrl's WorldModelEnv takes\n"
-        f"so many µs longer than one of TorchRLEnv, in the median: {behind}.\n"
+        f"so many µs longer than one of TorchRLEnv, in the median:\n{behind}.\n"
         f"Of TorchRLEnv at 64 envs the mean over the bare network is {few['mean_over_bare_us']:+.0f} µs: "
         "one step in 32\ndraws the random numbers of all of them, and what disturbs the machine counts too."
     )
