@@ -11,13 +11,11 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from wm_vec.core import CounterRNG, Transition
-from wm_vec.core.host import HostTransition
 from wm_vec.core.rng import STREAM_BANK
 from wm_vec.model import CanvasModel
 
 ActMode = Literal["set", "hold"]
-HALF = np.full((1, 1), 0.5, np.float32)
-"""With an array NumPy compares in half the time that it takes with a Python number."""
+
 
 
 class CanvasDynamics:
@@ -59,9 +57,9 @@ class CanvasDynamics:
         self.heun = heun
         bound, device = model.bound, model.codec.mean.device
         act_index = bound.indices(act_fields)
-        self._act_index = torch.tensor(act_index, dtype=torch.int64, device=device)
-        self._reward_position = bound[reward_field].start if reward_field else None
-        self._terminated_position = bound[terminated_field].start if terminated_field else None
+        self.action_columns = torch.tensor(act_index, dtype=torch.int64, device=device)
+        self.reward_column = bound[reward_field].start if reward_field else None
+        self.terminated_column = bound[terminated_field].start if terminated_field else None
         period = model.codec.period
         self._has_periods = any(field.spec.period > 1 for field in bound.bound_fields())
         self._period = period
@@ -149,9 +147,10 @@ class CanvasDynamics:
     def step(self, state: TensorDictBase, action: Tensor, rng: CounterRNG) -> Transition:
         """Write the action ``(B, A)``, predict, read reward and termination."""
         tick = state.get("tick") if self._has_periods else None
-        values, tick = self._predict(state.get("values"), tick, action, rng)
-        reward = None if self._reward_position is None else values.select(1, self._reward_position)
-        terminated = None if self._terminated_position is None else values.select(1, self._terminated_position) > 0.5
+        values = state.get("values").index_copy(1, self.action_columns, action)
+        values, tick = self._predict(values, tick, rng)
+        reward = None if self.reward_column is None else values.select(1, self.reward_column)
+        terminated = None if self.terminated_column is None else values.select(1, self.terminated_column) > 0.5
         return Transition(self._as_state(values, tick), values, reward, terminated)
 
     @property
@@ -159,26 +158,13 @@ class CanvasDynamics:
         """Whether NumPy has the model's dtype; see `wm_vec.core.host.HostDynamics`."""
         return self.dtype in (torch.float32, torch.float64)
 
-    def step_on_host(self, leaves: Sequence[Tensor], action: Tensor, rng: CounterRNG) -> HostTransition:
-        """`step`, its reward and termination read in host memory."""
-        values, tick = self._predict(leaves[-1], leaves[0] if self._has_periods else None, action, rng)
-        numbers, position = values.numpy(), self._reward_position
-        none = (numbers.shape[0], 1)
-        reward = np.zeros(none, numbers.dtype) if position is None else numbers[:, position : position + 1]
-        position = self._terminated_position
-        terminated = np.zeros(none, bool) if position is None else np.greater(numbers[:, position : position + 1], HALF)
-        leaves = [values] if tick is None else [tick, values]
-        return HostTransition(leaves, values, reward, terminated, None, values.sum().item(), {})
+    def next_on_host(self, leaves: Sequence[Tensor], rng: CounterRNG) -> list[Tensor]:
+        """The next values, after the next tick where fields have periods."""
+        values, tick = self._predict(leaves[-1], leaves[0] if self._has_periods else None, rng)
+        return [values] if tick is None else [tick, values]
 
-    def observe_on_host(self, leaves: Sequence[Tensor]) -> Tensor:
-        """All positions' values, ``(B, N)``."""
-        return leaves[-1]
-
-    def _predict(
-        self, values: Tensor, tick: Tensor | None, action: Tensor, rng: CounterRNG
-    ) -> tuple[Tensor, Tensor | None]:
+    def _predict(self, values: Tensor, tick: Tensor | None, rng: CounterRNG) -> tuple[Tensor, Tensor | None]:
         """The next values ``(B, N)`` and, of fields with periods, the next tick ``(B,)``."""
-        values = values.index_copy(1, self._act_index, action)
         hold = self._hold
         if tick is not None:
             tick = tick + 1

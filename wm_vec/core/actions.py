@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wm_kernels import native
 from wm_kernels.dispatch import is_plain_host_tensor
 from wm_vec.core.perspective import ActionSpec, PerMany, Perspective
 from wm_vec.core.rng import STREAM_ACTION, CounterRNG
@@ -47,6 +48,8 @@ class JointAction:
         first = self.perspectives[0].action
         self._usual = torch.int64 if first.kind == "discrete" else dtype
         self._own_shape = torch.Size(first.shape)
+        in_c = native.AVAILABLE and dtype in (torch.float32, torch.float64)
+        self._plain, self._offset = in_c and len(self.perspectives) == 1, first.offset
         classes = first.kind == "discrete" and first.shape == ()
         single = len(self.perspectives) == 1 and classes and not first.offset
         self._classes = (int(first.low[0]), int(first.high[0])) if single else None
@@ -99,6 +102,19 @@ class JointAction:
             pairs = zip(actions, self.perspectives, strict=True)
             joint = torch.cat([self.columns(action, perspective.action) for action, perspective in pairs], 1)
         return joint, joint.clamp(*self._bounds)
+
+    def write(self, values: Tensor, columns: Tensor, actions: Sequence[Tensor]) -> tuple[Tensor, bool]:
+        """`values` ``(B, N)`` with the joint action within its bounds in `columns`; whether it was finite.
+
+        For host memory, where a look costs nothing.
+        """
+        action = actions[0]
+        usual = self._plain and type(action) is Tensor and action.dtype is self._usual
+        if usual and action.is_contiguous() and values.is_contiguous():
+            return native.write_columns(values, columns, action, self._low, self._high, self._offset)
+        joint, clipped = self.join(actions)
+        finite = not self.may_diverge or math.isfinite(joint.sum().item())
+        return values.index_copy(1, columns, clipped), finite
 
     def columns(self, action: Tensor, spec: ActionSpec) -> Tensor:
         """One perspective's action ``(B, *shape)`` as ``(B, size)`` in the joint dtype, as it is."""

@@ -34,7 +34,7 @@ from wm_vec.core.starts import (
 from wm_vec.core.state import AutoresetMode, ColumnStep, EnvState, StepResult, as_autoreset_mode
 from wm_vec.core.stateless import StatelessEngine
 from wm_vec.core.store import RowStore
-from wm_vec.core.transition import PLANS, StepFunction, off_host
+from wm_vec.core.transition import PLANS, StepFunction
 from wm_vec.core.trees import Tree
 
 BANK_SEED = 0x5EED
@@ -287,10 +287,10 @@ class Engine:
         try:
             host = None if plan == "next_step" else store.host()
             if host is not None:
-                told, out, joint = step.step_on_host(host, actions, plan, columns)
+                told, proposal = step.step_on_host(host, actions, plan, columns)
                 if told is not None:
                     return told
-                proposal = off_host(out)
+                joint, _ = self._joint.join(actions)
                 rows, finished = step.finish(host.to_rows(), proposal, joint, plan)
             else:
                 rows, finished, proposal = step.advance(store.rows(), actions, store.rng(), plan)

@@ -15,14 +15,19 @@ import numpy as np
 import torch
 from torch import Tensor, from_numpy
 
+from wm_kernels import native
 from wm_kernels.dispatch import is_plain_host_tensor
 from wm_kernels.finish_step.reference import FinishedStep
+from wm_kernels.native import RowCounters, RowStarts
 from wm_vec.core.dynamics import Dynamics
-from wm_vec.core.lookahead import FEW_ROWS, DrawsAhead, Indices
+from wm_vec.core.lookahead import DrawsAhead
 from wm_vec.core.rng import CounterRNG
 from wm_vec.core.rows import Rows
 from wm_vec.core.starts import BankStarts, Starts, draw_some, with_starts
 from wm_vec.core.trees import Tree
+
+HALF = np.full((1, 1), 0.5, np.float32)
+"""An array, since NumPy looks longer at a Python number."""
 
 
 class HostTransition(NamedTuple):
@@ -51,24 +56,38 @@ class HostTransition(NamedTuple):
 class HostDynamics(Dynamics, Protocol):
     """A dynamics with a shorter way through host memory, where no gradients are asked for.
 
-    Its observations are of its dtype.
+    The last of its state's tensors, in the sorted order of their keys, is what it shows: ``(B, N)`` of its dtype. Reward
+    and termination are columns of that, and actions are written into some; the other tensors hold whole numbers.
 
     Attributes:
         steps_on_host: Whether it takes that way; if not, it is a `Dynamics` like any other.
+        action_columns: ``(A,)`` int64.
+        reward_column: None for a reward of 0.
+        terminated_column: Above one half where the episode terminates; None for never.
     """
+
+    action_columns: Tensor
+    reward_column: int | None
+    terminated_column: int | None
 
     @property
     def steps_on_host(self) -> bool:
-        """Whether `step_on_host` may be called."""
+        """Whether `next_on_host` may be called."""
         ...
 
-    def step_on_host(self, leaves: Sequence[Tensor], action: Tensor, rng: CounterRNG) -> HostTransition:
-        """`step` with the same bits, of the state's tensors in the sorted order of their keys; P is 1."""
+    def next_on_host(self, leaves: Sequence[Tensor], rng: CounterRNG) -> list[Tensor]:
+        """The next state's tensors, with the bits of `step`; the action stands in the last of `leaves`."""
         ...
 
-    def observe_on_host(self, leaves: Sequence[Tensor]) -> Tree:
-        """`observe` of such tensors."""
-        ...
+
+def read_columns(dynamics: HostDynamics, leaves: list[Tensor]) -> HostTransition:
+    """What a next state of `dynamics` says of the step."""
+    values = leaves[-1]
+    numbers, paid, ends = values.numpy(), dynamics.reward_column, dynamics.terminated_column
+    none = (numbers.shape[0], 1)
+    reward = np.zeros(none, numbers.dtype) if paid is None else numbers[:, paid : paid + 1]
+    terminated = np.zeros(none, bool) if ends is None else np.greater(numbers[:, ends : ends + 1], HALF)
+    return HostTransition(leaves, values, reward, terminated, None, values.sum().item(), {})
 
 
 class HostStep(NamedTuple):
@@ -82,35 +101,38 @@ class HostStep(NamedTuple):
         resets: Whether finished rows were reset.
         lengths: ``(B,)`` int64, ``final_elapsed``; None if nobody asked.
         sums: ``(B, P)`` float, ``final_returns``; likewise.
+        observation, fresh: ``(B, n)``, columns of the last leaf before and after resets; None if nobody asked.
     """
 
     final: list[Tensor]
     state: list[Tensor]
-    reward: np.ndarray
-    terminated: np.ndarray
-    truncated: np.ndarray
-    finished: np.ndarray
+    reward: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    finished: Tensor
     resets: bool
-    lengths: np.ndarray | None
-    sums: np.ndarray | None
+    lengths: Tensor | None = None
+    sums: Tensor | None = None
+    observation: Tensor | None = None
+    fresh: Tensor | None = None
 
     def ended(self) -> EndedStep:
-        """As tensors; of a step that was finished with `keep`."""
+        """Without the columns; of a step that was finished with `keep`."""
         assert self.lengths is not None
         assert self.sums is not None
-        finished = from_numpy(self.finished)[:, 0]
+        finished = self.finished[:, 0]
         diverged = torch.zeros_like(finished)
         return EndedStep(
             self.final,
             self.state,
-            from_numpy(self.reward),
-            from_numpy(self.terminated),
-            from_numpy(self.truncated)[:, 0],
+            self.reward,
+            self.terminated,
+            self.truncated[:, 0],
             diverged,
             finished,
             finished.clone() if self.resets else torch.zeros_like(finished),
-            from_numpy(self.lengths),
-            from_numpy(self.sums),
+            self.lengths,
+            self.sums,
         )
 
 
@@ -136,9 +158,7 @@ class HostRows:
     Attributes:
         leaves: As in `Rows`; never written into.
         seed, pending: As in `Rows`.
-        episode: As in `Rows`; of few rows a list, since in most steps no more than a few numbers are read and written.
-        began: ``(B,)``, the clock when the row's episode began; likewise.
-        returns: ``(B, P)`` float.
+        counters: As in `Rows`, but for the steps: the clock when the row's episode began.
         clock: Steps of all rows; it starts anywhere.
         oldest: No row's episode began earlier.
         ahead: What has been drawn ahead for these rows.
@@ -147,9 +167,7 @@ class HostRows:
     leaves: list[Tensor]
     seed: Tensor
     pending: Tensor
-    episode: Indices
-    began: Indices
-    returns: np.ndarray
+    counters: RowCounters
     clock: int
     oldest: int
     ahead: DrawsAhead | None = None
@@ -157,36 +175,71 @@ class HostRows:
     @classmethod
     def of(cls, rows: Rows, ahead: DrawsAhead | None = None) -> HostRows:
         """`rows`, which must be plain tensors in host memory, as they are."""
-        episode, began = rows.episode.numpy().copy(), -rows.elapsed.numpy()
-        few = len(began) <= FEW_ROWS
-        return cls(
-            leaves=rows.leaves,
-            seed=rows.seed,
-            pending=rows.pending,
-            episode=episode.tolist() if few else episode,
-            began=began.tolist() if few else began,
-            returns=rows.returns.detach().numpy().copy(),
-            clock=0,
-            oldest=int(began.min(initial=0)),
-            ahead=ahead,
-        )
+        began = -rows.elapsed
+        counters = RowCounters(began, rows.episode.clone(), rows.returns.detach().clone())
+        return cls(rows.leaves, rows.seed, rows.pending, counters, 0, int(began.min()) if len(began) else 0, ahead)
 
     def to_rows(self) -> Rows:
         """As tensors again; copies."""
-        counters, returns = self.counters(), from_numpy(self.returns.copy())
-        return Rows(self.leaves, counters.step, counters.episode, self.seed, returns, self.pending)
+        rng, returns = self.rng_now(), self.counters.returns.clone()
+        return Rows(self.leaves, rng.step, rng.episode, self.seed, returns, self.pending)
 
-    def counters(self) -> CounterRNG:
+    def rng_now(self) -> CounterRNG:
         """The numbers of the next step."""
-        return CounterRNG(self.seed, from_numpy(np.array(self.episode, np.int64)), from_numpy(self.elapsed()))
-
-    def elapsed(self) -> np.ndarray:
-        """``(B,)`` int64, steps of the current episode."""
-        return self.clock - np.asarray(self.began, np.int64)
+        return CounterRNG(self.seed, self.counters.episode.clone(), self.clock - self.counters.began)
 
     def rng(self) -> CounterRNG:
         """The same, drawn ahead where that pays."""
-        return self.counters() if self.ahead is None else self.ahead.rng(self.counters)
+        return self.rng_now() if self.ahead is None else self.ahead.rng(self.rng_now)
+
+    def finish_columns(
+        self,
+        dynamics: HostDynamics,
+        values: Tensor,
+        horizon: int | None,
+        starts: Starts | None,
+        picked: Tensor | None,
+        keep: bool,
+    ) -> HostStep | None:
+        """`finish` in compiled code, of a dynamics whose state is one tensor; None if a number is not finite.
+
+        Args:
+            dynamics: It.
+            values: ``(B, N)``, its next state.
+            horizon, starts, keep: As in `finish`; `can_finish_columns` must take `starts`.
+            picked: ``(n,)`` int64, the columns that the step is to show; None for none.
+        """
+        counters, ahead = self.counters, self.ahead
+        values = values.contiguous()
+        columns = dynamics.reward_column, dynamics.terminated_column
+        table = None
+        if starts is not None:
+            assert ahead is not None and ahead.places is not None  # noqa: PT018
+            assert isinstance(starts, BankStarts)
+            table = RowStarts(starts.leaves[0], *ahead.places.table(self.seed, counters.episode, starts.size))
+        settings = counters, self.clock + 1, horizon, table, picked, keep
+        try:
+            done = native.finish_rows(values, *columns, *settings)
+        except IndexError:
+            assert ahead is not None and ahead.places is not None  # noqa: PT018
+            ahead.places.renew(counters.episode)
+            done = native.finish_rows(values, *columns, *settings)
+        if done is None:
+            return None
+        self.clock += 1
+        final, self.leaves = [values], [done.state]
+        if ahead is not None and ahead.numbers is not None:
+            ahead.numbers.advance()
+            ahead.numbers.restart(done.rows, done.episodes)
+        flags = done.terminated, done.truncated, done.finished
+        shown = done.observation, done.fresh
+        return HostStep(final, self.leaves, done.reward, *flags, table is not None, done.lengths, done.sums, *shown)
+
+    def can_finish_columns(self, starts: Starts | None) -> bool:
+        """Whether `finish_columns` knows where finished rows start."""
+        drawn = self.ahead is not None and self.ahead.places is not None
+        banked = drawn and type(starts) is BankStarts and isinstance(starts.arrays[0], np.ndarray)
+        return native.AVAILABLE and len(self.leaves) == 1 and (starts is None or banked)
 
     def finish(self, out: HostTransition, horizon: int | None, starts: Starts | None, keep: bool) -> HostStep:
         """End the step that gives `out`: `wm_kernels.finish_step` and the restarts after it, with the same bits.
@@ -215,14 +268,16 @@ class HostRows:
                 begun = self._starting(out.leaves, rows, starts)
         self.leaves = final = out.leaves
         self.clock += 1
+        returns = self.counters.returns
         # By torch, which knows no `numpy.seterr`; a step's first sum in NumPy takes longer, too.
-        self.returns = torch.add(from_numpy(self.returns), from_numpy(reward)).numpy()
-        lengths, sums = (self.elapsed(), self.returns.copy()) if keep else (None, None)
+        returns.numpy()[:] = torch.add(returns, from_numpy(reward)).numpy()
+        lengths, sums = (self.clock - self.counters.began, returns.clone()) if keep else (None, None)
         if self.ahead is not None and self.ahead.numbers is not None:
             self.ahead.numbers.advance()
         if begun is not None:
             self._begin(*begun)
-        return HostStep(final, self.leaves, reward, terminated, truncated, finished, starts is not None, lengths, sums)
+        flags = from_numpy(terminated), from_numpy(truncated), from_numpy(finished)
+        return HostStep(final, self.leaves, from_numpy(reward), *flags, starts is not None, lengths, sums)
 
     def finished_step(self, step: HostStep) -> FinishedStep:
         """`step`, which was finished with `keep`, and the counters after it as tensors."""
@@ -237,44 +292,31 @@ class HostRows:
         self.pending = self.pending & from_numpy(~mask)
 
     def _starting(
-        self, leaves: list[Tensor], which: np.ndarray, starts: Starts, options: Mapping[str, Any] | None = None
-    ) -> tuple[Indices, Indices, list[Tensor]]:
-        """The rows `which` ``(k,)``, the numbers of their next episodes, and `leaves` with their starts.
-
-        The first two are indices as the counters have them. Nothing is written.
-        """
-        episode, ahead = self.episode, self.ahead
-        rows: Indices
-        episodes: Indices
+        self, leaves: list[Tensor], rows: np.ndarray, starts: Starts, options: Mapping[str, Any] | None = None
+    ) -> tuple[np.ndarray, np.ndarray, list[Tensor]]:
+        """The rows ``(k,)``, the numbers of their next episodes, and `leaves` with their starts; nothing is written."""
+        episode, ahead = self.counters.episode, self.ahead
+        episodes = episode.numpy()[rows] + 1
         fresh: Sequence[Tensor | np.ndarray]
-        index: Indices | None
-        if isinstance(episode, list):
-            rows = which.tolist()
-            episodes = [episode[row] + 1 for row in rows]
-        else:
-            rows, episodes = which, episode[which] + 1
+        index: np.ndarray | list[int] | None
         if ahead is not None and ahead.places is not None and isinstance(starts, BankStarts):
             fresh, index = starts.arrays, ahead.places.draw(rows, episodes, self.seed, episode, starts.size)
         else:
-            chosen = from_numpy(which)
-            fresh, index = draw_some(starts, chosen, self.seed[chosen], torch.as_tensor(episodes), options)
+            chosen = from_numpy(rows)
+            fresh, index = draw_some(starts, chosen, self.seed[chosen], from_numpy(episodes), options)
         return rows, episodes, [with_starts(leaf, fresh[i], rows, index) for i, leaf in enumerate(leaves)]
 
-    def _begin(self, rows: Indices, episodes: Indices, leaves: list[Tensor]) -> None:
+    def _begin(self, rows: np.ndarray, episodes: np.ndarray, leaves: list[Tensor]) -> None:
         """Begin episodes; arguments as `_starting` gives them."""
-        clock, episode, began, returns = self.clock, self.episode, self.began, self.returns
-        if isinstance(episode, np.ndarray) and isinstance(began, np.ndarray):
-            episode[rows], began[rows], returns[rows] = episodes, clock, 0.0
-        else:
-            for row, number in zip(rows, episodes, strict=True):
-                episode[row], began[row], returns[row] = number, clock, 0.0
+        began, episode, returns = (counter.numpy() for counter in self.counters)
+        episode[rows], began[rows], returns[rows] = episodes, self.clock, 0.0
         self.leaves = leaves
         if self.ahead is not None and self.ahead.numbers is not None:
-            self.ahead.numbers.restart(rows, episodes)
+            self.ahead.numbers.restart(rows.tolist(), episodes.tolist())
 
     def _overdue(self, horizon: int) -> np.ndarray:
         """``(B,)`` bool: rows that the horizon cuts off in this step."""
-        began = np.asarray(self.began, np.int64)
+        began = self.counters.began.numpy()
         self.oldest = int(began.min(initial=self.clock))
         return self.clock + 1 - began >= horizon
 

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from wm_kernels import philox_normal
+from wm_kernels import native, philox_normal
 from wm_vec.core.rng import STREAM_NOISE, STREAM_RESET, CounterRNG
 
 MAX_ROWS, MAX_STEPS = 2048, 256
 """At most so many rows times steps (or episodes), and so many steps, are drawn for in one call."""
 MIN_STEPS = 4
 """For fewer steps it does not pay: the next episodes of rows, drawn as well, may come to nothing."""
-FEW_ROWS = MAX_ROWS // MIN_STEPS
-"""Up to so many rows the numbers of steps are drawn ahead."""
 MAX_EPISODES = 4
 """Episodes of a row that numbers are drawn for at once."""
 MANY_ROWS = 1 << 14
 """Up to so many the places in a bank where rows start are drawn ahead."""
-Indices = list[int] | np.ndarray
-"""``(k,)`` whole numbers."""
 Key = tuple[int, int, torch.dtype]
 """Normals per row, stream, dtype."""
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -37,13 +32,23 @@ class Ahead:
 
     Attributes:
         steps: ``(B, n)`` for every step, of the episodes that rows are in then.
-        bits: The same memory, ``(B, depth, n)``, so that what a row has ahead lies together.
-        later: ``(B, depth, n)`` for each of the episodes to come, from its first step on.
+        normals: The same memory, ``(B, depth, n)``, so that what a row has ahead lies together.
+        later: ``(B, d, n)`` for each of the episodes to come, from its first step on.
     """
 
     steps: tuple[Tensor, ...]
-    bits: np.ndarray
-    later: list[np.ndarray]
+    normals: Tensor
+    later: list[Tensor]
+
+    def begin(self, rows: list[int], begun: list[int], position: int) -> None:
+        """Let each of some rows be in its ``begun``-th of the episodes to come from `position` on."""
+        which = [number - 1 for number in begun]
+        if native.AVAILABLE:
+            native.copy_steps(self.normals, self.later, rows, which, position)
+            return
+        steps, later = _bits(self.normals), [_bits(normals) for normals in self.later]
+        for row, source in zip(rows, which, strict=True):
+            steps[row, position:] = later[source][row, : steps.shape[1] - position]
 
 
 class LookaheadRNG(CounterRNG):
@@ -92,30 +97,31 @@ class LookaheadRNG(CounterRNG):
         """Go on to the next step."""
         self._position += 1
 
-    def restart(self, rows: Indices, episodes: Indices) -> None:
+    def restart(self, rows: list[int], episodes: list[int]) -> None:
         """Let some rows begin an episode of the same seed at the current step.
 
         Args:
             rows: Which.
             episodes: Their new episodes' numbers.
         """
-        position, depths, drawn = self._position, self._depths, self._drawn
+        position, depths, first = self._position, self._depths, self._first_episode
         left = depths[0] - position
-        if left <= 0:
+        if left <= 0 or not rows:
             return
-        for row, episode in zip(rows, episodes, strict=True):
-            begun = episode - self._first_episode[row]
-            if not 0 < begun < MAX_EPISODES:
-                # Episodes are short: to draw as far again for each would be a waste.
-                self._position = depths[0]
-                return
-            while begun >= len(depths):
-                depths.append(left)
-                for key, kind in drawn.items():
-                    kind.later.append(_bits(self._normals(key, len(depths) - 1)))
-            self._begun[row] = begun, position
-            for kind in drawn.values():
-                kind.bits[row, position:] = kind.later[begun - 1][row, :left]
+        begun = [episode - first[row] for row, episode in zip(rows, episodes, strict=True)]
+        most = max(begun)
+        if most >= MAX_EPISODES or min(begun) <= 0:
+            # Episodes are short: to draw as far again for each would be a waste.
+            self._position = depths[0]
+            return
+        while most >= len(depths):
+            depths.append(left)
+            for key, kind in self._drawn.items():
+                kind.later.append(self._normals(key, len(depths) - 1))
+        for row, number in zip(rows, begun, strict=True):
+            self._begun[row] = number, position
+        for kind in self._drawn.values():
+            kind.begin(rows, begun, position)
 
     def normal(self, num_normals: int, stream: int = STREAM_NOISE, dtype: torch.dtype = torch.float32) -> Tensor:
         """``(B, num_normals)`` standard normals of the current step."""
@@ -131,9 +137,9 @@ class LookaheadRNG(CounterRNG):
         drawn = self._drawn.get(key)
         if drawn is None:
             now, *later = (self._normals(key, ahead) for ahead in range(len(self._depths)))
-            drawn = self._drawn[key] = Ahead(now.unbind(1), _bits(now), [_bits(normals) for normals in later])
+            drawn = self._drawn[key] = Ahead(now.unbind(1), now, later)
             for row, (begun, began) in self._begun.items():
-                drawn.bits[row, began:] = drawn.later[begun - 1][row, : self._depths[0] - began]
+                drawn.begin([row], [begun], began)
         return drawn.steps[self._position]
 
     def _normals(self, key: Key, ahead: int) -> Tensor:
@@ -155,6 +161,8 @@ def _bits(normals: Tensor) -> np.ndarray:
 class PlacesAhead:
     """Where in a bank rows start, drawn for many of their episodes at once.
 
+    When a row has used up its places, all that have used up half of them get new ones.
+
     Args:
         depth: Episodes drawn at once.
     """
@@ -163,71 +171,52 @@ class PlacesAhead:
         self._depth = depth
         self._seed: Tensor | None = None  # the seeds, and the size of the bank, that the places are for
         self._size = 0
-        # Lists, since only a few are looked up at a time: by row, and by row and episode.
-        self._first: list[int] = []
-        self._places: list[list[int]] = []
+        self.first, self.places = torch.zeros(0, dtype=torch.int64), torch.zeros(0, depth, dtype=torch.int64)
 
-    def draw(self, rows: list[int], episodes: list[int], seed: Tensor, episode: list[int], size: int) -> list[int]:
-        """The places in a bank of `size` states of some rows.
+    def table(self, seed: Tensor, episode: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """``(B, depth)`` int64 and ``(B,)`` int64: row i begins its episode ``first[i] + k`` at ``places[i, k]``.
 
         Args:
-            rows: Which.
-            episodes: The numbers of the episodes that they start: their current ones, or those after.
-            seed: ``(B,)`` int64 in host memory, of all rows.
-            episode: ``(B,)``, the current episodes of all rows.
-            size: M.
+            seed: ``(B,)`` int64 in host memory.
+            episode: ``(B,)`` int64, the current episodes.
+            size: M, the states of the bank.
         """
         if self._seed is not seed or self._size != size:
-            self._draw_all(seed, episode, size)
-        first, places, depth, drawn = self._first, self._places, self._depth, []
-        for row, number in zip(rows, episodes, strict=True):
-            ahead = number - first[row]
-            if not 0 <= ahead < depth:
-                self._draw_all(seed, episode, size)
-                return [
-                    self._places[row][number - self._first[row]] for row, number in zip(rows, episodes, strict=True)
-                ]
-            drawn.append(places[row][ahead])
-        return drawn
+            self._seed, self._size, self.first = seed, size, episode.clone()
+            self.places = _places(seed, episode, self._depth, size)
+        return self.places, self.first
 
-    def _draw_all(self, seed: Tensor, episode: list[int], size: int) -> None:
-        self._seed, self._size, self._first = seed, size, list(episode)
-        self._places = _places(seed.numpy(), np.array(episode), self._depth, size).tolist()
+    def renew(self, episode: Tensor) -> None:
+        """Draw for the episodes from the current ones ``(B,)`` on, where half of the places are used up."""
+        assert self._seed is not None
+        used = episode - self.first
+        again = ((used < 0) | (used >= self._depth // 2)).nonzero()[:, 0]
+        places = _places(self._seed[again], episode[again], self._depth, self._size)
+        # By NumPy: torch would refuse what was made in its inference mode.
+        self.first.numpy()[again] = episode[again]
+        self.places.numpy()[again] = places
 
+    def draw(self, rows: np.ndarray, episodes: np.ndarray, seed: Tensor, episode: Tensor, size: int) -> np.ndarray:
+        """The places ``(k,)`` of some rows.
 
-class PlacesOfMany:
-    """`PlacesAhead` of so many rows that their counters are arrays; arguments as there, those of `draw` arrays.
-
-    When a row has used up its places, all that have used up half of them get new ones.
-    """
-
-    def __init__(self, depth: int) -> None:
-        self._depth = depth
-        self._seed: Tensor | None = None
-        self._size = 0
-        self._first, self._places = np.zeros(0, np.int64), np.zeros((0, depth), np.int64)
-
-    def draw(self, rows: np.ndarray, episodes: np.ndarray, seed: Tensor, episode: np.ndarray, size: int) -> np.ndarray:
-        """As in `PlacesAhead`."""
-        if self._seed is not seed or self._size != size:
-            self._seed, self._size, self._first = seed, size, episode.copy()
-            self._places = _places(seed.numpy(), episode, self._depth, size)
-        ahead = episodes - self._first[rows]
+        Args:
+            rows: ``(k,)``, which.
+            episodes: ``(k,)``, the numbers of the episodes that they start: their current ones, or those after.
+            seed, episode, size: As in `table`, of all rows.
+        """
+        places, first = (table.numpy() for table in self.table(seed, episode, size))
+        ahead = episodes - first[rows]
         if ((ahead < 0) | (ahead >= self._depth)).any():
-            used = episode - self._first
-            again = ((used < 0) | (used >= self._depth // 2)).nonzero()[0]
-            self._first[again] = episode[again]
-            self._places[again] = _places(seed.numpy()[again], episode[again], self._depth, size)
-            ahead = episodes - self._first[rows]
-        return self._places[rows, ahead]
+            self.renew(episode)
+            ahead = episodes - first[rows]
+        return places[rows, ahead]
 
 
-def _places(seed: np.ndarray, episode: np.ndarray, depth: int, size: int) -> np.ndarray:
+def _places(seed: Tensor, episode: Tensor, depth: int, size: int) -> Tensor:
     """``(k, depth)``, the places in a bank of `size` states of k rows, at the episodes `episode` ``(k,)`` and after."""
-    episodes = episode[:, None] + np.arange(depth)
-    seeds, numbers = torch.from_numpy(seed.repeat(depth)), torch.from_numpy(episodes.reshape(-1))
-    rng = CounterRNG(seeds, numbers, torch.zeros_like(numbers))
-    return rng.integers(1, size, STREAM_RESET).view(-1, depth).numpy()
+    episodes = (episode[:, None] + torch.arange(depth)).flatten()
+    rng = CounterRNG(seed.repeat_interleave(depth), episodes, torch.zeros_like(episodes))
+    return rng.integers(1, size, STREAM_RESET).view(-1, depth)
 
 
 class DrawsAhead:
@@ -244,8 +233,7 @@ class DrawsAhead:
     def __init__(self, num_envs: int) -> None:
         self._depth = min(MAX_ROWS // num_envs, MAX_STEPS)
         self.numbers: LookaheadRNG | None = None
-        places = PlacesAhead if num_envs <= FEW_ROWS else PlacesOfMany
-        self.places: Any = places(max(MIN_STEPS, self._depth)) if num_envs <= MANY_ROWS else None
+        self.places = PlacesAhead(max(MIN_STEPS, self._depth)) if num_envs <= MANY_ROWS else None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "numbers": None}  # large, and drawn again where they are needed

@@ -130,7 +130,7 @@ class Perspective:
             return seen
         return (seen if self.obs_dtype.is_floating_point else seen.round()).to(self.obs_dtype)
 
-    def picked_columns(self, dtype: torch.dtype) -> np.ndarray | None:
+    def picked_columns(self, dtype: torch.dtype) -> Tensor | None:
         """``(n,)`` int64, the elements that `observe` picks in host memory if it does no more than that.
 
         Args:
@@ -139,7 +139,7 @@ class Perspective:
         index, shape = self.obs_index, self.obs_shape
         if index is None or index.device.type != "cpu" or self.obs_offset or self.obs_dtype not in (None, dtype):
             return None
-        return index.numpy() if shape in (None, tuple(index.shape)) else None
+        return index if shape in (None, tuple(index.shape)) else None
 
     def whole(self, seen: Tree, like: Tree) -> Tree:
         """The dynamics' observation of which `observe` gives `seen`.

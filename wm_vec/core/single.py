@@ -16,7 +16,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from wm_vec.core.dynamics import Dynamics
-from wm_vec.core.host import HostDynamics
+from wm_vec.core.host import HostDynamics, read_columns
 from wm_vec.core.rng import CounterRNG
 from wm_vec.core.rows import RowLayout, Rows
 from wm_vec.core.state import StepResult
@@ -118,7 +118,9 @@ class HostRow:
 
     def step_row(self, row: list[Tensor], action: Tensor, rng: CounterRNG) -> RowTransition:
         """A step of a batch of one."""
-        out = self._dynamics.step_on_host(row, action, rng)
+        dynamics = self._dynamics
+        acted = [*row[:-1], row[-1].index_copy(1, dynamics.action_columns, action)]
+        out = read_columns(dynamics, dynamics.next_on_host(acted, rng))
         ended = out.truncated is not None and bool(out.truncated[0])
         judged = float(out.reward[0, 0]), bool(out.terminated[0, 0]), ended
         return RowTransition(out.leaves, out.observation, *judged, float(out.total), out.info)

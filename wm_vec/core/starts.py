@@ -50,8 +50,8 @@ class BankStarts:
 
     def load(self, leaves: list[Tensor]) -> None:
         """Start from other states from now on."""
-        self.leaves, self.size = leaves, leaves[0].shape[0]
-        self.arrays = [_array(leaf) for leaf in leaves]
+        self.leaves, self.size = [leaf.contiguous() for leaf in leaves], leaves[0].shape[0]
+        self.arrays = [_array(leaf) for leaf in self.leaves]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "arrays": None}  # the same memory, which would be copied

@@ -120,7 +120,7 @@ class RowStore:
     def counters(self) -> CounterRNG:
         """The numbers of the next step, drawn when they are asked for."""
         if self._host is not None:
-            return self._host.counters()
+            return self._host.rng_now()
         rows = self.rows()
         return CounterRNG(rows.seed, rows.episode, rows.elapsed)
 

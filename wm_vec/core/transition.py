@@ -18,7 +18,15 @@ from wm_kernels.dispatch import is_plain_host_tensor
 from wm_kernels.finish_step.reference import AutoresetPlan, FinishedStep
 from wm_vec.core.actions import JointAction
 from wm_vec.core.dynamics import Dynamics
-from wm_vec.core.host import EndedStep, HostDynamics, HostRows, HostTransition, can_step_on_host
+from wm_vec.core.host import (
+    EndedStep,
+    HostDynamics,
+    HostRows,
+    HostStep,
+    HostTransition,
+    can_step_on_host,
+    read_columns,
+)
 from wm_vec.core.judge import Judge
 from wm_vec.core.perspective import PerMany
 from wm_vec.core.rng import CounterRNG
@@ -220,7 +228,7 @@ class StepFunction:
 
     def step_on_host(
         self, host: HostRows, actions: list[Tensor], plan: AutoresetPlan, columns: bool
-    ) -> tuple[StepResult | ColumnStep | None, HostTransition, Tensor]:
+    ) -> tuple[StepResult | ColumnStep | None, Proposal]:
         """Step `host` where it is, without gradients.
 
         Args:
@@ -230,34 +238,43 @@ class StepFunction:
             columns: Tell no more than `columns` does.
 
         Returns:
-            What the caller is told, or None if a row may have diverged and nothing has been done yet; what led to it;
-            and the joint action, as it came.
+            What the caller is told, or None if a row may have diverged and nothing has been done yet; and what led to it.
         """
-        dynamics, picked = self.host_dynamics, self._picked
-        joint, clipped = self.joint.join(actions)
-        if dynamics is not None:
-            out = dynamics.step_on_host(host.leaves, clipped, host.rng())
-        else:
+        dynamics, starts = self.host_dynamics, None if plan == "disabled" else self.starts
+        if dynamics is None:
+            joint, clipped = self.joint.join(actions)
+            finite = not self.joint.may_diverge or math.isfinite(joint.sum().item())
             out = on_host(self.propose(host.to_rows(), clipped, actions, host.rng()))
-        total = out.total + joint.sum().item() if self.joint.may_diverge else out.total
-        if not math.isfinite(total):
-            return None, out, joint
-        done = host.finish(out, self.horizon, None if plan == "disabled" else self.starts, not columns)
-        if not columns:
-            return self.result(done.ended(), off_host(out), plan), out, joint
-        if picked is None or dynamics is None:
-            final = seen = self.see(out.observation)
         else:
-            final = seen = from_numpy(out.observation.numpy().take(picked, 1))
-        if done.resets:  # what is handed out twice is two tensors
-            if done.state is done.final:
-                seen = map_tree(Tensor.clone, final)
-            elif picked is None or dynamics is None:
-                seen = self.observe(done.state)
-            else:
-                seen = from_numpy(dynamics.observe_on_host(done.state).numpy().take(picked, 1))
-        flags = from_numpy(done.terminated), from_numpy(done.truncated), from_numpy(done.finished)
-        return ColumnStep(seen, final, from_numpy(done.reward), *flags), out, joint
+            *others, values = host.leaves
+            values, finite = self.joint.write(values, dynamics.action_columns, actions)
+            leaves = dynamics.next_on_host([*others, values], host.rng())
+            if finite and host.can_finish_columns(starts):
+                picked = self._picked if columns else None
+                done = host.finish_columns(dynamics, leaves[0], self.horizon, starts, picked, keep=not columns)
+                if done is not None:
+                    proposal = Proposal(done.final, done.final[0], done.reward, done.terminated, None, {})
+                    return self._told(done, proposal, plan, columns), proposal
+            out = read_columns(dynamics, leaves)
+        proposal = off_host(out)
+        if not finite or not math.isfinite(out.total):
+            return None, proposal
+        done = host.finish(out, self.horizon, starts, keep=not columns)
+        return self._told(done, proposal, plan, columns), proposal
+
+    def _told(
+        self, done: HostStep, proposal: Proposal, plan: AutoresetPlan, columns: bool
+    ) -> StepResult | ColumnStep:
+        """What the caller is told of a step that was finished in host memory."""
+        if not columns:
+            return self.result(done.ended(), proposal, plan)
+        final, seen = done.observation, done.fresh
+        if final is None:
+            final = self.see(proposal.observation)
+            if done.resets:
+                seen = map_tree(Tensor.clone, final) if done.state is done.final else self.observe(done.state)
+        seen = final if seen is None else seen  # what is handed out twice is two tensors
+        return ColumnStep(seen, final, done.reward, done.terminated, done.truncated, done.finished)
 
     def finish(self, rows: Rows, proposal: Proposal, joint: Tensor, plan: AutoresetPlan) -> tuple[Rows, FinishedStep]:
         """Contain, end, reset, count."""

@@ -115,12 +115,8 @@ def step_entries(step: ColumnStep) -> dict[str, Any]:
 def start_entries(observation: Tree, num_envs: int, device: torch.device) -> dict[str, Any]:
     """What B envs show of which none is done."""
     entries = observation_entries(observation)
-    if device == HOST and not torch.compiler.is_compiling():
-        for key in DONE_KEYS:  # NumPy makes a few zeros in a third of the time
-            entries[key] = torch.from_numpy(np.zeros((num_envs, 1), bool))
-    else:
-        for key in DONE_KEYS:
-            entries[key] = torch.zeros((num_envs, 1), dtype=torch.bool, device=device)
+    flags = torch.zeros((len(DONE_KEYS), num_envs, 1), dtype=torch.bool, device=device)
+    entries.update(zip(DONE_KEYS, flags.unbind(), strict=True))
     return entries
 
 

@@ -1,0 +1,224 @@
+"""Loops over rows in host memory, in C.
+
+They are there where a C compiler was at installation; `AVAILABLE` says so. What they give is what
+`wm_kernels.finish_step` gives, bit for bit, so whoever calls them has a way without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+try:
+    from wm_kernels.native import _native  # type: ignore[attr-defined]
+except ImportError:
+    _native = None
+
+AVAILABLE = _native is not None
+"""Whether the functions of this module can be called."""
+
+
+class RowCounters(NamedTuple):
+    """What a step of B rows writes in place; contiguous.
+
+    Attributes:
+        began: ``(B,)`` int64, the clock when the row's episode began.
+        episode: ``(B,)`` int64.
+        returns: ``(B, 1)`` of the values' dtype, the episode's sum of rewards.
+    """
+
+    began: Tensor
+    episode: Tensor
+    returns: Tensor
+
+
+class RowStarts(NamedTuple):
+    """Where the next episodes begin; contiguous.
+
+    Attributes:
+        bank: ``(M, N)`` of the values' dtype, initial values.
+        places: ``(B, depth)`` int64 below M: row i begins its episode ``first[i] + k`` at ``bank[places[i, k]]``.
+        first: ``(B,)`` int64.
+    """
+
+    bank: Tensor
+    places: Tensor
+    first: Tensor
+
+
+class FinishedRows(NamedTuple):
+    """What a step of B rows ends in.
+
+    Attributes:
+        state: ``(B, N)``, the values after resets: the very tensor that was given if no row was reset.
+        observation, fresh: ``(B, n)``, the picked columns before and, where rows are reset at all, after resets; None if none
+            were asked for.
+        reward: ``(B, 1)``.
+        terminated, truncated, finished: ``(B, 1)`` bool.
+        lengths: ``(B,)`` int64, the episodes' steps before resets; None if nobody asked.
+        sums: ``(B, 1)``, their sums of rewards; likewise.
+        rows, episodes: The rows that were reset, and the episodes that they are in now.
+    """
+
+    state: Tensor
+    observation: Tensor | None
+    fresh: Tensor | None
+    reward: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    finished: Tensor
+    lengths: Tensor | None
+    sums: Tensor | None
+    rows: list[int]
+    episodes: list[int]
+
+
+def write_columns(
+    values: Tensor, columns: Tensor, action: Tensor, low: Tensor, high: Tensor, offset: int = 0
+) -> tuple[Tensor, bool]:
+    """`values` with actions in some columns: ``values.index_copy(1, columns, action.clamp(low, high))``.
+
+    Args:
+        values: ``(B, N)`` float32 or float64, contiguous in host memory.
+        columns: ``(A,)`` int64 below N, contiguous.
+        action: ``(B, A)``, or ``(B,)`` for a single column, contiguous; of the values' dtype, or int64 class indices.
+        low, high: ``(A,)`` of the values' dtype, contiguous; of class indices the first and the last after `offset`.
+        offset: Subtracted from class indices.
+
+    Returns:
+        A new tensor, and whether all of `action` was finite. NaN stays.
+
+    Raises:
+        ValueError: Arguments of other shapes or dtypes.
+    """
+    shape, dtype, size = values.shape, values.dtype, columns.shape
+    fits = len(shape) == 2 and (dtype is torch.float32 or dtype is torch.float64) and values.is_contiguous()
+    fits = fits and action.is_contiguous() and action.numel() == shape[0] * size[0] and low.dtype is high.dtype is dtype
+    if not fits or low.shape != size or high.shape != size or action.dtype not in (dtype, torch.int64):
+        raise _misfit("write_columns", values, columns, action, low, high)
+    out = torch.empty_like(values)
+    finite = _native.write_columns(
+        values.element_size(),
+        *shape,
+        size[0],
+        values.data_ptr(),
+        action.dtype is torch.int64,
+        offset,
+        action.data_ptr(),
+        low.data_ptr(),
+        high.data_ptr(),
+        columns.data_ptr(),
+        out.data_ptr(),
+    )
+    return out, finite
+
+
+def finish_rows(
+    values: Tensor,
+    reward_column: int | None,
+    terminated_column: int | None,
+    counters: RowCounters,
+    clock: int,
+    horizon: int | None,
+    starts: RowStarts | None,
+    picked: Tensor | None = None,
+    keep: bool = False,
+) -> FinishedRows | None:
+    """End a step whose proposed values tell everything, as `wm_kernels.finish_step` does where no row diverges.
+
+    Args:
+        values: ``(B, N)`` float32 or float64, contiguous in host memory.
+        reward_column: Where the reward stands; None for 0.
+        terminated_column: Where it stands whether the episode terminates, above one half; None for never.
+        counters: As before the step; written.
+        clock: After the step.
+        horizon: Steps after which an episode is truncated; None for no limit.
+        starts: Where finished rows start; None leaves them as they are.
+        picked: ``(n,)`` int64, the columns to show; None for none.
+        keep: Tell how long episodes lasted and what they paid.
+
+    Returns:
+        New tensors; None if a value is not finite, and nothing is written then.
+
+    Raises:
+        IndexError: `starts` has no place for an episode that begins; nothing is written.
+        ValueError: Arguments of other shapes or dtypes.
+    """
+    num_rows, width = _check(values, counters, starts)
+    shown = 0 if picked is None else picked.shape[0]
+    observation = values.new_empty((num_rows, shown)) if shown else None
+    fresh = values.new_empty((num_rows, shown)) if shown and starts is not None else None
+    state = None if starts is None else values.new_empty((num_rows, width))
+    reward = values.new_empty((num_rows, 1))
+    flags = values.new_empty((3, num_rows, 1), dtype=torch.bool)
+    lengths = values.new_empty(num_rows, dtype=torch.int64) if keep else None
+    sums = values.new_empty((num_rows, 1)) if keep else None
+    begun = _native.finish_rows(
+        values.element_size(),
+        num_rows,
+        width,
+        values.data_ptr(),
+        -1 if reward_column is None else reward_column,
+        -1 if terminated_column is None else terminated_column,
+        clock,
+        horizon or 0,
+        counters.began.data_ptr(),
+        counters.episode.data_ptr(),
+        counters.returns.data_ptr(),
+        0 if starts is None else starts.bank.data_ptr(),
+        0 if starts is None else starts.places.data_ptr(),
+        0 if starts is None else starts.first.data_ptr(),
+        0 if starts is None else starts.places.shape[1],
+        0 if picked is None else picked.data_ptr(),
+        shown,
+        0 if observation is None else observation.data_ptr(),
+        0 if fresh is None else fresh.data_ptr(),
+        0 if state is None else state.data_ptr(),
+        reward.data_ptr(),
+        flags.data_ptr(),
+        0 if lengths is None else lengths.data_ptr(),
+        0 if sums is None else sums.data_ptr(),
+    )
+    if begun is None:
+        return None
+    rows, episodes = begun
+    after = state if rows and state is not None else values
+    return FinishedRows(after, observation, fresh, reward, *flags.unbind(), lengths, sums, rows, episodes)
+
+
+def copy_steps(target: Tensor, sources: Sequence[Tensor], rows: list[int], which: list[int], position: int) -> None:
+    """Put some rows' first steps into `target` from `position` on: ``target[i, position:] = sources[j][i, :...]``.
+
+    Args:
+        target: ``(B, depth, n)``, contiguous in host memory; written.
+        sources: ``(B, d, n)`` each of the same dtype, contiguous, with d at least what is left, ``depth - position``.
+        rows: The rows i.
+        which: The source j of each.
+        position: Below depth.
+    """
+    depth, size = target.shape[1], target.shape[2] * target.element_size()
+    places = [number for source in sources for number in (source.data_ptr(), source.shape[1])]
+    _native.copy_steps(target.data_ptr(), depth, size, position, rows, which, *places)
+
+
+def _check(values: Tensor, counters: RowCounters, starts: RowStarts | None) -> torch.Size:
+    """The shape of `values`, if all fits: what follows is read by address."""
+    shape, dtype = values.shape, values.dtype
+    fits = len(shape) == 2 and (dtype is torch.float32 or dtype is torch.float64) and values.is_contiguous()
+    began, episode, returns = counters
+    fits = fits and began.shape == episode.shape == shape[:1] and returns.numel() == shape[0] and returns.dtype is dtype
+    if starts is not None:
+        bank, places, first = starts
+        fits = fits and bank.shape[1:] == shape[1:] and bank.dtype is dtype and bank.is_contiguous()
+        fits = fits and places.shape[:1] == first.shape == shape[:1]
+    if not fits:
+        raise _misfit("finish_rows", values, *counters, *(starts or ()))
+    return shape
+
+
+def _misfit(name: str, *tensors: Tensor) -> ValueError:
+    given = ", ".join(f"{t.dtype} {tuple(t.shape)}" for t in tensors)
+    return ValueError(f"wm_kernels.native.{name}: these tensors do not fit each other: {given}.")
