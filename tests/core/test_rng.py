@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from wm_vec import spawn_seeds
-from wm_vec.core.lookahead import LookaheadRNG, PlacesAhead, PlacesOfMany, _places
+from wm_vec.core.lookahead import LookaheadRNG, PlacesAhead, _places
 from wm_vec.core.rng import STREAM_RESET, CounterRNG, seed_list
 
 
@@ -99,15 +99,18 @@ def test_rows_that_begin_episodes_in_between_get_their_own_numbers(lasting):
     assert ahead.exhausted
 
 
-@pytest.mark.parametrize(("places", "counters"), [(PlacesAhead, Tensor.tolist), (PlacesOfMany, Tensor.numpy)])
-def test_places_drawn_ahead_are_those_drawn_one_by_one(places, counters):
-    ahead, zeros = places(4), torch.zeros(5, dtype=torch.int64)
+def test_places_drawn_ahead_are_those_drawn_one_by_one():
+    ahead, zeros = PlacesAhead(4), torch.zeros(5, dtype=torch.int64)
 
     def check(which: Tensor, current: Tensor, size: int, told: str = "") -> None:
         expected = CounterRNG(seed, episode, zeros).integers(1, size, STREAM_RESET)[which, 0]
-        drawn = ahead.draw(counters(which), counters(episode[which]), seed, counters(current), size)
-        assert type(drawn) is type(counters(which))
+        drawn = ahead.draw(which.numpy(), episode[which].numpy(), seed, current, size)
         assert np.array_equal(drawn, expected), told
+        bank = torch.empty(size, 2)
+        starts = ahead.starts(bank, seed, current)
+        assert starts is ahead.starts(bank, seed, current)
+        assert starts.bank is bank
+        assert torch.equal(starts.places[which, episode[which] - starts.first[which]], expected), told
 
     seed, episode = torch.arange(5) + 3, torch.arange(5)
     for size, rows in [(10, [0, 1]), (10, [1]), (10, [1, 4]), (10, [1, 2]), (10, [1]), (7, [0, 2]), (7, [3])]:
@@ -129,10 +132,10 @@ def test_places_drawn_ahead_are_those_drawn_one_by_one(places, counters):
 
 
 def test_of_many_rows_only_those_that_used_their_places_get_new_ones():
-    ahead, seed, episode = PlacesOfMany(4), torch.arange(1000), np.zeros(1000, np.int64)
+    ahead, seed, episode = PlacesAhead(4), torch.arange(1000), torch.zeros(1000, dtype=torch.int64)
     with patch("wm_vec.core.lookahead._places", wraps=_places) as drawn:
         for _ in range(20):
-            ahead.draw(np.array([7]), episode[7:8] + 1, seed, episode, 5)
+            ahead.draw(np.array([7]), episode[7:8].numpy() + 1, seed, episode, 5)
             episode[7] += 1
     assert [len(call.args[0]) for call in drawn.call_args_list] == [1000, *[1] * (len(drawn.call_args_list) - 1)]
     assert 4 < len(drawn.call_args_list) < 10

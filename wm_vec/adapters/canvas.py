@@ -17,7 +17,6 @@ from wm_vec.model import CanvasModel
 ActMode = Literal["set", "hold"]
 
 
-
 class CanvasDynamics:
     """Acting writes into fields' current values; one predict moves the whole canvas on.
 

@@ -48,8 +48,8 @@ class JointAction:
         first = self.perspectives[0].action
         self._usual = torch.int64 if first.kind == "discrete" else dtype
         self._own_shape = torch.Size(first.shape)
-        in_c = native.AVAILABLE and dtype in (torch.float32, torch.float64)
-        self._plain, self._offset = in_c and len(self.perspectives) == 1, first.offset
+        self._plain = len(self.perspectives) == 1 and dtype in (torch.float32, torch.float64)
+        self._offset = first.offset
         classes = first.kind == "discrete" and first.shape == ()
         single = len(self.perspectives) == 1 and classes and not first.offset
         self._classes = (int(first.low[0]), int(first.high[0])) if single else None
@@ -109,7 +109,7 @@ class JointAction:
         For host memory, where a look costs nothing.
         """
         action = actions[0]
-        usual = self._plain and type(action) is Tensor and action.dtype is self._usual
+        usual = self._plain and native.AVAILABLE and type(action) is Tensor and action.dtype is self._usual
         if usual and action.is_contiguous() and values.is_contiguous():
             return native.write_columns(values, columns, action, self._low, self._high, self._offset)
         joint, clipped = self.join(actions)

@@ -18,7 +18,7 @@ from torch import Tensor, from_numpy
 from wm_kernels import native
 from wm_kernels.dispatch import is_plain_host_tensor
 from wm_kernels.finish_step.reference import FinishedStep
-from wm_kernels.native import RowCounters, RowStarts
+from wm_kernels.native import RowCounters
 from wm_vec.core.dynamics import Dynamics
 from wm_vec.core.lookahead import DrawsAhead
 from wm_vec.core.rng import CounterRNG
@@ -56,8 +56,8 @@ class HostTransition(NamedTuple):
 class HostDynamics(Dynamics, Protocol):
     """A dynamics with a shorter way through host memory, where no gradients are asked for.
 
-    The last of its state's tensors, in the sorted order of their keys, is what it shows: ``(B, N)`` of its dtype. Reward
-    and termination are columns of that, and actions are written into some; the other tensors hold whole numbers.
+    The last of its state's tensors, in the sorted order of their keys, is what it shows: ``(B, N)`` of its dtype.
+    Reward and termination are columns of that, actions are written into some; other tensors hold whole numbers.
 
     Attributes:
         steps_on_host: Whether it takes that way; if not, it is a `Dynamics` like any other.
@@ -101,7 +101,9 @@ class HostStep(NamedTuple):
         resets: Whether finished rows were reset.
         lengths: ``(B,)`` int64, ``final_elapsed``; None if nobody asked.
         sums: ``(B, P)`` float, ``final_returns``; likewise.
-        observation, fresh: ``(B, n)``, columns of the last leaf before and after resets; None if nobody asked.
+        observation, fresh: ``(B, n)``, columns of the last leaf before and, if rows were reset, after; None if nobody
+            asked.
+        running: Three ``(B, 1)`` bool, all False, where they cost nothing.
     """
 
     final: list[Tensor]
@@ -115,6 +117,7 @@ class HostStep(NamedTuple):
     sums: Tensor | None = None
     observation: Tensor | None = None
     fresh: Tensor | None = None
+    running: Sequence[Tensor] | None = None
 
     def ended(self) -> EndedStep:
         """Without the columns; of a step that was finished with `keep`."""
@@ -175,8 +178,8 @@ class HostRows:
     @classmethod
     def of(cls, rows: Rows, ahead: DrawsAhead | None = None) -> HostRows:
         """`rows`, which must be plain tensors in host memory, as they are."""
-        began = -rows.elapsed
-        counters = RowCounters(began, rows.episode.clone(), rows.returns.detach().clone())
+        began, episode, returns = -rows.elapsed, rows.episode.clone(), rows.returns.detach().clone()
+        counters = RowCounters(began.contiguous(), episode.contiguous(), returns.contiguous())
         return cls(rows.leaves, rows.seed, rows.pending, counters, 0, int(began.min()) if len(began) else 0, ahead)
 
     def to_rows(self) -> Rows:
@@ -216,14 +219,13 @@ class HostRows:
         if starts is not None:
             assert ahead is not None and ahead.places is not None  # noqa: PT018
             assert isinstance(starts, BankStarts)
-            table = RowStarts(starts.leaves[0], *ahead.places.table(self.seed, counters.episode, starts.size))
-        settings = counters, self.clock + 1, horizon, table, picked, keep
+            table = ahead.places.starts(starts.leaves[0], self.seed, counters.episode)
         try:
-            done = native.finish_rows(values, *columns, *settings)
+            done = native.finish_rows(values, *columns, counters, self.clock + 1, horizon, table, picked, keep)
         except IndexError:
             assert ahead is not None and ahead.places is not None  # noqa: PT018
             ahead.places.renew(counters.episode)
-            done = native.finish_rows(values, *columns, *settings)
+            done = native.finish_rows(values, *columns, counters, self.clock + 1, horizon, table, picked, keep)
         if done is None:
             return None
         self.clock += 1
@@ -231,9 +233,20 @@ class HostRows:
         if ahead is not None and ahead.numbers is not None:
             ahead.numbers.advance()
             ahead.numbers.restart(done.rows, done.episodes)
-        flags = done.terminated, done.truncated, done.finished
-        shown = done.observation, done.fresh
-        return HostStep(final, self.leaves, done.reward, *flags, table is not None, done.lengths, done.sums, *shown)
+        return HostStep(
+            final,
+            self.leaves,
+            done.reward,
+            done.terminated,
+            done.truncated,
+            done.finished,
+            starts is not None,
+            done.lengths,
+            done.sums,
+            done.observation,
+            done.fresh,
+            done.running,
+        )
 
     def can_finish_columns(self, starts: Starts | None) -> bool:
         """Whether `finish_columns` knows where finished rows start."""
@@ -308,8 +321,9 @@ class HostRows:
 
     def _begin(self, rows: np.ndarray, episodes: np.ndarray, leaves: list[Tensor]) -> None:
         """Begin episodes; arguments as `_starting` gives them."""
-        began, episode, returns = (counter.numpy() for counter in self.counters)
-        episode[rows], began[rows], returns[rows] = episodes, self.clock, 0.0
+        counters = self.counters
+        counters.episode.numpy()[rows], counters.began.numpy()[rows] = episodes, self.clock
+        counters.returns.numpy()[rows] = 0.0
         self.leaves = leaves
         if self.ahead is not None and self.ahead.numbers is not None:
             self.ahead.numbers.restart(rows.tolist(), episodes.tolist())

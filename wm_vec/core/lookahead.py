@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from wm_kernels import native, philox_normal
+from wm_kernels.native import RowStarts
 from wm_vec.core.rng import STREAM_NOISE, STREAM_RESET, CounterRNG
 
 MAX_ROWS, MAX_STEPS = 2048, 256
@@ -171,30 +172,32 @@ class PlacesAhead:
         self._depth = depth
         self._seed: Tensor | None = None  # the seeds, and the size of the bank, that the places are for
         self._size = 0
-        self.first, self.places = torch.zeros(0, dtype=torch.int64), torch.zeros(0, depth, dtype=torch.int64)
+        self._first, self._places = torch.zeros(0, dtype=torch.int64), torch.zeros(0, depth, dtype=torch.int64)
+        self._starts: RowStarts | None = None
 
-    def table(self, seed: Tensor, episode: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """``(B, depth)`` int64 and ``(B,)`` int64: row i begins its episode ``first[i] + k`` at ``places[i, k]``.
+    def starts(self, bank: Tensor, seed: Tensor, episode: Tensor) -> RowStarts:
+        """Where rows start in `bank` ``(M, N)``; for `seed` and `episode` see `draw`. `renew` writes into it."""
+        self._cover(seed, episode, bank.shape[0])
+        if self._starts is None or self._starts.bank is not bank:
+            self._starts = RowStarts(bank, self._places, self._first)
+        return self._starts
 
-        Args:
-            seed: ``(B,)`` int64 in host memory.
-            episode: ``(B,)`` int64, the current episodes.
-            size: M, the states of the bank.
-        """
+    def _cover(self, seed: Tensor, episode: Tensor, size: int) -> None:
+        """Draw for these seeds and a bank of this size."""
         if self._seed is not seed or self._size != size:
-            self._seed, self._size, self.first = seed, size, episode.clone()
-            self.places = _places(seed, episode, self._depth, size)
-        return self.places, self.first
+            self._seed, self._size, self._first = seed, size, episode.clone()
+            self._places = _places(seed, episode, self._depth, size)
+            self._starts = None
 
     def renew(self, episode: Tensor) -> None:
         """Draw for the episodes from the current ones ``(B,)`` on, where half of the places are used up."""
         assert self._seed is not None
-        used = episode - self.first
+        used = episode - self._first
         again = ((used < 0) | (used >= self._depth // 2)).nonzero()[:, 0]
         places = _places(self._seed[again], episode[again], self._depth, self._size)
         # By NumPy: torch would refuse what was made in its inference mode.
-        self.first.numpy()[again] = episode[again]
-        self.places.numpy()[again] = places
+        self._first.numpy()[again] = episode[again]
+        self._places.numpy()[again] = places
 
     def draw(self, rows: np.ndarray, episodes: np.ndarray, seed: Tensor, episode: Tensor, size: int) -> np.ndarray:
         """The places ``(k,)`` of some rows.
@@ -202,9 +205,11 @@ class PlacesAhead:
         Args:
             rows: ``(k,)``, which.
             episodes: ``(k,)``, the numbers of the episodes that they start: their current ones, or those after.
-            seed, episode, size: As in `table`, of all rows.
+            seed, episode: ``(B,)`` int64 in host memory, of all rows, and their current episodes.
+            size: M, the states of the bank.
         """
-        places, first = (table.numpy() for table in self.table(seed, episode, size))
+        self._cover(seed, episode, size)
+        places, first = self._places.numpy(), self._first.numpy()
         ahead = episodes - first[rows]
         if ((ahead < 0) | (ahead >= self._depth)).any():
             self.renew(episode)
@@ -235,7 +240,7 @@ class DrawsAhead:
         self.numbers: LookaheadRNG | None = None
         self.places = PlacesAhead(max(MIN_STEPS, self._depth)) if num_envs <= MANY_ROWS else None
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "numbers": None}  # large, and drawn again where they are needed
 
     def rng(self, counters: Callable[[], CounterRNG]) -> CounterRNG:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from gymnasium.vector import AutoresetMode
@@ -78,6 +79,8 @@ class ColumnStep(NamedTuple):
         observation, final_observation: As in `StepResult`.
         reward: ``(B, 1)`` float.
         terminated, truncated, finished: ``(B, 1)`` bool.
+        running: Three new ``(B, 1)`` bool, all False: the flags that go with `observation`; None where nobody had them
+            at hand.
     """
 
     observation: Tree
@@ -86,6 +89,7 @@ class ColumnStep(NamedTuple):
     terminated: Tensor
     truncated: Tensor
     finished: Tensor
+    running: Sequence[Tensor] | None = None
 
 
 def as_autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:

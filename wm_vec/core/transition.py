@@ -238,7 +238,7 @@ class StepFunction:
             columns: Tell no more than `columns` does.
 
         Returns:
-            What the caller is told, or None if a row may have diverged and nothing has been done yet; and what led to it.
+            What the caller is told, or None if a row may have diverged and nothing has been done yet; what led to it.
         """
         dynamics, starts = self.host_dynamics, None if plan == "disabled" else self.starts
         if dynamics is None:
@@ -262,9 +262,7 @@ class StepFunction:
         done = host.finish(out, self.horizon, starts, keep=not columns)
         return self._told(done, proposal, plan, columns), proposal
 
-    def _told(
-        self, done: HostStep, proposal: Proposal, plan: AutoresetPlan, columns: bool
-    ) -> StepResult | ColumnStep:
+    def _told(self, done: HostStep, proposal: Proposal, plan: AutoresetPlan, columns: bool) -> StepResult | ColumnStep:
         """What the caller is told of a step that was finished in host memory."""
         if not columns:
             return self.result(done.ended(), proposal, plan)
@@ -274,7 +272,7 @@ class StepFunction:
             if done.resets:
                 seen = map_tree(Tensor.clone, final) if done.state is done.final else self.observe(done.state)
         seen = final if seen is None else seen  # what is handed out twice is two tensors
-        return ColumnStep(seen, final, done.reward, done.terminated, done.truncated, done.finished)
+        return ColumnStep(seen, final, done.reward, done.terminated, done.truncated, done.finished, done.running)
 
     def finish(self, rows: Rows, proposal: Proposal, joint: Tensor, plan: AutoresetPlan) -> tuple[Rows, FinishedStep]:
         """Contain, end, reset, count."""

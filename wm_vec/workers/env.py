@@ -12,6 +12,7 @@ from typing import Any
 from tensordict import TensorDict, TensorDictBase
 
 from wm_vec.core import AutoresetMode
+from wm_vec.core.state import ColumnStep
 from wm_vec.envs import TorchRLEnv
 from wm_vec.world_model import WorldModel
 
@@ -77,7 +78,7 @@ class WorkerEnv(TorchRLEnv):
         except FileNotFoundError:  # nothing new yet, or no longer of interest to anybody
             return
 
-    def _stepped(self, tensordict: TensorDictBase, autoreset_mode: AutoresetMode | None) -> tuple[dict[str, Any], Any]:
+    def _stepped(self, tensordict: TensorDictBase, autoreset_mode: AutoresetMode | None) -> ColumnStep:
         self._look()  # here, where steps with and without their resets meet
         return super()._stepped(tensordict, autoreset_mode)
 

@@ -17,17 +17,19 @@ try:
 except ImportError:
     _native = None
 
+# Addresses are asked for in every call: to send a tensor to another process moves its memory.
+_ADDRESS = Tensor.data_ptr
 AVAILABLE = _native is not None
 """Whether the functions of this module can be called."""
 
 
 class RowCounters(NamedTuple):
-    """What a step of B rows writes in place; contiguous.
+    """What a step of B rows writes in place; contiguous in host memory.
 
     Attributes:
         began: ``(B,)`` int64, the clock when the row's episode began.
         episode: ``(B,)`` int64.
-        returns: ``(B, 1)`` of the values' dtype, the episode's sum of rewards.
+        returns: ``(B, P)`` float, the episode's sums of rewards.
     """
 
     began: Tensor
@@ -36,10 +38,10 @@ class RowCounters(NamedTuple):
 
 
 class RowStarts(NamedTuple):
-    """Where the next episodes begin; contiguous.
+    """Where the next episodes of B rows begin; contiguous in host memory.
 
     Attributes:
-        bank: ``(M, N)`` of the values' dtype, initial values.
+        bank: ``(M, N)`` float, initial values.
         places: ``(B, depth)`` int64 below M: row i begins its episode ``first[i] + k`` at ``bank[places[i, k]]``.
         first: ``(B,)`` int64.
     """
@@ -54,10 +56,11 @@ class FinishedRows(NamedTuple):
 
     Attributes:
         state: ``(B, N)``, the values after resets: the very tensor that was given if no row was reset.
-        observation, fresh: ``(B, n)``, the picked columns before and, where rows are reset at all, after resets; None if none
+        observation, fresh: ``(B, n)``, the picked columns before and, if there are starts, after resets; None if none
             were asked for.
         reward: ``(B, 1)``.
         terminated, truncated, finished: ``(B, 1)`` bool.
+        running: Three more such, all False.
         lengths: ``(B,)`` int64, the episodes' steps before resets; None if nobody asked.
         sums: ``(B, 1)``, their sums of rewards; likewise.
         rows, episodes: The rows that were reset, and the episodes that they are in now.
@@ -70,6 +73,7 @@ class FinishedRows(NamedTuple):
     terminated: Tensor
     truncated: Tensor
     finished: Tensor
+    running: list[Tensor]
     lengths: Tensor | None
     sums: Tensor | None
     rows: list[int]
@@ -147,15 +151,21 @@ def finish_rows(
         IndexError: `starts` has no place for an episode that begins; nothing is written.
         ValueError: Arguments of other shapes or dtypes.
     """
-    num_rows, width = _check(values, counters, starts)
-    shown = 0 if picked is None else picked.shape[0]
-    observation = values.new_empty((num_rows, shown)) if shown else None
-    fresh = values.new_empty((num_rows, shown)) if shown and starts is not None else None
-    state = None if starts is None else values.new_empty((num_rows, width))
+    _check(values, counters, starts)
+    num_rows, width = values.shape
+    num_picked = 0 if picked is None else picked.shape[0]
+    observation = fresh = state = lengths = sums = None
     reward = values.new_empty((num_rows, 1))
-    flags = values.new_empty((3, num_rows, 1), dtype=torch.bool)
-    lengths = values.new_empty(num_rows, dtype=torch.int64) if keep else None
-    sums = values.new_empty((num_rows, 1)) if keep else None
+    flags = values.new_empty((6, num_rows, 1), dtype=torch.bool)
+    if picked is not None:
+        observation = values.new_empty((num_rows, num_picked))
+    if starts is not None:
+        state = values.new_empty((num_rows, width))
+        if picked is not None:
+            fresh = values.new_empty((num_rows, num_picked))
+    if keep:
+        lengths, sums = values.new_empty(num_rows, dtype=torch.int64), values.new_empty((num_rows, 1))
+    made = observation, fresh, state, reward, flags, lengths, sums
     begun = _native.finish_rows(
         values.element_size(),
         num_rows,
@@ -165,28 +175,21 @@ def finish_rows(
         -1 if terminated_column is None else terminated_column,
         clock,
         horizon or 0,
-        counters.began.data_ptr(),
-        counters.episode.data_ptr(),
-        counters.returns.data_ptr(),
-        0 if starts is None else starts.bank.data_ptr(),
-        0 if starts is None else starts.places.data_ptr(),
-        0 if starts is None else starts.first.data_ptr(),
+        *map(_ADDRESS, counters),
+        *((0, 0, 0) if starts is None else map(_ADDRESS, starts)),
         0 if starts is None else starts.places.shape[1],
         0 if picked is None else picked.data_ptr(),
-        shown,
-        0 if observation is None else observation.data_ptr(),
-        0 if fresh is None else fresh.data_ptr(),
-        0 if state is None else state.data_ptr(),
-        reward.data_ptr(),
-        flags.data_ptr(),
-        0 if lengths is None else lengths.data_ptr(),
-        0 if sums is None else sums.data_ptr(),
+        num_picked,
+        *[0 if tensor is None else tensor.data_ptr() for tensor in made],
     )
     if begun is None:
         return None
     rows, episodes = begun
     after = state if rows and state is not None else values
-    return FinishedRows(after, observation, fresh, reward, *flags.unbind(), lengths, sums, rows, episodes)
+    terminated, truncated, finished, *running = flags.unbind()
+    return FinishedRows(
+        after, observation, fresh, reward, terminated, truncated, finished, running, lengths, sums, rows, episodes
+    )
 
 
 def copy_steps(target: Tensor, sources: Sequence[Tensor], rows: list[int], which: list[int], position: int) -> None:
@@ -204,19 +207,17 @@ def copy_steps(target: Tensor, sources: Sequence[Tensor], rows: list[int], which
     _native.copy_steps(target.data_ptr(), depth, size, position, rows, which, *places)
 
 
-def _check(values: Tensor, counters: RowCounters, starts: RowStarts | None) -> torch.Size:
-    """The shape of `values`, if all fits: what follows is read by address."""
-    shape, dtype = values.shape, values.dtype
+def _check(values: Tensor, counters: RowCounters, starts: RowStarts | None) -> None:
+    """Raise unless all fits: what follows is read by address."""
+    shape, dtype, (began, episode, returns) = values.shape, values.dtype, counters
+    rows = shape[:1]
     fits = len(shape) == 2 and (dtype is torch.float32 or dtype is torch.float64) and values.is_contiguous()
-    began, episode, returns = counters
-    fits = fits and began.shape == episode.shape == shape[:1] and returns.numel() == shape[0] and returns.dtype is dtype
-    if starts is not None:
+    fits = fits and returns.dtype is dtype and began.shape == episode.shape == rows and returns.shape == (*rows, 1)
+    if fits and starts is not None:
         bank, places, first = starts
-        fits = fits and bank.shape[1:] == shape[1:] and bank.dtype is dtype and bank.is_contiguous()
-        fits = fits and places.shape[:1] == first.shape == shape[:1]
+        fits = bank.dtype is dtype and bank.shape[1:] == shape[1:] and places.shape[:1] == first.shape == rows
     if not fits:
         raise _misfit("finish_rows", values, *counters, *(starts or ()))
-    return shape
 
 
 def _misfit(name: str, *tensors: Tensor) -> ValueError:

@@ -31,7 +31,7 @@ typedef struct {
     void *observation, *fresh;    /* (B, num_picked) before and after resets, or null */
     void *state;                  /* (B, N) after resets, written if a row begins */
     void *reward;                 /* (B,) */
-    uint8_t *flags;               /* (3, B): terminated, truncated, finished */
+    uint8_t *flags;               /* (6, B): terminated, truncated, finished, and three times false */
     int64_t *lengths;             /* (B,) before resets, or null */
     void *sums;                   /* (B,) likewise */
 } Step;

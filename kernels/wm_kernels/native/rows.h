@@ -47,6 +47,7 @@ static int64_t NAME(judge)(const Step *s, uint8_t *flags, int64_t *ended)
     const REAL *row = s->values;
     uint8_t *terminated = flags, *truncated = flags + s->rows, *finished = flags + 2 * s->rows;
     int64_t count = 0;
+    memset(flags + 3 * s->rows, 0, (size_t)(3 * s->rows));
     for (int64_t i = 0; i < s->rows; i++, row += s->width) {
         terminated[i] = s->terminated_column >= 0 && row[s->terminated_column] > (REAL)0.5;
         truncated[i] = s->horizon > 0 && s->clock - s->began[i] >= s->horizon;

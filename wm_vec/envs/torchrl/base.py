@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -114,8 +115,10 @@ class EngineEnv(MaskedResets):
             )
         return tensordict.select(*keys, *DONE_KEYS, strict=False)
 
-    def _fresh(self, observation: Tree, num_envs: int) -> dict[str, Any]:
+    def _fresh(self, observation: Tree, num_envs: int, running: Sequence[Tensor] | None = None) -> dict[str, Any]:
         """The entries of envs of which none is done; the first time they are checked against the spec.
+
+        Arguments as in `start_entries`.
 
         Raises:
             ValueError: Other observations than the space says.
@@ -124,7 +127,7 @@ class EngineEnv(MaskedResets):
             wanted = self._observations if self.batch_locked else self._observations.expand(num_envs)
             check_observation(observation_entries(observation), wanted)
             self._observations_fit = True
-        return start_entries(observation, num_envs, self.engine.device)
+        return start_entries(observation, num_envs, self.engine.device, running)
 
     @abc.abstractmethod
     def _random_actions(self, tensordict: TensorDictBase | None = None) -> TensorDictBase:

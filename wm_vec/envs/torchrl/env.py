@@ -15,6 +15,7 @@ from torchrl.envs import EnvBase
 
 from wm_vec.adapters.spaces import ActionForm, check_spaces
 from wm_vec.core import AutoresetMode, Dynamics, Engine, EnvState, Perspective
+from wm_vec.core.state import ColumnStep
 from wm_vec.core.trees import select_rows
 from wm_vec.envs.replay import observation_in, sampled_observations
 from wm_vec.envs.torchrl.base import EngineEnv
@@ -173,7 +174,7 @@ class TorchRLEnv(EngineEnv):
         if stepped is not None:
             stepped = check_mask(stepped, self.engine.num_envs, "_step")
         before = None if stepped is None else self.engine.state()
-        entries, _ = self._stepped(tensordict, None)
+        entries = step_entries(self._stepped(tensordict, None))
         if before is not None and stepped is not None:
             entries = self._held(entries, stepped, before, tensordict)
         return self._pack(entries)
@@ -186,8 +187,9 @@ class TorchRLEnv(EngineEnv):
             return super()._step_and_maybe_reset(tensordict)
         if tensordict._batch_size != self._shape:
             self._assert_tensordict_shape(tensordict)
-        entries, observation = self._stepped(tensordict, AutoresetMode.SAME_STEP)
-        following = {**held, **self._fresh(observation, self.engine.num_envs)}
+        step = self._stepped(tensordict, AutoresetMode.SAME_STEP)
+        entries = step_entries(step)
+        following = {**held, **self._fresh(step.observation, self.engine.num_envs, step.running)}
         device = self.engine.device
         ended = unchecked(entries, self._shape, device)
         tensordict._set_str("next", ended, validated=True, inplace=False, non_blocking=False)
@@ -315,13 +317,13 @@ class TorchRLEnv(EngineEnv):
             if compiled is not None:
                 self.__dict__[COMPILED] = compiled
 
-    def _stepped(self, tensordict: TensorDictBase, autoreset_mode: AutoresetMode | None) -> tuple[dict[str, Any], Any]:
-        """One step of the engine: the entries where it ended, and what the next action answers to."""
+    def _stepped(self, tensordict: TensorDictBase, autoreset_mode: AutoresetMode | None) -> ColumnStep:
+        """One step of the engine by the action in `tensordict`."""
         action = self._engine_action(self._check_action(tensordict))
         step = self.engine.step_columns(action, autoreset_mode)
         if self._draws:  # to set an attribute of a module takes longer than to look
             self._draws = 0
-        return step_entries(step), step.observation
+        return step
 
     def _restarted(self, mask: Tensor | None, given: Any = None, given_mask: Tensor | None = None) -> TensorDict:
         """Fresh episodes in the rows of `mask`, or in all; the first time in all.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -27,9 +28,8 @@ from wm_vec.core import Engine, EnvState
 from wm_vec.core.state import ColumnStep
 from wm_vec.core.trees import Tree
 
-HOST = torch.device("cpu")
-OBSERVATION = "observation"
 DONE_KEYS = ("done", "terminated", "truncated")
+OBSERVATION = "observation"
 STATE_KEY = "world_state"
 """Where a TensorDict carries the state of the world, an `EnvState`."""
 REWARD_STATE = "reward_state"
@@ -112,11 +112,21 @@ def step_entries(step: ColumnStep) -> dict[str, Any]:
     return entries
 
 
-def start_entries(observation: Tree, num_envs: int, device: torch.device) -> dict[str, Any]:
-    """What B envs show of which none is done."""
+def start_entries(
+    observation: Tree, num_envs: int, device: torch.device, running: Sequence[Tensor] | None = None
+) -> dict[str, Any]:
+    """What B envs show of which none is done.
+
+    Args:
+        observation: ``(B, ...)``.
+        num_envs: B.
+        device: Where it is.
+        running: Three ``(B, 1)`` bool, all False, if there are any at hand.
+    """
     entries = observation_entries(observation)
-    flags = torch.zeros((len(DONE_KEYS), num_envs, 1), dtype=torch.bool, device=device)
-    entries.update(zip(DONE_KEYS, flags.unbind(), strict=True))
+    if running is None:
+        running = torch.zeros((len(DONE_KEYS), num_envs, 1), dtype=torch.bool, device=device).unbind()
+    entries["done"], entries["terminated"], entries["truncated"] = running
     return entries
 
 
