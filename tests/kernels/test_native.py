@@ -182,6 +182,9 @@ def test_tensors_that_do_not_fit_are_refused():
         lambda: native.finish_rows(values, 3, 4, fewer, 31, None, starts),
         lambda: native.finish_rows(values, 3, 4, counters._replace(returns=counters.returns.double()), 31, None, None),
         lambda: native.finish_rows(values, 3, 4, counters, 31, None, starts._replace(bank=starts.bank[:, :4])),
+        lambda: native.finish_rows(
+            values, 3, 4, counters, 31, None, starts._replace(bank=values.expand(3, 40, 5)[:, 0])
+        ),
         lambda: native.finish_rows(values, 3, 4, counters, 31, None, starts._replace(places=starts.places[1:])),
         lambda: native.write_columns(values, torch.tensor([1]), torch.zeros(39), values[0, :1], values[0, :1]),
         lambda: native.write_columns(values, torch.tensor([1]), torch.zeros(40).int(), values[0, :1], values[0, :1]),

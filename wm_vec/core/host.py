@@ -22,7 +22,7 @@ from wm_kernels.native import RowCounters
 from wm_vec.core.dynamics import Dynamics
 from wm_vec.core.lookahead import DrawsAhead
 from wm_vec.core.rng import CounterRNG
-from wm_vec.core.rows import Rows
+from wm_vec.core.rows import ONE_BY_ONE, Rows
 from wm_vec.core.starts import BankStarts, Starts, draw_some, with_starts
 from wm_vec.core.trees import Tree
 
@@ -305,34 +305,45 @@ class HostRows:
         self.pending = self.pending & from_numpy(~mask)
 
     def _starting(
-        self, leaves: list[Tensor], rows: np.ndarray, starts: Starts, options: Mapping[str, Any] | None = None
-    ) -> tuple[np.ndarray, np.ndarray, list[Tensor]]:
-        """The rows ``(k,)``, the numbers of their next episodes, and `leaves` with their starts; nothing is written."""
-        episode, ahead = self.counters.episode, self.ahead
-        episodes = episode.numpy()[rows] + 1
+        self, leaves: list[Tensor], which: np.ndarray, starts: Starts, options: Mapping[str, Any] | None = None
+    ) -> tuple[list[int], list[int], list[Tensor]]:
+        """The rows `which` ``(k,)``, the numbers of their next episodes, and `leaves` with their starts.
+
+        Nothing is written.
+        """
+        episode, ahead, rows = self.counters.episode, self.ahead, which.tolist()
+        episodes = [number + 1 for number in some(episode.numpy(), rows)]
         fresh: Sequence[Tensor | np.ndarray]
-        index: np.ndarray | list[int] | None
+        index: list[int] | None
         if ahead is not None and ahead.places is not None and isinstance(starts, BankStarts):
             fresh, index = starts.arrays, ahead.places.draw(rows, episodes, self.seed, episode, starts.size)
         else:
-            chosen = from_numpy(rows)
-            fresh, index = draw_some(starts, chosen, self.seed[chosen], from_numpy(episodes), options)
+            chosen = from_numpy(which)
+            fresh, index = draw_some(starts, chosen, self.seed[chosen], torch.tensor(episodes), options)
         return rows, episodes, [with_starts(leaf, fresh[i], rows, index) for i, leaf in enumerate(leaves)]
 
-    def _begin(self, rows: np.ndarray, episodes: np.ndarray, leaves: list[Tensor]) -> None:
+    def _begin(self, rows: list[int], episodes: list[int], leaves: list[Tensor]) -> None:
         """Begin episodes; arguments as `_starting` gives them."""
-        counters = self.counters
-        counters.episode.numpy()[rows], counters.began.numpy()[rows] = episodes, self.clock
-        counters.returns.numpy()[rows] = 0.0
+        began, episode, returns = (counter.numpy() for counter in self.counters)
+        if len(rows) > ONE_BY_ONE:
+            episode[rows], began[rows], returns[rows] = episodes, self.clock, 0.0
+        else:
+            for row, number in zip(rows, episodes, strict=True):
+                episode[row], began[row], returns[row] = number, self.clock, 0.0
         self.leaves = leaves
         if self.ahead is not None and self.ahead.numbers is not None:
-            self.ahead.numbers.restart(rows.tolist(), episodes.tolist())
+            self.ahead.numbers.restart(rows, episodes)
 
     def _overdue(self, horizon: int) -> np.ndarray:
         """``(B,)`` bool: rows that the horizon cuts off in this step."""
         began = self.counters.began.numpy()
         self.oldest = int(began.min(initial=self.clock))
         return self.clock + 1 - began >= horizon
+
+
+def some(numbers: np.ndarray, rows: list[int]) -> list[int]:
+    """A few of the whole numbers ``(B,)``."""
+    return [numbers.item(row) for row in rows] if len(rows) <= ONE_BY_ONE else numbers[rows].tolist()
 
 
 def can_step_on_host(tensor: Tensor) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 from wm_kernels import native, philox_normal
 from wm_kernels.native import RowStarts
 from wm_vec.core.rng import STREAM_NOISE, STREAM_RESET, CounterRNG
+from wm_vec.core.rows import ONE_BY_ONE
 
 MAX_ROWS, MAX_STEPS = 2048, 256
 """At most so many rows times steps (or episodes), and so many steps, are drawn for in one call."""
@@ -27,29 +27,36 @@ _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Whole numbers as wide as a dtype, which NumPy has for every one."""
 
 
-@dataclass(slots=True)
 class Ahead:
-    """Normals of one kind.
+    """Normals of one kind, drawn ahead.
+
+    Args:
+        normals: ``(B, depth, n)``, contiguous, so that what a row has ahead lies together.
 
     Attributes:
-        steps: ``(B, n)`` for every step, of the episodes that rows are in then.
-        normals: The same memory, ``(B, depth, n)``, so that what a row has ahead lies together.
+        steps: ``(B, n)`` for every step, of the episodes that rows are in then: views.
         later: ``(B, d, n)`` for each of the episodes to come, from its first step on.
     """
 
-    steps: tuple[Tensor, ...]
-    normals: Tensor
-    later: list[Tensor]
+    def __init__(self, normals: Tensor) -> None:
+        self.steps = normals.unbind(1)
+        self.later: list[Tensor] = []
+        self._normals, self._bits = normals, _bits(normals)
+        self._later_bits: list[np.ndarray] = []
+
+    def append(self, normals: Tensor) -> None:
+        """Add those of the next episodes to come."""
+        self.later.append(normals)
+        self._later_bits.append(_bits(normals))
 
     def begin(self, rows: list[int], begun: list[int], position: int) -> None:
         """Let each of some rows be in its ``begun``-th of the episodes to come from `position` on."""
-        which = [number - 1 for number in begun]
         if native.AVAILABLE:
-            native.copy_steps(self.normals, self.later, rows, which, position)
+            native.copy_steps(self._normals, self.later, rows, [number - 1 for number in begun], position)
             return
-        steps, later = _bits(self.normals), [_bits(normals) for normals in self.later]
-        for row, source in zip(rows, which, strict=True):
-            steps[row, position:] = later[source][row, : steps.shape[1] - position]
+        left = len(self.steps) - position
+        for row, number in zip(rows, begun, strict=True):
+            self._bits[row, position:] = self._later_bits[number - 1][row, :left]
 
 
 class LookaheadRNG(CounterRNG):
@@ -118,7 +125,7 @@ class LookaheadRNG(CounterRNG):
         while most >= len(depths):
             depths.append(left)
             for key, kind in self._drawn.items():
-                kind.later.append(self._normals(key, len(depths) - 1))
+                kind.append(self._normals(key, len(depths) - 1))
         for row, number in zip(rows, begun, strict=True):
             self._begun[row] = number, position
         for kind in self._drawn.values():
@@ -137,8 +144,9 @@ class LookaheadRNG(CounterRNG):
         """What has been drawn for the current step."""
         drawn = self._drawn.get(key)
         if drawn is None:
-            now, *later = (self._normals(key, ahead) for ahead in range(len(self._depths)))
-            drawn = self._drawn[key] = Ahead(now.unbind(1), now, later)
+            drawn = self._drawn[key] = Ahead(self._normals(key, 0))
+            for ahead in range(1, len(self._depths)):
+                drawn.append(self._normals(key, ahead))
             for row, (begun, began) in self._begun.items():
                 drawn.begin([row], [begun], began)
         return drawn.steps[self._position]
@@ -199,22 +207,37 @@ class PlacesAhead:
         self._first.numpy()[again] = episode[again]
         self._places.numpy()[again] = places
 
-    def draw(self, rows: np.ndarray, episodes: np.ndarray, seed: Tensor, episode: Tensor, size: int) -> np.ndarray:
+    def draw(self, rows: list[int], episodes: list[int], seed: Tensor, episode: Tensor, size: int) -> list[int]:
         """The places ``(k,)`` of some rows.
 
         Args:
-            rows: ``(k,)``, which.
-            episodes: ``(k,)``, the numbers of the episodes that they start: their current ones, or those after.
+            rows: Which.
+            episodes: The numbers of the episodes that they start: their current ones, or those after.
             seed, episode: ``(B,)`` int64 in host memory, of all rows, and their current episodes.
             size: M, the states of the bank.
         """
         self._cover(seed, episode, size)
-        places, first = self._places.numpy(), self._first.numpy()
-        ahead = episodes - first[rows]
-        if ((ahead < 0) | (ahead >= self._depth)).any():
+        try:
+            return self._look(rows, episodes)
+        except IndexError:
             self.renew(episode)
-            ahead = episodes - first[rows]
-        return places[rows, ahead]
+            return self._look(rows, episodes)
+
+    def _look(self, rows: list[int], episodes: list[int]) -> list[int]:
+        """The places of episodes that have been drawn; an IndexError if one has not."""
+        first, places, depth = self._first.numpy(), self._places.numpy(), self._depth
+        if len(rows) > ONE_BY_ONE:
+            ahead = np.array(episodes) - first[rows]
+            if ((ahead < 0) | (ahead >= depth)).any():
+                raise IndexError
+            return places[rows, ahead].tolist()
+        found = []
+        for row, number in zip(rows, episodes, strict=True):
+            ahead = number - first.item(row)
+            if not 0 <= ahead < depth:
+                raise IndexError
+            found.append(places.item(row, ahead))
+        return found
 
 
 def _places(seed: Tensor, episode: Tensor, depth: int, size: int) -> Tensor:

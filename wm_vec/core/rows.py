@@ -11,6 +11,9 @@ from torch import Tensor
 
 from wm_vec.core.state import EnvState
 
+ONE_BY_ONE = 8
+"""Up to so many rows NumPy reads and writes faster one by one."""
+
 
 class Rows(NamedTuple):
     """`EnvState` as plain tensors, for the hot path: `leaves` are the dynamics' state, then the reward states."""

@@ -13,11 +13,8 @@ from torch import Tensor
 from wm_kernels.dispatch import is_plain_host_tensor
 from wm_vec.core.dynamics import Dynamics
 from wm_vec.core.rng import STREAM_RESET, CounterRNG
-from wm_vec.core.rows import RowLayout, Rows
+from wm_vec.core.rows import ONE_BY_ONE, RowLayout, Rows
 from wm_vec.core.trees import select_rows
-
-ONE_BY_ONE = 8
-"""Up to so many rows NumPy copies faster one by one."""
 
 
 class Starts(Protocol):
@@ -50,8 +47,8 @@ class BankStarts:
 
     def load(self, leaves: list[Tensor]) -> None:
         """Start from other states from now on."""
-        self.leaves, self.size = [leaf.contiguous() for leaf in leaves], leaves[0].shape[0]
-        self.arrays = [_array(leaf) for leaf in self.leaves]
+        self.leaves, self.size = leaves, leaves[0].shape[0]
+        self.arrays = [_array(leaf) for leaf in leaves]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "arrays": None}  # the same memory, which would be copied
@@ -131,7 +128,7 @@ def bank_leaves(
     """
     if bank.batch_dims != 1 or bank.shape[0] < 1:
         raise ValueError(f"bank must have batch size (M,) with M at least 1, got {tuple(bank.batch_size)}.")
-    leaves = [leaf.to(device) for leaf in layout.check(bank, "load_bank: the bank")]
+    leaves = [leaf.to(device).contiguous() for leaf in layout.check(bank, "load_bank: the bank")]
     return leaves + [start.expand(bank.shape[0], *start.shape) for start in reward_starts]
 
 
@@ -219,9 +216,7 @@ def draw_some(
     return fresh, None if index is None else index.tolist()
 
 
-def with_starts(
-    leaf: Tensor, fresh: Tensor | np.ndarray, rows: list[int] | np.ndarray, index: list[int] | np.ndarray | None
-) -> Tensor:
+def with_starts(leaf: Tensor, fresh: Tensor | np.ndarray, rows: list[int], index: list[int] | None) -> Tensor:
     """`leaf` ``(B, ...)`` with ``fresh[index]`` in its rows `rows`; `index` None takes all of `fresh`.
 
     No gradient goes through an array, nor may `leaf` require one then.

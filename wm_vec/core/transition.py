@@ -267,7 +267,9 @@ class StepFunction:
         if not columns:
             return self.result(done.ended(), proposal, plan)
         final, seen = done.observation, done.fresh
-        if final is None:
+        if final is None and self.host_dynamics is not None and self._picked is not None:
+            final, seen = (leaves[-1].index_select(1, self._picked) for leaves in (done.final, done.state))
+        elif final is None:
             final = self.see(proposal.observation)
             if done.resets:
                 seen = map_tree(Tensor.clone, final) if done.state is done.final else self.observe(done.state)

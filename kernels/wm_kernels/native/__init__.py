@@ -215,7 +215,8 @@ def _check(values: Tensor, counters: RowCounters, starts: RowStarts | None) -> N
     fits = fits and returns.dtype is dtype and began.shape == episode.shape == rows and returns.shape == (*rows, 1)
     if fits and starts is not None:
         bank, places, first = starts
-        fits = bank.dtype is dtype and bank.shape[1:] == shape[1:] and places.shape[:1] == first.shape == rows
+        fits = bank.dtype is dtype and bank.shape[1:] == shape[1:] and bank.is_contiguous()
+        fits = fits and places.shape[:1] == first.shape == rows
     if not fits:
         raise _misfit("finish_rows", values, *counters, *(starts or ()))
 
