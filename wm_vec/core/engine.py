@@ -34,7 +34,7 @@ from wm_vec.core.starts import (
 from wm_vec.core.state import AutoresetMode, ColumnStep, EnvState, StepResult, as_autoreset_mode
 from wm_vec.core.stateless import StatelessEngine
 from wm_vec.core.store import RowStore
-from wm_vec.core.transition import PLANS, StepFunction
+from wm_vec.core.transition import PLANS, Proposal, StepFunction
 from wm_vec.core.trees import Tree
 
 BANK_SEED = 0x5EED
@@ -287,9 +287,10 @@ class Engine:
         try:
             host = None if plan == "next_step" else store.host()
             if host is not None:
-                told, proposal = step.step_on_host(host, actions, plan, columns)
-                if told is not None:
+                told = step.step_on_host(host, actions, plan, columns)
+                if type(told) is not Proposal:
                     return told
+                proposal = told
                 joint, _ = self._joint.join(actions)
                 rows, finished = step.finish(host.to_rows(), proposal, joint, plan)
             else:

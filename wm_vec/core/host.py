@@ -18,7 +18,7 @@ from torch import Tensor, from_numpy
 from wm_kernels import native
 from wm_kernels.dispatch import is_plain_host_tensor
 from wm_kernels.finish_step.reference import FinishedStep
-from wm_kernels.native import RowCounters
+from wm_kernels.native import FinishedRows, RowCounters
 from wm_vec.core.dynamics import Dynamics
 from wm_vec.core.lookahead import DrawsAhead
 from wm_vec.core.rng import CounterRNG
@@ -101,9 +101,6 @@ class HostStep(NamedTuple):
         resets: Whether finished rows were reset.
         lengths: ``(B,)`` int64, ``final_elapsed``; None if nobody asked.
         sums: ``(B, P)`` float, ``final_returns``; likewise.
-        observation, fresh: ``(B, n)``, columns of the last leaf before and, if rows were reset, after; None if nobody
-            asked.
-        running: Three ``(B, 1)`` bool, all False, where they cost nothing.
     """
 
     final: list[Tensor]
@@ -113,14 +110,17 @@ class HostStep(NamedTuple):
     truncated: Tensor
     finished: Tensor
     resets: bool
-    lengths: Tensor | None = None
-    sums: Tensor | None = None
-    observation: Tensor | None = None
-    fresh: Tensor | None = None
-    running: Sequence[Tensor] | None = None
+    lengths: Tensor | None
+    sums: Tensor | None
+
+    @classmethod
+    def of(cls, done: FinishedRows, values: Tensor, resets: bool) -> HostStep:
+        """What `HostRows.finish_columns` made of `values`."""
+        flags = done.terminated, done.truncated, done.finished
+        return cls([values], [done.state], done.reward, *flags, resets, done.lengths, done.sums)
 
     def ended(self) -> EndedStep:
-        """Without the columns; of a step that was finished with `keep`."""
+        """Of a step that was finished with `keep`."""
         assert self.lengths is not None
         assert self.sums is not None
         finished = self.finished[:, 0]
@@ -203,17 +203,16 @@ class HostRows:
         starts: Starts | None,
         picked: Tensor | None,
         keep: bool,
-    ) -> HostStep | None:
+    ) -> FinishedRows | None:
         """`finish` in compiled code, of a dynamics whose state is one tensor; None if a number is not finite.
 
         Args:
             dynamics: It.
-            values: ``(B, N)``, its next state.
+            values: ``(B, N)``, its next state, contiguous.
             horizon, starts, keep: As in `finish`; `can_finish_columns` must take `starts`.
             picked: ``(n,)`` int64, the columns that the step is to show; None for none.
         """
         counters, ahead = self.counters, self.ahead
-        values = values.contiguous()
         columns = dynamics.reward_column, dynamics.terminated_column
         table = None
         if starts is not None:
@@ -229,24 +228,11 @@ class HostRows:
         if done is None:
             return None
         self.clock += 1
-        final, self.leaves = [values], [done.state]
+        self.leaves = [done.state]
         if ahead is not None and ahead.numbers is not None:
             ahead.numbers.advance()
             ahead.numbers.restart(done.rows, done.episodes)
-        return HostStep(
-            final,
-            self.leaves,
-            done.reward,
-            done.terminated,
-            done.truncated,
-            done.finished,
-            starts is not None,
-            done.lengths,
-            done.sums,
-            done.observation,
-            done.fresh,
-            done.running,
-        )
+        return done
 
     def can_finish_columns(self, starts: Starts | None) -> bool:
         """Whether `finish_columns` knows where finished rows start."""

@@ -228,7 +228,7 @@ class StepFunction:
 
     def step_on_host(
         self, host: HostRows, actions: list[Tensor], plan: AutoresetPlan, columns: bool
-    ) -> tuple[StepResult | ColumnStep | None, Proposal]:
+    ) -> StepResult | ColumnStep | Proposal:
         """Step `host` where it is, without gradients.
 
         Args:
@@ -238,7 +238,7 @@ class StepFunction:
             columns: Tell no more than `columns` does.
 
         Returns:
-            What the caller is told, or None if a row may have diverged and nothing has been done yet; what led to it.
+            What the caller is told; or, if a row may have diverged, what led to that, and nothing has been done yet.
         """
         dynamics, starts = self.host_dynamics, None if plan == "disabled" else self.starts
         if dynamics is None:
@@ -250,31 +250,34 @@ class StepFunction:
             values, finite = self.joint.write(values, dynamics.action_columns, actions)
             leaves = dynamics.next_on_host([*others, values], host.rng())
             if finite and host.can_finish_columns(starts):
-                picked = self._picked if columns else None
-                done = host.finish_columns(dynamics, leaves[0], self.horizon, starts, picked, keep=not columns)
-                if done is not None:
-                    proposal = Proposal(done.final, done.final[0], done.reward, done.terminated, None, {})
-                    return self._told(done, proposal, plan, columns), proposal
+                picked, values = self._picked if columns else None, leaves[0].contiguous()
+                rows = host.finish_columns(dynamics, values, self.horizon, starts, picked, keep=not columns)
+                if rows is not None and rows.observation is not None:
+                    seen = rows.observation if rows.fresh is None else rows.fresh
+                    flags = rows.terminated, rows.truncated, rows.finished
+                    return ColumnStep(seen, rows.observation, rows.reward, *flags, rows.running)
+                if rows is not None:
+                    return self._told(HostStep.of(rows, values, starts is not None), values, {}, plan, columns)
             out = read_columns(dynamics, leaves)
-        proposal = off_host(out)
         if not finite or not math.isfinite(out.total):
-            return None, proposal
+            return off_host(out)
         done = host.finish(out, self.horizon, starts, keep=not columns)
-        return self._told(done, proposal, plan, columns), proposal
+        return self._told(done, out.observation, out.info, plan, columns)
 
-    def _told(self, done: HostStep, proposal: Proposal, plan: AutoresetPlan, columns: bool) -> StepResult | ColumnStep:
+    def _told(
+        self, done: HostStep, observation: Tree, info: dict[str, Any], plan: AutoresetPlan, columns: bool
+    ) -> StepResult | ColumnStep:
         """What the caller is told of a step that was finished in host memory."""
         if not columns:
+            proposal = Proposal(done.final, observation, done.reward, done.terminated, None, info)
             return self.result(done.ended(), proposal, plan)
-        final, seen = done.observation, done.fresh
-        if final is None and self.host_dynamics is not None and self._picked is not None:
+        if self.host_dynamics is not None and self._picked is not None:
             final, seen = (leaves[-1].index_select(1, self._picked) for leaves in (done.final, done.state))
-        elif final is None:
-            final = self.see(proposal.observation)
-            if done.resets:
+        else:
+            final = seen = self.see(observation)
+            if done.resets:  # what is handed out twice is two tensors
                 seen = map_tree(Tensor.clone, final) if done.state is done.final else self.observe(done.state)
-        seen = final if seen is None else seen  # what is handed out twice is two tensors
-        return ColumnStep(seen, final, done.reward, done.terminated, done.truncated, done.finished, done.running)
+        return ColumnStep(seen, final, done.reward, done.terminated, done.truncated, done.finished)
 
     def finish(self, rows: Rows, proposal: Proposal, joint: Tensor, plan: AutoresetPlan) -> tuple[Rows, FinishedStep]:
         """Contain, end, reset, count."""
