@@ -1,7 +1,8 @@
 """The batched operations of a world model's step, each with a reference, a contract and a dispatch.
 
 One folder per operation: ``reference.py`` is the specification in pure torch, ``op.py`` the checked entry
-point that picks an implementation. Nothing here knows what an environment is.
+point that picks an implementation. `wm_kernels.native` holds loops in C for host memory. Nothing here knows what an
+environment is.
 """
 
 from wm_kernels.decode_fields import decode_fields

@@ -115,6 +115,29 @@ def test_states_of_other_worlds_are_refused(state, message):
     assert bool((engine.state() == before).all())
 
 
+def test_a_state_whose_shapes_fit_by_chance_is_refused():
+    class About(Walk):
+        def __init__(self, signature):
+            super().__init__()
+            self.signature = signature
+
+    heat, light, again = (walk_engine(2, dynamics=About(one)) for one in ("heat", "light", "heat"))
+    for engine in (heat, light, again):
+        engine.reset(seed=0)
+    assert (heat.state().world == again.state().world).all()
+    again.set_state(heat.state())
+    before = light.state()
+    for call in (light.set_state, light.stateless.restart, light.stateless.observe):
+        with pytest.raises(ValueError, match="another world: its keys and shapes are those of this one"):
+            call(heat.state())
+    with pytest.raises(ValueError, match="another world"):
+        light.transition(heat.state(), constant(light))
+    mixed = torch.cat([heat.state()[:1], light.state()[:1]])
+    with pytest.raises(ValueError, match="another world"):
+        light.set_state(mixed)
+    assert bool((light.state() == before).all())
+
+
 # -- forks --------------------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from wm_kernels import native
+
 ROOT = Path(__file__).resolve().parents[2]
 USE = """
 import gymnasium as gym, wm_vec, wm_kernels, os
@@ -15,6 +17,7 @@ envs = gym.make_vec("wm_vec/CartPole-v1", num_envs=8)
 observation, info = envs.reset(seed=0)
 observation, reward, terminated, truncated, info = envs.step(envs.sample_actions())
 assert observation.shape == (8, 4) and bool((reward > 0.9).all()), (observation, reward)
+assert wm_kernels.native.AVAILABLE == (os.environ["COMPILED"] == "True"), "the wheel is compiled as the checkout is"
 print("wheel", wm_vec.__version__, "works from", home)
 """
 
@@ -27,7 +30,7 @@ def main() -> None:
         (wheel,) = wheels.glob("*.whl")
         install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(home), str(wheel)]
         subprocess.run(install, check=True)
-        env = {**os.environ, "PYTHONPATH": str(home), "WHEEL_HOME": str(home)}
+        env = {**os.environ, "PYTHONPATH": str(home), "WHEEL_HOME": str(home), "COMPILED": str(native.AVAILABLE)}
         subprocess.run([sys.executable, "-c", USE], check=True, cwd=folder, env=env)
         subprocess.run(
             [str(home / "bin" / "wm-vec"), "--help"], check=True, cwd=folder, env=env, stdout=subprocess.DEVNULL

@@ -121,6 +121,7 @@ class CallableDynamics:
             resets=initial_observation is None and initial_state is None,
         )
         self.observations, self.actions = ObservationForm(observation_space), ActionForm(action_space)
+        self.signature = f"{observation_space}, {action_space}"
         self._device = device_of(model, device)
         generator = GlobalGenerator(self._device) if rng == "global" else None
         forms = self.calls, self.observations, self.actions

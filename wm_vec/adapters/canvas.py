@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -36,6 +37,8 @@ class CanvasDynamics:
     """
 
     rng: Literal["counter", "global"] = "counter"
+    signature: str
+    """What the state's numbers stand for, whatever the network; see `wm_vec.core.EnvState.world`."""
 
     def __init__(
         self,
@@ -67,6 +70,7 @@ class CanvasDynamics:
         hold[0, outputs] = True
         self._hold = hold.to(device) if act_mode == "hold" and outputs else None
         self._noise_size = model.noise_size
+        self.signature = json.dumps(bound.to_dict()["fields"], sort_keys=True)
         self._saved_bank = bank
 
     @property

@@ -39,8 +39,9 @@ class Dynamics(Protocol):
     """A batched, pure transition: state in, state out.
 
     Further attributes are used where there are any: ``bank``, initial states; ``reward_dtype``; ``model_state(state,
-    row)``, the state in the users' own structure; ``reseed(seed)`` with ``rng="global"``; those of
-    `EncodingDynamics`, of `FreshDynamics` and of `wm_vec.core.single.RowDynamics`.
+    row)``, the state in the users' own structure; ``signature``, what states are about beyond keys and shapes, whose
+    digest is `EnvState.world`; ``reseed(seed)`` with ``rng="global"``; those of `EncodingDynamics`, of `FreshDynamics`
+    and of `wm_vec.core.single.RowDynamics`.
 
     Pure means no Python branch on tensor values, no host read, no boolean-mask indexing, no hidden state, so that a
     step can be captured, compiled, forked, differentiated and replayed. A step on ``device="meta"`` proves it.

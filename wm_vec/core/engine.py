@@ -105,7 +105,9 @@ class Engine:
         fresh = bank is None and getattr(dynamics, "starts_fresh", False)
         if not fresh:
             bank = self._make_bank(bank_size) if bank is None else bank
-        self._layout = RowLayout(dynamics.example if fresh else bank, starts, len(self.perspectives))  # type: ignore
+        example = dynamics.example if fresh else bank  # type: ignore[attr-defined]
+        signature = getattr(dynamics, "signature", "")
+        self._layout = RowLayout(example, starts, len(self.perspectives), signature)
         self._starts: Starts
         if fresh:
             self._starts = FreshStarts(dynamics, self._layout, self._reward_starts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
+from wm_kernels.dispatch import is_plain_host_tensor
 from wm_vec.core.state import EnvState
 
 ONE_BY_ONE = 8
@@ -54,9 +56,16 @@ class RowLayout:
         example: A state of the dynamics, any batch ``(M,)``.
         reward_states: One env's start value of each stateful reward function, by perspective.
         num_perspectives: P.
+        signature: What the dynamics is about; worlds with another refuse its states, whatever their keys and shapes.
+
+    Attributes:
+        world: The signature's digest.
     """
 
-    def __init__(self, example: TensorDictBase, reward_states: dict[str, Tensor], num_perspectives: int) -> None:
+    def __init__(
+        self, example: TensorDictBase, reward_states: dict[str, Tensor], num_perspectives: int, signature: str = ""
+    ) -> None:
+        self.world = int.from_bytes(hashlib.blake2b(signature.encode(), digest_size=8).digest(), "big", signed=True)
         self.keys: list[Any] = sorted(example.keys(True, True), key=str)
         self.stateful = list(reward_states)
         self.num_perspectives = num_perspectives
@@ -90,16 +99,22 @@ class RowLayout:
             seed=rows.seed,
             returns=rows.returns,
             pending=rows.pending,
+            world=torch.full_like(rows.seed, self.world),
             batch_size=batch,
         )
 
     def to_rows(self, state: EnvState) -> Rows:
-        """Inverse of `to_state`.
+        """Inverse of `to_state`. In host memory it is looked at whether keys and shapes are another world's by chance.
 
         Raises:
             ValueError: The state of another world or engine, or on another device.
         """
         leaves = self.check(state.dynamics, "the state", state.reward_state)
+        if is_plain_host_tensor(state.world) and bool((state.world != self.world).any()):
+            raise ValueError(
+                "the state belongs to another world: its keys and shapes are those of this one, but its fields or "
+                "spaces are not. Go on from it in an environment of the world that it comes from."
+            )
         if state.returns.shape[1] != self.num_perspectives:
             raise ValueError(
                 f"the state belongs to another engine: it has {state.returns.shape[1]} perspectives, this one "

@@ -15,6 +15,7 @@ from torchrl.envs import transforms as T
 from tests.envs.torchrl.kinds import ACTIONS, BY_NAME, PLANE, SEEN, STARTS, seen, walk
 from wm_vec import WorldModel
 from wm_vec.adapters import CallableDynamics
+from wm_vec.canvas import EnvSignature
 from wm_vec.core import CounterRNG, Transition
 from wm_vec.envs import TorchRLEnv
 
@@ -205,7 +206,7 @@ def states_of_another_world():
             other["world_state"],
             r"it has \['observation', 'state'\] under 'dynamics', not \['values'\]",
         ),
-        "a part missing": (state.exclude("elapsed"), r"not \['dynamics', 'elapsed', .*'seed'\]"),
+        "a part missing": (state.exclude("elapsed"), r"not \['dynamics', 'elapsed', .*'world'\]"),
         "a part too many": (state.clone().set("more", torch.zeros(B)), r"it has .*'more'"),
         "another shape": (
             state.clone().set(("dynamics", "values"), torch.zeros(B, 2)),
@@ -228,6 +229,43 @@ def test_states_of_another_world_are_refused(name):
     with pytest.raises(ValueError, match=message):
         env.reset(td.exclude("world_state").set("world_state", state), set_state=True)
     assert (env.engine.state() == before).all()
+
+
+def world_of(low, **options):
+    """An untrained world; those of other bounds have states of the same keys and shapes."""
+    world = WorldModel.from_signature(EnvSignature(Box(low, 2.0, (3,)), Discrete(2)), **options)
+    world.trained = True  # so that it does not warn
+    return world
+
+
+def stateless_of(world):
+    env = world.to_torchrl_env(B, seed=0).to_stateless()
+    return env, env.rand_action(env.reset(TensorDict(batch_size=[B])))
+
+
+def exposed_of(world):
+    env = world.to_torchrl_env(B, seed=0, expose_state=True)
+    return env, env.rand_action(env.reset())
+
+
+@pytest.mark.parametrize("kind", [exposed_of, stateless_of])
+def test_a_state_whose_shapes_fit_by_chance_is_refused(kind):
+    env, _ = kind(world_of(-1.0))
+    _, other = kind(world_of(-2.0))
+    with pytest.raises(ValueError, match="another world: its keys and shapes are those of this one"):
+        env.reset(other, set_state=True)
+    if not env.batch_locked:
+        with pytest.raises(ValueError, match="another world: its keys and shapes"):
+            env.step(other)
+
+
+def test_a_world_with_other_weights_is_the_same_world(tmp_path):
+    world = world_of(-1.0)
+    world.save(tmp_path / "world.safetensors")
+    for same in (world_of(-1.0, seed=1, d_model=64), WorldModel.load(tmp_path / "world.safetensors")):
+        env, _ = exposed_of(same)
+        _, td = exposed_of(world)
+        assert torch.equal(env.reset(td, set_state=True)["observation"], td["observation"])
 
 
 def test_states_elsewhere_are_refused():
