@@ -1,7 +1,7 @@
 # Every target sets up what it needs in .venv by itself.
 PYTHON ?= python3
 BIN := .venv/bin
-C_SOURCES := $(wildcard kernels/wm_kernels/native/*.[ch])
+C_SOURCES := setup.py $(wildcard kernels/wm_kernels/native/*.[ch])
 # Small networks run fastest on one thread a process; many threads on few cores wait for each other.
 export OMP_NUM_THREADS ?= 1
 export GOMP_SPINCOUNT ?= 0
