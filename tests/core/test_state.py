@@ -2,6 +2,7 @@
 
 import pickle
 from copy import deepcopy
+from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from tensordict import TensorDict
 
 from tests.core.walk import BOX, Walk, constant, walk_engine
+from wm_vec import WorldModel
 from wm_vec.core import EnvState, Perspective
 
 MODES = ["same_step", "next_step", "disabled"]
@@ -136,6 +138,26 @@ def test_a_state_whose_shapes_fit_by_chance_is_refused():
     with pytest.raises(ValueError, match="another world"):
         light.set_state(mixed)
     assert bool((light.state() == before).all())
+
+
+@pytest.mark.parametrize("world", ["CartPole-v1", "walk"])
+def test_an_engine_that_is_sent_to_another_process_shares_no_counters(world):
+    """torch's pickler hands on the memory of tensors itself."""
+    options = {"seed": 0, "max_episode_steps": 3}
+    engine = walk_engine(4, **options) if world == "walk" else WorldModel.bundled(world).to_engine(4, **options)
+    engine.reset()
+    for _ in range(2):
+        engine.step(engine.sample_actions())
+    sent = pickle.loads(ForkingPickler.dumps(engine))
+    action = engine.sample_actions()
+    for _ in range(40):
+        engine.step(action)
+    state, steps = sent.state(), [sent.step(action) for _ in range(3)]
+    assert state.elapsed.max() == 2
+    again = pickle.loads(pickle.dumps(sent))
+    again.set_state(state)
+    for step in steps:
+        assert torch.equal(again.step(action).observation, step.observation)
 
 
 # -- forks --------------------------------------------------------------------------------------------------

@@ -167,8 +167,10 @@ def test_copied_steps_are_a_slice(dtype):
         want[row, 4:] = sources[source][row, :2]
     native.copy_steps(target, sources, [3, 0, 1], [1, 0, 1], 4)
     assert torch.equal(target, want)
-    with pytest.raises(IndexError, match="no source 2"):
-        native.copy_steps(target, sources, [0], [2], 4)
+    for row, source, position in [(0, 2, 4), (4, 0, 4), (-1, 0, 4), (0, 1, 2), (0, 0, 7)]:
+        with pytest.raises(IndexError, match=f"source {source} has not all of row {row} from step {position} on"):
+            native.copy_steps(target, sources, [row], [source], position)
+    assert torch.equal(target, want)
 
 
 @needs_c

@@ -1,8 +1,8 @@
 """How rows are kept and steps finished in host memory, where a look at the rows costs nothing.
 
 A step of few rows is a network of some milliseconds and then a few dozen small operations, each on cold caches. So
-counters stay in NumPy from step to step and are written in place, those that can be worked out are not written at all,
-and only rows that end are touched.
+counters are written in place, those that can be worked out are not written at all, only rows that end are touched, and
+where there is compiled code it does all of that at once.
 """
 
 from __future__ import annotations

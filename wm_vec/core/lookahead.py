@@ -259,12 +259,13 @@ class DrawsAhead:
     """
 
     def __init__(self, num_envs: int) -> None:
+        self._num_envs = num_envs
         self._depth = min(MAX_ROWS // num_envs, MAX_STEPS)
         self.numbers: LookaheadRNG | None = None
         self.places = PlacesAhead(max(MIN_STEPS, self._depth)) if num_envs <= MANY_ROWS else None
 
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "numbers": None}  # large, and drawn again where they are needed
+    def __reduce__(self) -> tuple[type[DrawsAhead], tuple[int]]:
+        return DrawsAhead, (self._num_envs,)  # what was drawn is large, and drawn again where it is needed
 
     def rng(self, counters: Callable[[], CounterRNG]) -> CounterRNG:
         """The numbers of the next step.

@@ -39,6 +39,12 @@ class RowStore:
         self._host: HostRows | None = None
         self._one: SingleRow | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        if self._host is None:
+            return self.__dict__
+        # Tensors that are sent to another process share their memory with it; what is written in place must not.
+        return {**self.__dict__, "_rows": self._host.to_rows(), "_host": None}
+
     @property
     def filled(self) -> bool:
         """Whether there are rows yet."""

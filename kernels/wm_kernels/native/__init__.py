@@ -200,11 +200,15 @@ def copy_steps(target: Tensor, sources: Sequence[Tensor], rows: list[int], which
         sources: ``(B, d, n)`` each of the same dtype, contiguous, with d at least what is left, ``depth - position``.
         rows: The rows i.
         which: The source j of each.
-        position: Below depth.
+        position: Up to depth.
+
+    Raises:
+        IndexError: There is no such row, source or step.
     """
-    depth, size = target.shape[1], target.shape[2] * target.element_size()
+    num_rows, depth, width = target.shape
+    size = width * target.element_size()
     places = [number for source in sources for number in (source.data_ptr(), source.shape[1])]
-    _native.copy_steps(target.data_ptr(), depth, size, position, rows, which, *places)
+    _native.copy_steps(target.data_ptr(), num_rows, depth, size, position, rows, which, *places)
 
 
 def _check(values: Tensor, counters: RowCounters, starts: RowStarts | None) -> None:

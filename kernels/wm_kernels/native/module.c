@@ -141,27 +141,29 @@ static PyObject *write_columns(PyObject *self, PyObject *const *args, Py_ssize_t
 
 static PyObject *copy_steps(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    int64_t a[4], sources[2 * MOST_SOURCES];
-    Py_ssize_t given = nargs - 6;
+    int64_t a[5], sources[2 * MOST_SOURCES];
+    Py_ssize_t given = nargs - 7;
     (void)self;
     if (given < 0 || given > 2 * MOST_SOURCES)
         return PyErr_Format(PyExc_TypeError, "copy_steps takes at most %d sources", MOST_SOURCES);
-    if (!whole_numbers(a, 4, args, 4) || !whole_numbers(sources, given, args + 6, given))
+    if (!whole_numbers(a, 5, args, 5) || !whole_numbers(sources, given, args + 7, given))
         return NULL;
     char *to = ADDRESS(0);
-    int64_t depth = a[1], size = a[2], position = a[3];
-    Py_ssize_t count = PyList_Size(args[4]);
+    int64_t rows = a[1], depth = a[2], size = a[3], position = a[4];
+    Py_ssize_t count = PyList_Size(args[5]);
     if (count < 0)
         return NULL;
     for (Py_ssize_t k = 0; k < count; k++) {
-        PyObject *row_number = PyList_GetItem(args[4], k), *source_number = PyList_GetItem(args[5], k);
+        PyObject *row_number = PyList_GetItem(args[5], k), *source_number = PyList_GetItem(args[6], k);
         if (!row_number || !source_number)
             return NULL;
         int64_t row = PyLong_AsLongLong(row_number), source = PyLong_AsLongLong(source_number);
         if (PyErr_Occurred())
             return NULL;
-        if (source < 0 || 2 * source >= given)
-            return PyErr_Format(PyExc_IndexError, "copy_steps has no source %lld", (long long)source);
+        if (source < 0 || 2 * source >= given || row < 0 || row >= rows || position < 0 || position > depth ||
+            depth - position > sources[2 * source + 1])
+            return PyErr_Format(PyExc_IndexError, "copy_steps: source %lld has not all of row %lld from step %lld on",
+                                (long long)source, (long long)row, (long long)position);
         const char *from = (const char *)(intptr_t)sources[2 * source];
         memcpy(to + (row * depth + position) * size, from + row * sources[2 * source + 1] * size,
                (size_t)((depth - position) * size));
