@@ -292,6 +292,7 @@ def _where(machine: dict[str, Any]) -> str:
     return (
         f"Measured on {machine['cores']} cores ({machine['processor']}), {machine['torch_threads']} torch thread(s), "
         f"Python {machine['python']}, torch {machine['torch']}, gymnasium {machine['gymnasium']}, "
+        f"{'with' if machine.get('extension') else 'without'} the extension in C, "
         f"commit {machine['commit']}."
     )
 
