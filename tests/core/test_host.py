@@ -140,6 +140,37 @@ def test_columns_picked_at_once_are_what_the_perspective_sees(cartpole, dtype, s
             assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("index", [torch.tensor([2, 0], dtype=torch.int32), torch.arange(4)[::2]])
+def test_columns_are_picked_by_any_index(cartpole, index):
+    engine = cartpole.to_engine(5, seed=0)
+    view = replace(engine.perspectives[0], obs_index=index, obs_shape=None)
+    engine = Engine(engine.dynamics, 5, [view], seed=0)
+    engine.reset()
+    step = engine.step_columns(torch.tensor([0, 1, 1, 0, 1]))
+    assert torch.equal(step.observation, engine.model_state()["values"][:, index.tolist()])
+
+
+def test_columns_that_are_not_there_are_refused(cartpole):
+    engine = cartpole.to_engine(5, seed=0)
+    view = replace(engine.perspectives[0], obs_index=torch.tensor([0, 7]), obs_shape=None)
+    engine = Engine(engine.dynamics, 5, [view], seed=0)
+    with pytest.raises(RuntimeError, match="out of DATA bounds"):
+        engine.reset()
+    with pytest.raises(RuntimeError, match="out of DATA bounds"):
+        engine.step_columns(torch.zeros(5, dtype=torch.int64))
+
+
+def test_actions_elsewhere_or_under_a_sign_are_read_as_torch_does(pendulum):
+    engine, other = (pendulum.to_engine(4, seed=0) for _ in range(2))
+    engine.reset(), other.reset()
+    action = torch.full((4, 1), 0.7)
+    pairs = [(torch._neg_view(action), -action), (torch._efficientzerotensor(4, 1), torch.zeros(4, 1))]
+    for odd, plain in pairs:
+        assert torch.equal(engine.step_columns(odd).observation, other.step_columns(plain).observation)
+    with pytest.raises(RuntimeError):
+        engine.step_columns(action.to("meta"))
+
+
 def test_rows_that_are_reset_by_hand_wait_no_more():
     engine = walk_engine(3, seed=0, autoreset_mode="next_step", max_episode_steps=1)
     engine.reset()

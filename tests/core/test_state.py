@@ -106,6 +106,16 @@ def foreign(**changes):
         (lambda: foreign(dynamics=TensorDict({"x": torch.zeros(2, 2, device="meta")}, [2])), "on meta"),
         (lambda: foreign(reward_state=TensorDict({"agent": torch.zeros(2)}, [2])), "agent"),
         (lambda: foreign(returns=torch.zeros(2, 3)), "it has 3 perspectives"),
+        (
+            lambda: foreign(returns=torch.zeros(2, 1).double()),
+            r"'returns' must be torch.float32 .*\(2, 1\), got t",
+        ),
+        (
+            lambda: foreign(elapsed=torch.zeros(2).int()),
+            r"'elapsed' must be torch.int64 .*\(2,\), got torch.int32",
+        ),
+        (lambda: foreign(episode=torch.zeros(2, 1).long()), r"'episode' must be .* of shape \(2,\), got .*\(2, 1\)"),
+        (lambda: foreign(world=None), "'world' must be torch.int64 .*, got none"),
     ],
 )
 def test_states_of_other_worlds_are_refused(state, message):
@@ -117,7 +127,7 @@ def test_states_of_other_worlds_are_refused(state, message):
     assert bool((engine.state() == before).all())
 
 
-def test_a_state_whose_shapes_fit_by_chance_is_refused():
+def test_a_state_whose_shapes_fit_by_chance_is_refused(tmp_path):
     class About(Walk):
         def __init__(self, signature):
             super().__init__()
@@ -134,6 +144,11 @@ def test_a_state_whose_shapes_fit_by_chance_is_refused():
             call(heat.state())
     with pytest.raises(ValueError, match="another world"):
         light.transition(heat.state(), constant(light))
+    padded = TensorDict.from_dict({"state": heat.state().to_tensordict()}).zero_()["state"]
+    light.stateless.observe(EnvState.from_tensordict(padded))
+    mapped = EnvState.from_tensordict(heat.state().to_tensordict().memmap_(tmp_path))
+    with pytest.raises(ValueError, match="another world"):
+        light.stateless.observe(mapped)
     mixed = torch.cat([heat.state()[:1], light.state()[:1]])
     with pytest.raises(ValueError, match="another world"):
         light.set_state(mixed)
@@ -148,10 +163,11 @@ def test_an_engine_that_is_sent_to_another_process_shares_no_counters(world):
     engine.reset()
     for _ in range(2):
         engine.step(engine.sample_actions())
+    alone = deepcopy(engine)
     sent = pickle.loads(ForkingPickler.dumps(engine))
     action = engine.sample_actions()
     for _ in range(40):
-        engine.step(action)
+        assert torch.equal(engine.step(action).observation, alone.step(action).observation)
     state, steps = sent.state(), [sent.step(action) for _ in range(3)]
     assert state.elapsed.max() == 2
     again = pickle.loads(pickle.dumps(sent))

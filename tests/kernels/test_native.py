@@ -114,6 +114,7 @@ def test_numbers_that_are_not_finite_leave_all_as_it_was(dtype, number):
         wrong[place] = number
         assert native.finish_rows(wrong, 3, 4, counters, 31, 6, starts) is None
     assert all(torch.equal(one, other) for one, other in zip(before, counters, strict=True))
+    assert native.finish_rows(values, 3, 4, counters, 31, 10**30, None).truncated.any().item() is False
     largest = torch.full_like(values, torch.finfo(dtype).max)
     assert native.finish_rows(largest, 3, 4, counters, 31, 6, None) is not None, "these are finite"
 
@@ -177,21 +178,32 @@ def test_copied_steps_are_a_slice(dtype):
 def test_tensors_that_do_not_fit_are_refused():
     values, counters, starts = steps(0, torch.float32)
     fewer = RowCounters(*(counter[1:] for counter in counters))
-    calls = [
-        lambda: native.finish_rows(values.t().contiguous().t(), 3, 4, counters, 31, None, starts),
-        lambda: native.finish_rows(values.bfloat16(), 3, 4, counters, 31, None, starts),
-        lambda: native.finish_rows(values[0], 3, 4, counters, 31, None, starts),
-        lambda: native.finish_rows(values, 3, 4, fewer, 31, None, starts),
-        lambda: native.finish_rows(values, 3, 4, counters._replace(returns=counters.returns.double()), 31, None, None),
-        lambda: native.finish_rows(values, 3, 4, counters, 31, None, starts._replace(bank=starts.bank[:, :4])),
-        lambda: native.finish_rows(
-            values, 3, 4, counters, 31, None, starts._replace(bank=values.expand(3, 40, 5)[:, 0])
-        ),
-        lambda: native.finish_rows(values, 3, 4, counters, 31, None, starts._replace(places=starts.places[1:])),
-        lambda: native.write_columns(values, torch.tensor([1]), torch.zeros(39), values[0, :1], values[0, :1]),
-        lambda: native.write_columns(values, torch.tensor([1]), torch.zeros(40).int(), values[0, :1], values[0, :1]),
-        lambda: native.write_columns(values, torch.tensor([1]), torch.zeros(40), values[0], values[0]),
+    one, bounds = torch.tensor([1]), (values[0, :1], values[0, :1])
+    strided = counters._replace(episode=torch.zeros(40, 2, dtype=torch.int64)[:, 0])
+    steps_of = [
+        (values.t().contiguous().t(), counters, starts),
+        (values.bfloat16(), counters, starts),
+        (values[0], counters, starts),
+        (values, fewer, starts),
+        (values, strided, None),
+        (values, counters._replace(returns=counters.returns.double()), None),
+        (values, counters._replace(began=counters.began.int()), starts),
+        (values, counters, starts._replace(bank=starts.bank[:, :4])),
+        (values, counters, starts._replace(bank=values.expand(3, 40, 5)[:, 0])),
+        (values, counters, starts._replace(places=starts.places[1:])),
+        (values, counters, starts._replace(first=starts.first.int())),
     ]
-    for call in calls:
-        with pytest.raises(ValueError, match=r"do not fit each other: torch\."):
-            call()
+    for given_values, given_counters, given_starts in steps_of:
+        with pytest.raises(ValueError, match=r"finish_rows: these tensors do not fit each other: torch\."):
+            native.finish_rows(given_values, 3, 4, given_counters, 31, None, given_starts)
+    actions = [
+        (one, torch.zeros(39), *bounds),
+        (one, torch.zeros(40).int(), *bounds),
+        (one, torch.zeros(40), values[0], values[0]),
+        (one, torch.zeros(40, device="meta"), *bounds),
+        (one, torch._neg_view(torch.zeros(40)), *bounds),
+        (one.int(), torch.zeros(40), *bounds),
+    ]
+    for arguments in actions:
+        with pytest.raises(ValueError, match=r"write_columns: these tensors do not fit each other: torch\."):
+            native.write_columns(values, *arguments)

@@ -42,6 +42,16 @@ def check_spaces(observation_space: Any, action_space: Any, where: str = "Callab
             )
 
 
+def space_signature(space: gym.Space) -> str:
+    """A space in words that are the same in every process, unlike its repr, which NumPy's print options shape."""
+    if isinstance(space, (spaces.Dict, spaces.Tuple)):
+        parts = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
+        return "{" + ", ".join(f"{name!r}: {space_signature(part)}" for name, part in parts) + "}"
+    bounds = [getattr(space, name, None) for name in ("low", "high", "start", "n", "nvec")]
+    numbers = [None if bound is None else np.asarray(bound).tobytes().hex() for bound in bounds]
+    return f"{type(space).__name__} {space.shape} {space.dtype} {numbers}"
+
+
 @dataclass(frozen=True)
 class Leaf:
     """One tensor of an observation.

@@ -109,8 +109,8 @@ class JointAction:
         For host memory, where a look costs nothing.
         """
         action = actions[0]
-        usual = self._plain and native.AVAILABLE and type(action) is Tensor and action.dtype is self._usual
-        if usual and action.is_contiguous() and values.is_contiguous():
+        usual = self._plain and native.AVAILABLE and action.dtype is self._usual and values.is_contiguous()
+        if usual and type(action) is Tensor and native.is_addressable(action):
             return native.write_columns(values, columns, action, self._low, self._high, self._offset)
         joint, clipped = self.join(actions)
         finite = not self.may_diverge or math.isfinite(joint.sum().item())

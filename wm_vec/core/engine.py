@@ -106,8 +106,8 @@ class Engine:
         if not fresh:
             bank = self._make_bank(bank_size) if bank is None else bank
         example = dynamics.example if fresh else bank  # type: ignore[attr-defined]
-        signature = getattr(dynamics, "signature", "")
-        self._layout = RowLayout(example, starts, len(self.perspectives), signature)
+        signature = str(getattr(dynamics, "signature", ""))
+        self._layout = RowLayout(example, starts, len(self.perspectives), self.reward_dtype, signature)
         self._starts: Starts
         if fresh:
             self._starts = FreshStarts(dynamics, self._layout, self._reward_starts)

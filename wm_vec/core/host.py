@@ -237,7 +237,7 @@ class HostRows:
     def can_finish_columns(self, starts: Starts | None) -> bool:
         """Whether `finish_columns` knows where finished rows start."""
         drawn = self.ahead is not None and self.ahead.places is not None
-        banked = drawn and type(starts) is BankStarts and isinstance(starts.arrays[0], np.ndarray)
+        banked = drawn and type(starts) is BankStarts and starts.plain
         return native.AVAILABLE and len(self.leaves) == 1 and (starts is None or banked)
 
     def finish(self, out: HostTransition, horizon: int | None, starts: Starts | None, keep: bool) -> HostStep:

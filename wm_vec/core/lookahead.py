@@ -41,22 +41,16 @@ class Ahead:
     def __init__(self, normals: Tensor) -> None:
         self.steps = normals.unbind(1)
         self.later: list[Tensor] = []
-        self._normals, self._bits = normals, _bits(normals)
-        self._later_bits: list[np.ndarray] = []
-
-    def append(self, normals: Tensor) -> None:
-        """Add those of the next episodes to come."""
-        self.later.append(normals)
-        self._later_bits.append(_bits(normals))
+        self._normals = normals
 
     def begin(self, rows: list[int], begun: list[int], position: int) -> None:
         """Let each of some rows be in its ``begun``-th of the episodes to come from `position` on."""
         if native.AVAILABLE:
             native.copy_steps(self._normals, self.later, rows, [number - 1 for number in begun], position)
             return
-        left = len(self.steps) - position
+        steps, left = _bits(self._normals), len(self.steps) - position
         for row, number in zip(rows, begun, strict=True):
-            self._bits[row, position:] = self._later_bits[number - 1][row, :left]
+            steps[row, position:] = _bits(self.later[number - 1])[row, :left]
 
 
 class LookaheadRNG(CounterRNG):
@@ -125,7 +119,7 @@ class LookaheadRNG(CounterRNG):
         while most >= len(depths):
             depths.append(left)
             for key, kind in self._drawn.items():
-                kind.append(self._normals(key, len(depths) - 1))
+                kind.later.append(self._normals(key, len(depths) - 1))
         for row, number in zip(rows, begun, strict=True):
             self._begun[row] = number, position
         for kind in self._drawn.values():
@@ -145,8 +139,7 @@ class LookaheadRNG(CounterRNG):
         drawn = self._drawn.get(key)
         if drawn is None:
             drawn = self._drawn[key] = Ahead(self._normals(key, 0))
-            for ahead in range(1, len(self._depths)):
-                drawn.append(self._normals(key, ahead))
+            drawn.later += [self._normals(key, ahead) for ahead in range(1, len(self._depths))]
             for row, (begun, began) in self._begun.items():
                 drawn.begin([row], [begun], began)
         return drawn.steps[self._position]

@@ -138,7 +138,7 @@ class Perspective:
         index, shape = self.obs_index, self.obs_shape
         if index is None or index.device.type != "cpu" or self.obs_offset or self.obs_dtype not in (None, dtype):
             return None
-        return index if shape in (None, tuple(index.shape)) else None
+        return index.to(torch.int64).contiguous() if shape in (None, tuple(index.shape)) else None
 
     def whole(self, seen: Tree, like: Tree) -> Tree:
         """The dynamics' observation of which `observe` gives `seen`.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import MemoryMappedTensor, TensorDict, TensorDictBase
 from torch import Tensor
 
 from wm_kernels.dispatch import is_plain_host_tensor
@@ -56,6 +56,7 @@ class RowLayout:
         example: A state of the dynamics, any batch ``(M,)``.
         reward_states: One env's start value of each stateful reward function, by perspective.
         num_perspectives: P.
+        reward_dtype: Of the sums of rewards.
         signature: What the dynamics is about; worlds with another refuse its states, whatever their keys and shapes.
 
     Attributes:
@@ -63,12 +64,19 @@ class RowLayout:
     """
 
     def __init__(
-        self, example: TensorDictBase, reward_states: dict[str, Tensor], num_perspectives: int, signature: str = ""
+        self,
+        example: TensorDictBase,
+        reward_states: dict[str, Tensor],
+        num_perspectives: int,
+        reward_dtype: torch.dtype,
+        signature: str = "",
     ) -> None:
         self.world = int.from_bytes(hashlib.blake2b(signature.encode(), digest_size=8).digest(), "big", signed=True)
         self.keys: list[Any] = sorted(example.keys(True, True), key=str)
         self.stateful = list(reward_states)
         self.num_perspectives = num_perspectives
+        whole = dict.fromkeys(("elapsed", "episode", "seed", "world"), torch.int64)
+        self._dtypes = {**whole, "returns": reward_dtype, "pending": torch.bool}
         self._nested = any(isinstance(key, tuple) for key in self.keys)
         self.examples = [example.get(key)[:0].clone() for key in self.keys]
         self.floating = [k for k, e in zip(self.keys, self.examples, strict=True) if e.dtype.is_floating_point]
@@ -110,7 +118,13 @@ class RowLayout:
             ValueError: The state of another world or engine, or on another device.
         """
         leaves = self.check(state.dynamics, "the state", state.reward_state)
-        if is_plain_host_tensor(state.world) and bool((state.world != self.world).any()):
+        for name, dtype in self._dtypes.items():
+            counter = getattr(state, name)
+            shape = (*state.batch_size, *counter.shape[1:]) if name == "returns" else state.batch_size
+            if not isinstance(counter, Tensor) or counter.dtype is not dtype or counter.shape != shape:
+                got = "none" if counter is None else f"{counter.dtype}, {tuple(counter.shape)}"
+                raise ValueError(f"the state's {name!r} must be {dtype} of shape {tuple(shape)}, got {got}.")
+        if self._is_of_another(state.world):
             raise ValueError(
                 "the state belongs to another world: its keys and shapes are those of this one, but its fields or "
                 "spaces are not. Go on from it in an environment of the world that it comes from."
@@ -121,6 +135,14 @@ class RowLayout:
                 f"{self.num_perspectives}."
             )
         return Rows(leaves, state.elapsed, state.episode, state.seed, state.returns, state.pending)
+
+    def _is_of_another(self, world: Tensor) -> bool:
+        """Whether another world's digest is among `world` ``(B,)``, as far as a look at host memory can tell.
+
+        Rows of zeros are nobody's: padding.
+        """
+        readable = is_plain_host_tensor(world) or (type(world) is MemoryMappedTensor and world.is_cpu)
+        return readable and bool(((world != self.world) & (world != 0)).any())
 
     def check(self, states: TensorDictBase, what: str, reward_states: TensorDictBase | None = None) -> list[Tensor]:
         """The leaves of `states`, if they are of this world.

@@ -121,8 +121,7 @@ class HostRow:
         dynamics = self._dynamics
         acted = [*row[:-1], row[-1].index_copy(1, dynamics.action_columns, action)]
         out = read_columns(dynamics, dynamics.next_on_host(acted, rng))
-        ended = out.truncated is not None and bool(out.truncated[0])
-        judged = float(out.reward[0, 0]), bool(out.terminated[0, 0]), ended
+        judged = float(out.reward[0, 0]), bool(out.terminated[0, 0]), False
         return RowTransition(out.leaves, out.observation, *judged, float(out.total), out.info)
 
 

@@ -38,7 +38,7 @@ class BankStarts:
 
     Attributes:
         size: M.
-        arrays: The leaves as NumPy has them; what it does not have as it is.
+        plain: Whether NumPy has all leaves.
     """
 
     def __init__(self, leaves: list[Tensor]) -> None:
@@ -48,14 +48,12 @@ class BankStarts:
     def load(self, leaves: list[Tensor]) -> None:
         """Start from other states from now on."""
         self.leaves, self.size = leaves, leaves[0].shape[0]
-        self.arrays = [_array(leaf) for leaf in leaves]
+        self.plain = all(isinstance(array, np.ndarray) for array in self.arrays)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "arrays": None}  # the same memory, which would be copied
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self.load(self.leaves)
+    @property
+    def arrays(self) -> list[Tensor | np.ndarray]:
+        """The leaves as NumPy has them; what it does not have as it is."""
+        return [_array(leaf) for leaf in self.leaves]  # not kept: to send a tensor to another process moves its memory
 
     def draw(
         self, seed: Tensor, episode: Tensor, options: Mapping[str, Any] | None = None

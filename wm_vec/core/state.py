@@ -24,7 +24,8 @@ class EnvState(TensorClass):
         seed: ``(B,)`` int64.
         returns: ``(B, P)`` float, sums of the episode's rewards, a column per perspective.
         pending: ``(B,)`` bool, episodes that ended in the last step and reset in the next (NEXT_STEP alone).
-        world: ``(B,)`` int64, a digest of what the world is about, so that other worlds refuse the state.
+        world: ``(B,)`` int64, a digest of what the world is about, so that other worlds refuse the state; they look at
+            it in host memory. 0 in rows of padding.
     """
 
     dynamics: TensorDict

@@ -132,10 +132,13 @@ class StepFunction:
         self.perspectives = joint.perspectives
         self.horizon, self.plan, self.exact_rows = horizon, PLANS[mode], exact_rows
         self.starts = starts
-        self._picked = self.perspectives[0].picked_columns(dynamics.dtype)
         plain = not judge.has_functions and len(self.perspectives) == 1 and not layout.stateful and not exact_rows
         short = plain and isinstance(dynamics, HostDynamics) and dynamics.steps_on_host
         self.host_dynamics: HostDynamics | None = dynamics if short else None  # type: ignore[assignment]
+        picked = self.perspectives[0].picked_columns(dynamics.dtype) if short else None
+        if picked is not None and bool(((picked < 0) | (picked >= layout.examples[-1].shape[1])).any()):
+            picked = None  # a select says what is wrong with them
+        self._picked = picked
         self.row_dynamics = one_row(dynamics, layout)
 
     def __call__(
@@ -271,7 +274,7 @@ class StepFunction:
         if not columns:
             proposal = Proposal(done.final, observation, done.reward, done.terminated, None, info)
             return self.result(done.ended(), proposal, plan)
-        if self.host_dynamics is not None and self._picked is not None:
+        if self._picked is not None:
             final, seen = (leaves[-1].index_select(1, self._picked) for leaves in (done.final, done.state))
         else:
             final = seen = self.see(observation)

@@ -21,6 +21,8 @@ except ImportError:
 _ADDRESS = Tensor.data_ptr
 AVAILABLE = _native is not None
 """Whether the functions of this module can be called."""
+NEVER = 1 << 62
+"""Horizons from here on cut nothing off."""
 
 
 class RowCounters(NamedTuple):
@@ -100,7 +102,8 @@ def write_columns(
     """
     shape, dtype, size = values.shape, values.dtype, columns.shape
     fits = len(shape) == 2 and (dtype is torch.float32 or dtype is torch.float64) and values.is_contiguous()
-    fits = fits and action.is_contiguous() and action.numel() == shape[0] * size[0] and low.dtype is high.dtype is dtype
+    fits = fits and is_addressable(action) and action.numel() == shape[0] * size[0]
+    fits = fits and columns.dtype is torch.int64 and columns.is_contiguous() and low.dtype is high.dtype is dtype
     if not fits or low.shape != size or high.shape != size or action.dtype not in (dtype, torch.int64):
         raise _misfit("write_columns", values, columns, action, low, high)
     out = torch.empty_like(values)
@@ -141,7 +144,7 @@ def finish_rows(
         clock: After the step.
         horizon: Steps after which an episode is truncated; None for no limit.
         starts: Where finished rows start; None leaves them as they are.
-        picked: ``(n,)`` int64, the columns to show; None for none.
+        picked: ``(n,)`` int64 below N, contiguous, the columns to show; None for none.
         keep: Tell how long episodes lasted and what they paid.
 
     Returns:
@@ -174,7 +177,7 @@ def finish_rows(
         -1 if reward_column is None else reward_column,
         -1 if terminated_column is None else terminated_column,
         clock,
-        horizon or 0,
+        0 if horizon is None or horizon >= NEVER else horizon,
         *map(_ADDRESS, counters),
         *((0, 0, 0) if starts is None else map(_ADDRESS, starts)),
         0 if starts is None else starts.places.shape[1],
@@ -197,7 +200,8 @@ def copy_steps(target: Tensor, sources: Sequence[Tensor], rows: list[int], which
 
     Args:
         target: ``(B, depth, n)``, contiguous in host memory; written.
-        sources: ``(B, d, n)`` each of the same dtype, contiguous, with d at least what is left, ``depth - position``.
+        sources: ``(B, d, n)`` each of the same dtype, contiguous, with d at least what is left, ``depth - position``;
+            B, n and dtype are not looked at.
         rows: The rows i.
         which: The source j of each.
         position: Up to depth.
@@ -217,12 +221,19 @@ def _check(values: Tensor, counters: RowCounters, starts: RowStarts | None) -> N
     rows = shape[:1]
     fits = len(shape) == 2 and (dtype is torch.float32 or dtype is torch.float64) and values.is_contiguous()
     fits = fits and returns.dtype is dtype and began.shape == episode.shape == rows and returns.shape == (*rows, 1)
+    fits = fits and began.dtype is episode.dtype is torch.int64 and began.is_contiguous() and episode.is_contiguous()
     if fits and starts is not None:
         bank, places, first = starts
         fits = bank.dtype is dtype and bank.shape[1:] == shape[1:] and bank.is_contiguous()
-        fits = fits and places.shape[:1] == first.shape == rows
+        fits = fits and places.shape[:1] == first.shape == rows and places.dtype is first.dtype is torch.int64
+        fits = fits and places.is_contiguous() and first.is_contiguous()
     if not fits:
         raise _misfit("finish_rows", values, *counters, *(starts or ()))
+
+
+def is_addressable(tensor: Tensor) -> bool:
+    """Whether the numbers of `tensor` lie one after another in host memory."""
+    return tensor.is_contiguous() and tensor.is_cpu and not tensor.is_neg() and not tensor._is_zerotensor()
 
 
 def _misfit(name: str, *tensors: Tensor) -> ValueError:
