@@ -110,8 +110,10 @@ class JointAction:
         """
         action = actions[0]
         usual = self._plain and native.AVAILABLE and action.dtype is self._usual and values.is_contiguous()
-        if usual and type(action) is Tensor and native.is_addressable(action):
-            return native.write_columns(values, columns, action, self._low, self._high, self._offset)
+        if usual and type(action) is Tensor:
+            written = native.write_columns(values, columns, action, self._low, self._high, self._offset)
+            if written is not None:
+                return written
         joint, clipped = self.join(actions)
         finite = not self.may_diverge or math.isfinite(joint.sum().item())
         return values.index_copy(1, columns, clipped), finite

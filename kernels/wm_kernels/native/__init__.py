@@ -84,25 +84,28 @@ class FinishedRows(NamedTuple):
 
 def write_columns(
     values: Tensor, columns: Tensor, action: Tensor, low: Tensor, high: Tensor, offset: int = 0
-) -> tuple[Tensor, bool]:
+) -> tuple[Tensor, bool] | None:
     """`values` with actions in some columns: ``values.index_copy(1, columns, action.clamp(low, high))``.
 
     Args:
         values: ``(B, N)`` float32 or float64, contiguous in host memory.
         columns: ``(A,)`` int64 below N, contiguous.
-        action: ``(B, A)``, or ``(B,)`` for a single column, contiguous; of the values' dtype, or int64 class indices.
+        action: ``(B, A)``, or ``(B,)`` for a single column; of the values' dtype, or int64 class indices.
         low, high: ``(A,)`` of the values' dtype, contiguous; of class indices the first and the last after `offset`.
         offset: Subtracted from class indices.
 
     Returns:
-        A new tensor, and whether all of `action` was finite. NaN stays.
+        A new tensor, and whether all of `action` was finite. NaN stays. None if the numbers of `action` do not lie one
+        after another in host memory: torch has views and other devices.
 
     Raises:
         ValueError: Arguments of other shapes or dtypes.
     """
+    if not action.is_contiguous() or not action.is_cpu or action.is_neg() or action._is_zerotensor():
+        return None
     shape, dtype, size = values.shape, values.dtype, columns.shape
     fits = len(shape) == 2 and (dtype is torch.float32 or dtype is torch.float64) and values.is_contiguous()
-    fits = fits and is_addressable(action) and action.numel() == shape[0] * size[0]
+    fits = fits and action.numel() == shape[0] * size[0]
     fits = fits and columns.dtype is torch.int64 and columns.is_contiguous() and low.dtype is high.dtype is dtype
     if not fits or low.shape != size or high.shape != size or action.dtype not in (dtype, torch.int64):
         raise _misfit("write_columns", values, columns, action, low, high)
@@ -229,11 +232,6 @@ def _check(values: Tensor, counters: RowCounters, starts: RowStarts | None) -> N
         fits = fits and places.is_contiguous() and first.is_contiguous()
     if not fits:
         raise _misfit("finish_rows", values, *counters, *(starts or ()))
-
-
-def is_addressable(tensor: Tensor) -> bool:
-    """Whether the numbers of `tensor` lie one after another in host memory."""
-    return tensor.is_contiguous() and tensor.is_cpu and not tensor.is_neg() and not tensor._is_zerotensor()
 
 
 def _misfit(name: str, *tensors: Tensor) -> ValueError:
