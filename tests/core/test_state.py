@@ -105,7 +105,10 @@ def foreign(**changes):
         (lambda: foreign(dynamics=TensorDict({"x": torch.zeros(2, 2).double()}, [2])), "got .*float64"),
         (lambda: foreign(dynamics=TensorDict({"x": torch.zeros(2, 2, device="meta")}, [2])), "on meta"),
         (lambda: foreign(reward_state=TensorDict({"agent": torch.zeros(2)}, [2])), "agent"),
-        (lambda: foreign(returns=torch.zeros(2, 3)), "it has 3 perspectives"),
+        (
+            lambda: foreign(returns=torch.zeros(2, 3)),
+            r"another engine: its .returns. .*\(2, 1\), got .*\(2, 3\)",
+        ),
         (
             lambda: foreign(returns=torch.zeros(2, 1).double()),
             r"'returns' must be torch.float32 .*\(2, 1\), got t",
@@ -116,6 +119,8 @@ def foreign(**changes):
         ),
         (lambda: foreign(episode=torch.zeros(2, 1).long()), r"'episode' must be .* of shape \(2,\), got .*\(2, 1\)"),
         (lambda: foreign(world=None), "'world' must be torch.int64 .*, got none"),
+        (lambda: foreign(returns=None), "'returns' must be torch.float32 .*, got none"),
+        (lambda: foreign(returns=torch.zeros(2)), r"'returns' must be torch.float32 .*, got .*\(2,\)"),
     ],
 )
 def test_states_of_other_worlds_are_refused(state, message):

@@ -214,16 +214,15 @@ class HostRows:
         """
         counters, ahead = self.counters, self.ahead
         columns = dynamics.reward_column, dynamics.terminated_column
+        places = None if ahead is None else ahead.places
         table = None
-        if starts is not None:
-            assert ahead is not None and ahead.places is not None  # noqa: PT018
-            assert isinstance(starts, BankStarts)
-            table = ahead.places.starts(starts.leaves[0], self.seed, counters.episode)
+        if places is not None and isinstance(starts, BankStarts):
+            table = places.starts(starts.leaves[0], self.seed, counters.episode)
         try:
             done = native.finish_rows(values, *columns, counters, self.clock + 1, horizon, table, picked, keep)
         except IndexError:
-            assert ahead is not None and ahead.places is not None  # noqa: PT018
-            ahead.places.renew(counters.episode)
+            assert places is not None
+            places.renew(counters.episode)
             done = native.finish_rows(values, *columns, counters, self.clock + 1, horizon, table, picked, keep)
         if done is None:
             return None

@@ -120,19 +120,16 @@ class RowLayout:
         leaves = self.check(state.dynamics, "the state", state.reward_state)
         for name, dtype in self._dtypes.items():
             counter = getattr(state, name)
-            shape = (*state.batch_size, *counter.shape[1:]) if name == "returns" else state.batch_size
+            shape = (*state.batch_size, self.num_perspectives) if name == "returns" else tuple(state.batch_size)
             if not isinstance(counter, Tensor) or counter.dtype is not dtype or counter.shape != shape:
                 got = "none" if counter is None else f"{counter.dtype}, {tuple(counter.shape)}"
-                raise ValueError(f"the state's {name!r} must be {dtype} of shape {tuple(shape)}, got {got}.")
+                raise ValueError(
+                    f"the state belongs to another engine: its {name!r} must be {dtype} of shape {shape}, got {got}."
+                )
         if self._is_of_another(state.world):
             raise ValueError(
                 "the state belongs to another world: its keys and shapes are those of this one, but its fields or "
                 "spaces are not. Go on from it in an environment of the world that it comes from."
-            )
-        if state.returns.shape[1] != self.num_perspectives:
-            raise ValueError(
-                f"the state belongs to another engine: it has {state.returns.shape[1]} perspectives, this one "
-                f"{self.num_perspectives}."
             )
         return Rows(leaves, state.elapsed, state.episode, state.seed, state.returns, state.pending)
 

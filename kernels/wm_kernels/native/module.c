@@ -63,12 +63,12 @@ static int places_reach(const Step *s, const int64_t *ended, int64_t count)
     return 1;
 }
 
-/* [rows, their episodes] as two lists. */
-static PyObject *begun(const Step *s, const int64_t *ended, int64_t count)
+/* (rows, the episodes that they begin) as two lists. */
+static PyObject *beginning(const Step *s, const int64_t *ended, int64_t count)
 {
     PyObject *rows = PyList_New(0), *episodes = PyList_New(0), *both = NULL;
     for (int64_t k = 0; rows && episodes && k < count; k++) {
-        PyObject *row = PyLong_FromLongLong(ended[k]), *episode = PyLong_FromLongLong(s->episode[ended[k]]);
+        PyObject *row = PyLong_FromLongLong(ended[k]), *episode = PyLong_FromLongLong(s->episode[ended[k]] + 1);
         int failed = !row || !episode || PyList_Append(rows, row) || PyList_Append(episodes, episode);
         Py_XDECREF(row);
         Py_XDECREF(episode);
@@ -118,10 +118,10 @@ static PyObject *finish_rows(PyObject *self, PyObject *const *args, Py_ssize_t n
     int64_t count = wide ? judge_float64(&s, s.flags, ended) : judge_float32(&s, s.flags, ended);
     if (s.bank && !places_reach(&s, ended, count)) {
         PyErr_SetString(PyExc_IndexError, "a row begins an episode whose start has not been drawn");
-    } else {
+    } else if ((result = beginning(&s, ended, s.bank ? count : 0))) {
+        /* Nothing can fail from here on. */
         (wide ? count_float64 : count_float32)(&s);
         (wide ? restart_float64 : restart_float32)(&s, ended, count);
-        result = begun(&s, ended, s.bank ? count : 0);
     }
     PyMem_Free(ended);
     return result;
