@@ -15,8 +15,8 @@ from tests.kernels.test_finish_step import arguments, by_hand, steps
 from wm_vec import WorldModel
 from wm_vec.core import Engine, Perspective, Transition
 from wm_vec.core.host import HostRows
+from wm_vec.core.proposal import Proposal, on_host
 from wm_vec.core.rows import Rows
-from wm_vec.core.transition import Proposal, on_host
 
 
 class Given:

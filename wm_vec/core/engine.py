@@ -18,6 +18,7 @@ from wm_vec.core.encoding import encoded, num_observations
 from wm_vec.core.imagination import imagined
 from wm_vec.core.judge import Judge
 from wm_vec.core.perspective import PerMany, Perspective
+from wm_vec.core.proposal import Proposal
 from wm_vec.core.rng import CounterRNG, fork_seeds, seed_list, spawn_seeds
 from wm_vec.core.rows import RowLayout, Rows
 from wm_vec.core.single import RowStep
@@ -34,7 +35,7 @@ from wm_vec.core.starts import (
 from wm_vec.core.state import AutoresetMode, ColumnStep, EnvState, StepResult, as_autoreset_mode
 from wm_vec.core.stateless import StatelessEngine
 from wm_vec.core.store import RowStore
-from wm_vec.core.transition import PLANS, Proposal, StepFunction
+from wm_vec.core.transition import PLANS, StepFunction
 from wm_vec.core.trees import Tree
 
 BANK_SEED = 0x5EED

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from wm_kernels.finish_step.reference import AutoresetPlan, FinishedStep
 from wm_vec.core.perspective import PerMany
+from wm_vec.core.proposal import Proposal
 from wm_vec.core.rng import CounterRNG, fork_seeds, seed_list
 from wm_vec.core.starts import GivenStarts, blank_rows, next_episodes, restart
 from wm_vec.core.state import ColumnStep, EnvState, StepResult
-from wm_vec.core.transition import Proposal, StepFunction
+from wm_vec.core.transition import StepFunction
 
 
 class StatelessEngine:
