@@ -20,8 +20,8 @@ from rich.console import Console
 from benchmarks.machine import machine
 from benchmarks.train_worlds import RECIPES
 from wm_vec import WorldModel
+from wm_vec.train.evaluation import check_reality
 from wm_vec.train.policy import Policy, episode_returns, train_policy
-from wm_vec.train.reality import check_reality
 
 SEED = 77
 HALF = 8

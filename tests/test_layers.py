@@ -36,15 +36,14 @@ COMPOSE = {
     "wm_vec.cli",
 }
 SUPPORT = {
-    "elements",
+    "numpy_io",
     "info",
-    "process",
+    "fork_warning",
     "checker",
     "checks",
     "registration",
     "replay",
     "sb3_spaces",
-    "statistics",
     "transfer",
 }
 """Parts of `wm_vec.envs` that are no faces, and that faces may share."""

@@ -22,7 +22,7 @@ from wm_vec.adapters.canvas import denoise_steps
 from wm_vec.canvas import BoundSchema, EnvSignature, compile_schema
 from wm_vec.core import CounterRNG, Engine
 from wm_vec.core.rng import STREAM_BANK
-from wm_vec.envs.process import warn_if_forked
+from wm_vec.envs.fork_warning import warn_if_forked
 from wm_vec.envs.registration import BUNDLED
 from wm_vec.envs.torchrl.spaces import gymnasium_spec, spaces_of
 from wm_vec.model import CanvasModel, ModelConfig

@@ -104,7 +104,7 @@ import json, multiprocessing, sys, warnings
 
 def told(times, threads=None):
     import torch
-    from wm_vec.envs.process import warn_if_forked
+    from wm_vec.envs.fork_warning import warn_if_forked
 
     if threads:
         torch.set_num_threads(threads)

@@ -17,7 +17,7 @@ from tests.plan.worlds import World, aim, env_of, gambler, trap
 from wm_vec import WorldModel
 from wm_vec.envs import WorldModelVectorEnv
 from wm_vec.plan import CEM, MPPI
-from wm_vec.plan.futures import Futures
+from wm_vec.plan.planning_env import Futures
 
 PLANNERS = [CEM, MPPI]
 PUSH = Box(-1.0, 1.0, (1,), np.float32)

@@ -14,7 +14,7 @@ from wm_vec.adapters.errors import AdapterError, describe
 from wm_vec.adapters.forms import ResetParts, read_transition, tuple_read
 from wm_vec.adapters.randomness import warn_of_draws
 from wm_vec.adapters.running import Runner, Setting, as_flags, numbers, refuse_flag_as_reward
-from wm_vec.adapters.states import StateForm
+from wm_vec.adapters.states import StateCodec
 from wm_vec.core import CounterRNG, Transition
 from wm_vec.core.trees import Tree
 
@@ -37,7 +37,7 @@ class BatchRunner(Runner):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        self.states: StateForm | None = None
+        self.states: StateCodec | None = None
         self._examples: dict[str, Tensor] = {}
 
     def pack(self, starts: Sequence[ResetParts], lead: tuple[int, ...]) -> TensorDict:
@@ -47,7 +47,7 @@ class BatchRunner(Runner):
         rows = [self.observations.tensors(start.observation, lead, self.device, where) for start in starts]
         self._begin(starts)
         if self.states is None:
-            self.states = StateForm(starts[0].state, where, self.batching)
+            self.states = StateCodec(starts[0].state, where, self.batching)
         states = [self.states.flatten(start.state, where) for start in starts]
         for state in states:
             for name, leaf in state.items():

@@ -20,7 +20,7 @@ from wm_vec.adapters.modes import device_of, warn_of_training_mode
 from wm_vec.adapters.objects import ObjectTensor, duplicate
 from wm_vec.adapters.randomness import GlobalGenerator, warn_of_draws
 from wm_vec.adapters.running import Runner, Setting
-from wm_vec.adapters.spaces import ActionForm, ObservationForm, check_spaces, space_signature
+from wm_vec.adapters.spaces import ActionCodec, ObservationCodec, check_spaces, space_signature
 from wm_vec.adapters.states import STATE
 from wm_vec.core import CounterRNG, Perspective, Transition
 from wm_vec.core.functions import is_batched
@@ -120,7 +120,7 @@ class CallableDynamics:
             encode=encode,
             resets=initial_observation is None and initial_state is None,
         )
-        self.observations, self.actions = ObservationForm(observation_space), ActionForm(action_space)
+        self.observations, self.actions = ObservationCodec(observation_space), ActionCodec(action_space)
         self.signature = f"{space_signature(observation_space)}, {space_signature(action_space)}"
         self._device = device_of(model, device)
         generator = GlobalGenerator(self._device) if rng == "global" else None

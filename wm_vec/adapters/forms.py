@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from tensordict import TensorDictBase
 
 from wm_vec.adapters.errors import AdapterError, describe
-from wm_vec.adapters.spaces import ObservationForm
+from wm_vec.adapters.spaces import ObservationCodec
 
 RESET_FORMS = (
     "obs",
@@ -70,7 +70,7 @@ class StepParts(NamedTuple):
     has_state: bool = True
 
 
-def read_reset(result: Any, observations: ObservationForm, lead: tuple[int, ...], where: str) -> ResetParts:
+def read_reset(result: Any, observations: ObservationCodec, lead: tuple[int, ...], where: str) -> ResetParts:
     """Read what a reset returned.
 
     What is an observation by its structure and shapes is one. A pair is ``(obs, info)`` if its second part is None or
@@ -113,7 +113,7 @@ def read_reset(result: Any, observations: ObservationForm, lead: tuple[int, ...]
     return ResetParts(result, result, {}, False)
 
 
-def read_transition(result: Any, observations: ObservationForm, lead: tuple[int, ...], where: str) -> StepParts:
+def read_transition(result: Any, observations: ObservationCodec, lead: tuple[int, ...], where: str) -> StepParts:
     """Read what a transition returned; arguments and errors as `read_reset`.
 
     The number of a tuple's parts says which form it is. Where no state is given it is ``info["model_state"]``, or else
@@ -171,14 +171,14 @@ def tuple_read(result: Any) -> str:
     return TUPLE_READ.get(len(result), "") if isinstance(result, tuple) else ""
 
 
-def _is_form(result: Any, observations: ObservationForm) -> bool:
+def _is_form(result: Any, observations: ObservationCodec) -> bool:
     """Whether a mapping is one of our forms, not a Dict space's observation of the wrong shape."""
     if not isinstance(result, (Mapping, TensorDictBase)):
         return False
     return not observations.has_keys(result) or _holds_observation(result, observations)
 
 
-def _holds_observation(result: Any, observations: ObservationForm) -> bool:
+def _holds_observation(result: Any, observations: ObservationCodec) -> bool:
     """Whether a mapping with the Dict space's keys still is a form around an observation of that space."""
     inside = next((result[key] for key in OBSERVATION_KEYS if key in result), None)
     return isinstance(inside, (Mapping, TensorDictBase)) and observations.has_keys(inside)

@@ -16,7 +16,7 @@ from wm_vec.adapters.calls import ModelCalls, UserCall
 from wm_vec.adapters.errors import AdapterError, describe
 from wm_vec.adapters.forms import MISSING, ResetParts, StepParts, near_misses
 from wm_vec.adapters.randomness import GlobalGenerator, warn_of_draws
-from wm_vec.adapters.spaces import ActionForm, ObservationForm
+from wm_vec.adapters.spaces import ActionCodec, ObservationCodec
 from wm_vec.core import CounterRNG, Transition
 
 
@@ -35,8 +35,8 @@ class Setting(NamedTuple):
 
     adapter: str
     calls: ModelCalls
-    observations: ObservationForm
-    actions: ActionForm
+    observations: ObservationCodec
+    actions: ActionCodec
     device: torch.device
     torch_actions: bool
     generator: GlobalGenerator | None

@@ -69,7 +69,7 @@ class Leaf:
     accepts: frozenset[torch.dtype]
 
 
-class ObservationForm:
+class ObservationCodec:
     """The observations of a space, as flat leaves and as trees.
 
     Args:
@@ -125,7 +125,7 @@ class ObservationForm:
         return {leaf.name: torch.empty(0, *leaf.shape, dtype=leaf.dtype, device=device) for leaf in self.leaves}
 
 
-class ActionForm:
+class ActionCodec:
     """The actions of a space, between the engine's columns and the model.
 
     Args:

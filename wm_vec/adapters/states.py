@@ -15,7 +15,7 @@ from wm_vec.adapters.errors import AdapterError, describe
 STATE = "state"
 
 
-class StateForm:
+class StateCodec:
     """The structure of a state made of tensors: one, or TensorDicts, dicts, tuples and lists of them; None is empty.
 
     Arrays count as tensors, and the model gets them back as tensors.

@@ -103,7 +103,7 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from wm_vec.canvas import SchemaError
     from wm_vec.train.checkpoint import CheckpointError
     from wm_vec.train.data import DataError
-    from wm_vec.train.reality import RealityError
+    from wm_vec.train.evaluation import RealityError
 
     return (
         CommandError,

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     """Check and report."""
     from wm_vec.cli.loading import load_device, load_policy, load_signature, load_world
     from wm_vec.cli.output import finite, reporting
-    from wm_vec.train.reality import check_reality
+    from wm_vec.train.evaluation import check_reality
 
     for option in ("out_json", "out_png"):
         _check_path(getattr(args, option), option)

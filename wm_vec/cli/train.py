@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
         )
         tables = []
         if not args.no_check:
-            from wm_vec.train.reality import check_reality
+            from wm_vec.train.evaluation import check_reality
 
             reality = check_reality(
                 world,

@@ -17,9 +17,9 @@ from wm_vec.adapters import CallableDynamics
 from wm_vec.core import AutoresetMode, Engine
 from wm_vec.core.actions import MAX_TABLE
 from wm_vec.core.trees import Tree, map_tree
-from wm_vec.envs.elements import element_of, only_env, only_row, painter_of, render_call
+from wm_vec.envs.fork_warning import warn_if_forked
 from wm_vec.envs.info import ScalarInfo
-from wm_vec.envs.process import warn_if_forked
+from wm_vec.envs.numpy_io import element_of, only_env, only_row, painter_of, render_call
 from wm_vec.render.frames import FramePainter
 from wm_vec.render.text import value_table
 

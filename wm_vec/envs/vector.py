@@ -16,11 +16,11 @@ from torch import Tensor
 from wm_vec.adapters import CallableDynamics
 from wm_vec.adapters.callables import Batching
 from wm_vec.adapters.calls import UserCall
-from wm_vec.adapters.spaces import ActionForm, check_spaces
+from wm_vec.adapters.spaces import ActionCodec, check_spaces
 from wm_vec.core import Dynamics, Engine, EnvState, Perspective, StepResult
 from wm_vec.core.trees import map_tree, rows_of
-from wm_vec.envs.elements import collected, element_of, painter_of, render_call
 from wm_vec.envs.info import LazyInfo
+from wm_vec.envs.numpy_io import collected, element_of, painter_of, render_call
 from wm_vec.envs.replay import sampled_observations
 from wm_vec.render.frames import FramePainter
 
@@ -113,7 +113,7 @@ class WorldModelVectorEnv(VectorEnv):
         engine = Engine(
             dynamics,
             num_envs,
-            [Perspective(ActionForm(action_space).spec)],
+            [Perspective(ActionCodec(action_space).spec)],
             max_episode_steps=max_episode_steps,
             autoreset_mode=autoreset_mode,
             bank=bank,

@@ -18,7 +18,7 @@ from torchrl.modules.planners import CEMPlanner, MPCPlannerBase, MPPIPlanner
 
 from wm_vec.envs.torchrl import StatelessTorchRLEnv, TorchRLEnv
 from wm_vec.envs.torchrl.specs import STATE_KEY
-from wm_vec.plan.futures import Futures
+from wm_vec.plan.planning_env import Futures
 
 ADVANTAGE = "advantage"
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wm_vec.train.rollout_figures import SAME_RETURN
+from wm_vec.train.rollout_metrics import SAME_RETURN
 
 if TYPE_CHECKING:
-    from wm_vec.train.reality_report import PolicyReport, RealityReport
+    from wm_vec.train.evaluation_report import PolicyReport, RealityReport
 
 MAX_DIMENSIONS = 4
 """Dimensions that get a panel of trajectories; of more, those that stray furthest."""

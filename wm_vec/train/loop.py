@@ -15,7 +15,7 @@ from torch import Tensor
 
 from wm_vec.model import CanvasModel
 from wm_vec.train.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
-from wm_vec.train.corrupt import context_batch
+from wm_vec.train.context_dropout import context_batch
 from wm_vec.train.data import WorldData
 
 EMA_DECAY = 0.999

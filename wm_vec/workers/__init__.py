@@ -7,6 +7,6 @@ those functions, and what brings new weights of the world to the envs that they 
 
 from wm_vec.workers.env import WorkerEnv
 from wm_vec.workers.random_actions import RandomActions
-from wm_vec.workers.share import EnvMaker, WorkerEnvs, WorldCopies
+from wm_vec.workers.worker_envs import EnvMaker, WorkerEnvs, WorldCopies
 
 __all__ = ["EnvMaker", "RandomActions", "WorkerEnv", "WorkerEnvs", "WorldCopies"]

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchrl.data import Composite, TensorSpec
 
 from wm_vec.adapters import CallableDynamics
-from wm_vec.adapters.spaces import ActionForm, ObservationForm
+from wm_vec.adapters.spaces import ActionCodec, ObservationCodec
 from wm_vec.core import Engine, EnvState
 from wm_vec.core.trees import Tree
 from wm_vec.envs.torchrl.specs import DONE_KEYS, REWARD_STATE, carried_state, state_of
@@ -30,7 +30,7 @@ def check_spaces_fit(engine: Engine, observation_space: gym.Space, action_space:
     Raises:
         ValueError: Other actions than the engine takes, or another observation than the model was declared to show.
     """
-    wanted, given = engine.perspectives[0].action, ActionForm(action_space).spec
+    wanted, given = engine.perspectives[0].action, ActionCodec(action_space).spec
     classes = [[hi - lo for lo, hi in zip(s.low, s.high, strict=True)] for s in (wanted, given)]
     fits = wanted.kind == given.kind and wanted.shape == given.shape
     if not fits or (wanted.kind == "discrete" and classes[0] != classes[1]):
@@ -46,7 +46,7 @@ def check_spaces_fit(engine: Engine, observation_space: gym.Space, action_space:
             f"{OURS}: the action space {action_space} is not the model's, which was declared with "
             f"{dynamics.actions.space}."
         )
-    if dynamics.observations.leaves != ObservationForm(observation_space).leaves:
+    if dynamics.observations.leaves != ObservationCodec(observation_space).leaves:
         raise ValueError(
             f"{OURS}: the observation space {observation_space} is not the model's, which was declared with "
             f"{dynamics.observations.space}."

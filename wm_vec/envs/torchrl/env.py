@@ -13,7 +13,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.envs import EnvBase
 
-from wm_vec.adapters.spaces import ActionForm, check_spaces
+from wm_vec.adapters.spaces import ActionCodec, check_spaces
 from wm_vec.core import AutoresetMode, Dynamics, Engine, EnvState, Perspective
 from wm_vec.core.state import ColumnStep
 from wm_vec.core.trees import select_rows
@@ -117,7 +117,7 @@ class TorchRLEnv(EngineEnv):
         engine = Engine(
             dynamics,
             num_envs,
-            [Perspective(ActionForm(action_space).spec)],
+            [Perspective(ActionCodec(action_space).spec)],
             max_episode_steps=max_episode_steps,
             autoreset_mode=AutoresetMode.DISABLED,
             bank=bank,

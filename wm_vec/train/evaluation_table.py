@@ -10,10 +10,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from wm_vec.train.rollout_figures import EFFECT_FLOOR, EffectFigures, OpenLoopFigures
+from wm_vec.train.rollout_metrics import EFFECT_FLOOR, EffectFigures, OpenLoopFigures
 
 if TYPE_CHECKING:
-    from wm_vec.train.reality_report import OneStep, RealityReport, Returns
+    from wm_vec.train.evaluation_report import OneStep, RealityReport, Returns
 
 MAX_ROWS = 16
 """Dimensions that a table lists; of more, the worst are shown."""

@@ -16,15 +16,16 @@ from wm_vec.canvas.signature import space_size
 from wm_vec.core import AutoresetMode, Engine, spawn_seeds
 from wm_vec.train.collect import Policy, collect_transitions
 from wm_vec.train.episodes import Episodes, Imagination, imagined_returns, real_episodes
-from wm_vec.train.figures import (
+from wm_vec.train.evaluation_report import OneStep, PolicyReport, RealityReport, Returns, Samples
+from wm_vec.train.ground_truth import SETTABLE, real_next
+from wm_vec.train.metrics import (
     CONSTANT,
     class_figures,
     dimension_figures,
     reward_figures,
     termination_figures,
 )
-from wm_vec.train.reality_report import OneStep, PolicyReport, RealityReport, Returns, Samples
-from wm_vec.train.rollout_figures import (
+from wm_vec.train.rollout_metrics import (
     EffectFigures,
     OpenLoopFigures,
     distribution,
@@ -33,7 +34,6 @@ from wm_vec.train.rollout_figures import (
     open_loop_figures,
     returns_statistic,
 )
-from wm_vec.train.settable import SETTABLE, real_next
 
 EPISODE_CAP = 1000
 """Steps after which an episode is cut, where the environment itself has no time limit."""

@@ -5,7 +5,7 @@ import torch
 
 from wm_vec.canvas import Field, compile_schema
 from wm_vec.model.codec import FieldCodec
-from wm_vec.train.corrupt import FILL_SHARE, START_SHARE, context_batch
+from wm_vec.train.context_dropout import FILL_SHARE, START_SHARE, context_batch
 from wm_vec.train.data import WorldData
 
 ROWS = 20000

@@ -14,8 +14,8 @@ from rich.console import Console
 from tests.train.exact_worlds import CartPoleRules, LakeRules, RulesWorld
 from wm_vec import Field, WorldModel, collect_transitions
 from wm_vec.train.episodes import Imagination, real_episodes
-from wm_vec.train.reality import RealityError, check_reality
-from wm_vec.train.settable import SETTABLE, real_next
+from wm_vec.train.evaluation import RealityError, check_reality
+from wm_vec.train.ground_truth import SETTABLE, real_next
 
 SMALL = {"n_transitions": 1500, "n_starts": 40, "horizon": 30}
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from wm_vec.train.figures import (
+from wm_vec.train.metrics import (
     class_figures,
     dimension_figures,
     reward_figures,
     termination_figures,
 )
-from wm_vec.train.rollout_figures import (
+from wm_vec.train.rollout_metrics import (
     distribution,
     effect_figures,
     ks_critical,

@@ -11,7 +11,7 @@ from torchrl.data import Composite
 
 from wm_vec.envs.torchrl.specs import STATE_KEY
 from wm_vec.envs.torchrl.stateless import StatelessTorchRLEnv
-from wm_vec.plan.points import ActionPoints
+from wm_vec.plan.action_encoding import ActionPoints
 
 
 class Futures(nn.Module):

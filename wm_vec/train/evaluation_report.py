@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wm_vec.train.figures import ClassFigures, DimensionFigures, RewardFigures, TerminationFigures
-from wm_vec.train.rollout_figures import Distribution, EffectFigures, OpenLoopFigures
+from wm_vec.train.metrics import ClassFigures, DimensionFigures, RewardFigures, TerminationFigures
+from wm_vec.train.rollout_metrics import Distribution, EffectFigures, OpenLoopFigures
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -108,6 +108,6 @@ class RealityReport:
 
     def table(self) -> Group:
         """The figures for people, as something that a rich console prints."""
-        from wm_vec.train.reality_table import report_table
+        from wm_vec.train.evaluation_table import report_table
 
         return report_table(self)

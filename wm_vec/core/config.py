@@ -1,0 +1,54 @@
+"""An engine's settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from gymnasium.vector import AutoresetMode
+
+from wm_vec.core.state import as_autoreset_mode
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How an engine runs its envs, whatever their world.
+
+    Attributes:
+        max_episode_steps: Horizon: steps after which an episode is truncated; None for no limit.
+        autoreset_mode: Gymnasium's, or its name: ``"same_step"``, ``"next_step"``, ``"disabled"``.
+        seed: Seed of the first reset; None takes entropy from the operating system.
+        bank_size: Initial states that are made where none are given, and that the bank has room for: a larger bank
+            that is loaded later takes a new buffer.
+        exact_rows: Run envs through the network in chunks of a fixed size, so that an env's bits do not depend on B.
+        validate: Also check the values of actions, which reads them on the host.
+
+    Raises:
+        ValueError: A number that must be whole and is not, or is out of its range.
+    """
+
+    max_episode_steps: int | None = None
+    autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP
+    seed: int | None = None
+    bank_size: int = 1024
+    exact_rows: bool = False
+    validate: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "autoreset_mode", as_autoreset_mode(self.autoreset_mode))
+        if self.max_episode_steps is not None:
+            object.__setattr__(self, "max_episode_steps", whole_number(self.max_episode_steps, "max_episode_steps"))
+        object.__setattr__(self, "bank_size", whole_number(self.bank_size, "bank_size"))
+
+
+def whole_number(value: object, name: str) -> int:
+    """A whole number of at least 1, Python's or NumPy's, as a Python int.
+
+    Raises:
+        ValueError: Something else, True and 2.0 among them.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise ValueError(f"{name} must be a whole number, got {value!r} ({type(value).__name__}).")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value!r}.")
+    return int(value)
