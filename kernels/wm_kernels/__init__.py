@@ -1,7 +1,7 @@
 """The batched operations of a world model's step, each with a reference, a contract and a dispatch.
 
 One folder per operation: ``reference.py`` is the specification in pure torch, ``op.py`` the checked entry
-point that picks an implementation. `wm_kernels.native` holds loops in C for host memory. Nothing here knows what an
+point that picks an implementation, ``cpu.py`` a faster one for host memory where that pays. Nothing here knows what an
 environment is.
 """
 
@@ -9,7 +9,7 @@ from wm_kernels.decode_fields import decode_fields
 from wm_kernels.dispatch import ContractError, Op, use_backend
 from wm_kernels.encode_fields import encode_fields
 from wm_kernels.finish_step import FinishedStep, finish_step
-from wm_kernels.philox_normal import philox_normal, philox_words
+from wm_kernels.philox_normal import philox_normal, philox_step, philox_words
 from wm_kernels.predict import BlockWeights, DenoiserWeights, denoiser_block, predict, sampler_update
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "encode_fields",
     "finish_step",
     "philox_normal",
+    "philox_step",
     "philox_words",
     "predict",
     "sampler_update",

@@ -6,19 +6,20 @@ import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from wm_vec.core import CounterRNG, Transition
+from wm_vec.compat import new_tensordict
+from wm_vec.core import CounterRNG, Dynamics, Transition
+from wm_vec.core.config import whole_number
 from wm_vec.core.rng import STREAM_BANK
 from wm_vec.model import CanvasModel
 
 ActMode = Literal["set", "hold"]
 
 
-class CanvasDynamics:
+class CanvasDynamics(Dynamics):
     """Acting writes into fields' current values; one predict moves the whole canvas on.
 
     The state holds ``values`` ``(B, N)``, every position's value in its field's own units, from which a step encodes
@@ -35,10 +36,6 @@ class CanvasDynamics:
         bank: ``(M, N)`` values of initial states; None draws them from the model's prior.
         heun: Second-order sampler.
     """
-
-    rng: Literal["counter", "global"] = "counter"
-    signature: str
-    """What the state's numbers stand for, whatever the network; see `wm_vec.core.EnvState.world`."""
 
     def __init__(
         self,
@@ -65,11 +62,11 @@ class CanvasDynamics:
         period = model.codec.period
         self._has_periods = any(field.spec.period > 1 for field in bound.bound_fields())
         self._period = period
-        hold = torch.zeros(1, bound.layout.num_positions, dtype=torch.bool)
+        clamped = torch.zeros(1, bound.layout.num_positions, dtype=torch.bool)
         outputs = [i for path in act_fields if bound[path].spec.is_output for i in bound[path].indices()]
-        hold[0, outputs] = True
-        self._hold = hold.to(device) if act_mode == "hold" and outputs else None
-        self._noise_size = model.noise_size
+        clamped[0, outputs] = True
+        self._clamp_mask = clamped.to(device) if act_mode == "hold" and outputs else None
+        self.noise_size = model.noise_size
         self.signature = json.dumps(bound.to_dict()["fields"], sort_keys=True)
         self._saved_bank = bank
 
@@ -149,39 +146,24 @@ class CanvasDynamics:
 
     def step(self, state: TensorDictBase, action: Tensor, rng: CounterRNG) -> Transition:
         """Write the action ``(B, A)``, predict, read reward and termination."""
-        tick = state.get("tick") if self._has_periods else None
         values = state.get("values").index_copy(1, self.action_columns, action)
-        values, tick = self._predict(values, tick, rng)
+        tick, clamp_mask = None, self._clamp_mask
+        if self._has_periods:
+            tick = state.get("tick") + 1
+            resting = (tick[:, None] % self._period) != 0
+            clamp_mask = resting if clamp_mask is None else clamp_mask | resting
+        noise = rng.normal(self.noise_size, dtype=values.dtype)
+        values = self.model.packed(self.n_denoise_steps, self.heun).predict(values, noise, clamp_mask)
         reward = None if self.reward_column is None else values.select(1, self.reward_column)
         terminated = None if self.terminated_column is None else values.select(1, self.terminated_column) > 0.5
         return Transition(self._as_state(values, tick), values, reward, terminated)
-
-    @property
-    def steps_on_host(self) -> bool:
-        """Whether NumPy has the model's dtype; see `wm_vec.core.host.HostDynamics`."""
-        return self.dtype in (torch.float32, torch.float64)
-
-    def next_on_host(self, leaves: Sequence[Tensor], rng: CounterRNG) -> list[Tensor]:
-        """The next values, after the next tick where fields have periods."""
-        values, tick = self._predict(leaves[-1], leaves[0] if self._has_periods else None, rng)
-        return [values] if tick is None else [tick, values]
-
-    def _predict(self, values: Tensor, tick: Tensor | None, rng: CounterRNG) -> tuple[Tensor, Tensor | None]:
-        """The next values ``(B, N)`` and, of fields with periods, the next tick ``(B,)``."""
-        hold = self._hold
-        if tick is not None:
-            tick = tick + 1
-            resting = (tick[:, None] % self._period) != 0
-            hold = resting if hold is None else hold | resting
-        noise = rng.noise(self._noise_size, values.dtype)
-        return self.model.prepare(self.n_denoise_steps, self.heun)(values, noise, hold), tick
 
     def _as_state(self, values: Tensor, tick: Tensor | None = None) -> TensorDict:
         state = {"values": values}
         if self._has_periods:
             zeros = torch.zeros(values.shape[0], dtype=torch.int64, device=values.device)
             state["tick"] = zeros if tick is None else tick
-        return TensorDict._new_unsafe(state, batch_size=values.shape[:1])
+        return new_tensordict(state, values.shape[:1])
 
 
 def denoise_steps(model: CanvasModel, n_denoise_steps: Any) -> int:
@@ -195,14 +177,3 @@ def denoise_steps(model: CanvasModel, n_denoise_steps: Any) -> int:
     steps = whole_number(n_denoise_steps, "n_denoise_steps")
     model.sigmas(steps)
     return steps
-
-
-def whole_number(value: Any, name: str) -> int:
-    """A whole number, Python's or NumPy's.
-
-    Raises:
-        ValueError: Something else, True and 2.0 among them.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise ValueError(f"{name} must be a whole number, got {value!r} ({type(value).__name__}).")
-    return int(value)

@@ -35,10 +35,15 @@ class EngineConfig:
     validate: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "autoreset_mode", as_autoreset_mode(self.autoreset_mode))
+        as_autoreset_mode(self.autoreset_mode)
         if self.max_episode_steps is not None:
             object.__setattr__(self, "max_episode_steps", whole_number(self.max_episode_steps, "max_episode_steps"))
         object.__setattr__(self, "bank_size", whole_number(self.bank_size, "bank_size"))
+
+    @property
+    def mode(self) -> AutoresetMode:
+        """`autoreset_mode` as Gymnasium's enum."""
+        return as_autoreset_mode(self.autoreset_mode)
 
 
 def whole_number(value: object, name: str) -> int:

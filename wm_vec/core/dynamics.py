@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple
 
 import torch
 from tensordict import TensorDictBase
@@ -14,16 +15,16 @@ from wm_vec.core.trees import Tree
 
 
 class Transition(NamedTuple):
-    """What one step of a dynamics gives, for B rows.
+    """One step of a dynamics, for B envs.
 
     Attributes:
         state: The next state, batch ``(B,)``, same keys, shapes and dtypes as the one that went in.
         observation: ``(B, ...)``, everything that perspectives can see; nested dicts and tuples of such tensors where
             it has several parts.
-        reward: ``(B,)`` float, or None if the dynamics does not say.
+        reward: ``(B,)`` float, or None if the dynamics has no reward.
         terminated: ``(B,)`` bool, or None.
         truncated: ``(B,)`` bool, or None.
-        info: Further tensors ``(B, ...)`` by name; what is no tensor is handed on as it is.
+        info: Further tensors ``(B, ...)`` by name; anything else is handed on as it is.
     """
 
     state: TensorDictBase
@@ -34,14 +35,8 @@ class Transition(NamedTuple):
     info: Mapping[str, Any] = {}
 
 
-@runtime_checkable
-class Dynamics(Protocol):
-    """A batched, pure transition: state in, state out.
-
-    Further attributes are used where there are any: ``bank``, initial states; ``reward_dtype``; ``model_state(state,
-    row)``, the state in the users' own structure; ``signature``, what states are about beyond keys and shapes, whose
-    digest is `EnvState.world`; ``reseed(seed)`` with ``rng="global"``; those of `EncodingDynamics`, of `FreshDynamics`
-    and of `wm_vec.core.single.RowDynamics`.
+class Dynamics(ABC):
+    """A batched, pure transition: state in, state out. Subclass it to give the engine a world of another kind.
 
     Pure means no Python branch on tensor values, no host read, no boolean-mask indexing, no hidden state, so that a
     step can be captured, compiled, forked, differentiated and replayed. A step on ``device="meta"`` proves it.
@@ -49,39 +44,68 @@ class Dynamics(Protocol):
     Attributes:
         rng: ``"counter"`` if all randomness comes from the `CounterRNG` handed in, ``"global"`` if the model draws
             from torch's generator; then only whole-batch reproducibility is promised.
+        signature: What the state's numbers stand for, beyond keys and shapes; worlds with another signature refuse
+            the state.
+        noise_size: Standard normals per env that `step` reads by ``rng.normal(noise_size)``. The engine draws them
+            together with its own random words; 0 leaves all draws to `step`.
+        starts_fresh: Whether episodes start from `start` at every reset, in place of a bank of initial states. The
+            engine then starts an episode of every env in every step and keeps those of the envs that ended.
     """
 
-    rng: Literal["counter", "global"]
+    rng: Literal["counter", "global"] = "counter"
+    signature: str = ""
+    noise_size: int = 0
+    starts_fresh: bool = False
 
     @property
+    @abstractmethod
     def device(self) -> torch.device:
         """Where states live."""
-        ...
 
     @property
+    @abstractmethod
     def dtype(self) -> torch.dtype:
         """Floating dtype of states and noise."""
-        ...
 
+    @abstractmethod
     def initial_state(self, rng: CounterRNG, num_envs: int) -> TensorDictBase:
         """States at the start of an episode, batch ``(num_envs,)``."""
-        ...
 
+    @abstractmethod
     def observe(self, state: TensorDictBase) -> Tree:
         """The observation ``(B, ...)`` of a state, as `step` would give it."""
-        ...
 
+    @abstractmethod
     def step(self, state: TensorDictBase, action: Tensor, rng: CounterRNG) -> Transition:
-        """One step of all rows; `action` is ``(B, A)`` float."""
-        ...
+        """One step of all envs; `action` is ``(B, A)`` float, NaN where the caller's was."""
 
+    @property
+    def reward_dtype(self) -> torch.dtype:
+        """Floating dtype of rewards."""
+        return self.dtype
 
-@runtime_checkable
-class EncodingDynamics(Dynamics, Protocol):
-    """A dynamics that real observations can be handed to, so that episodes start from them."""
+    @property
+    def bank(self) -> TensorDictBase | None:
+        """Initial states ``(M,)`` that resets draw from; None lets the engine fill a bank from `initial_state`."""
+        return None
+
+    @property
+    def example(self) -> TensorDictBase:
+        """States of batch ``(0,)``, for their keys, shapes and dtypes; needed with `starts_fresh`."""
+        return self.initial_state(CounterRNG.from_seeds(torch.zeros(1, dtype=torch.int64, device=self.device)), 1)[:0]
+
+    def start(self, rng: CounterRNG, options: Mapping[str, Any] | None) -> Transition:
+        """Fresh episodes at the seeds and episode numbers of `rng`: state, observation and info.
+
+        Args:
+            rng: Counters of the envs that reset, ``(B,)``.
+            options: What the caller handed to ``reset``; None where an episode starts by itself.
+        """
+        state = self.initial_state(rng, rng.seed.shape[0])
+        return Transition(state, self.observe(state))
 
     def encode(self, observation: Tree, rng: CounterRNG) -> TensorDictBase:
-        """States ``(M,)``, of which `observe` gives the observations again.
+        """States ``(M,)`` of which `observe` gives the observations again, so that episodes start from real ones.
 
         It may read the host.
 
@@ -90,32 +114,22 @@ class EncodingDynamics(Dynamics, Protocol):
             rng: Counters ``(M,)`` that what was not observed is drawn at.
 
         Raises:
-            ValueError: Observations that cannot be, or no way from them to states.
+            TypeError: The dynamics has no way from observations to states.
+            ValueError: Observations that cannot be.
         """
-        ...
+        raise TypeError(
+            f"encode: {type(self).__name__} has no encode(observation, rng) that makes its states of real "
+            "observations. Override wm_vec.core.Dynamics.encode."
+        )
 
+    def reseed(self, seed: int) -> None:  # noqa: B027 - most have no generator of their own
+        """Seed the generator that the model draws from, once for the whole batch; for ``rng="global"``."""
 
-@runtime_checkable
-class FreshDynamics(Dynamics, Protocol):
-    """A dynamics that makes initial states at every reset, in place of a bank.
-
-    Attributes:
-        starts_fresh: Whether it does; if not, it is a `Dynamics` like any other.
-        example: States of batch ``(0,)``, for their keys, shapes and dtypes.
-    """
-
-    starts_fresh: bool
-
-    @property
-    def example(self) -> TensorDictBase:
-        """States of batch ``(0,)``."""
-        ...
-
-    def start(self, rng: CounterRNG, options: Mapping[str, Any] | None) -> Transition:
-        """Fresh episodes at the seeds and episode numbers of `rng`: state, observation and info.
+    def model_state(self, state: TensorDictBase, env: int | None = None) -> Any:
+        """A state ``(B,)`` as users know it, in their model's own structure, as a copy.
 
         Args:
-            rng: Counters of the rows that reset, ``(B,)``.
-            options: What the caller handed to ``reset``; None where an episode starts by itself.
+            state: The dynamics' state, ``(B,)``.
+            env: Of this env alone; None for all.
         """
-        ...
+        return (state if env is None else state[env]).clone()

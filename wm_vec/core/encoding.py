@@ -10,44 +10,40 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from wm_vec.core.dynamics import Dynamics
-from wm_vec.core.perspective import PerMany, Perspective
+from wm_vec.core.perspective import Perspective
 from wm_vec.core.rng import CounterRNG
 from wm_vec.core.trees import Tree
 
 
 @torch.no_grad()
 def encoded(
-    dynamics: Dynamics, perspectives: Sequence[Perspective], like: Tree, observation: PerMany, rng: CounterRNG
+    dynamics: Dynamics,
+    perspectives: Sequence[Perspective],
+    like: Tree,
+    observation: Mapping[str, Tree],
+    rng: CounterRNG,
 ) -> TensorDictBase:
     """States ``(M,)`` at which the perspectives see the observations.
 
     Args:
-        dynamics: One with ``encode``; see `wm_vec.core.dynamics.EncodingDynamics`.
+        dynamics: One that can `encode`.
         perspectives: Who saw them.
         like: The dynamics' observation of no env, ``(0, ...)``.
-        observation: ``(M, ...)``; with several perspectives a mapping by name, of those that saw something.
+        observation: Perspective name -> ``(M, ...)``, of those that saw something.
         rng: Counters ``(M,)``.
 
     Raises:
-        TypeError: The dynamics has no ``encode``.
+        TypeError: The dynamics cannot encode.
         ValueError: Another number of observations than of counters, or observations that do not fit.
     """
-    encode = getattr(dynamics, "encode", None)
-    if encode is None:
-        raise TypeError(
-            f"encode: {type(dynamics).__name__} has no encode(observation, rng) that makes its states of real "
-            "observations. Add one; see wm_vec.core.dynamics.EncodingDynamics."
-        )
     size, expected = num_observations(observation), rng.seed.shape[0]
     if size != expected:
         raise ValueError(f"encode: {expected} observations are needed, one for each state, got {size}.")
-    if len(perspectives) == 1:
-        return encode(perspectives[0].whole(observation, like), rng)
     seen = [view.whole(observation[view.name], like) for view in perspectives if view.name in observation]
     whole = seen[0]  # each is its part of one flat observation, NaN elsewhere
     for part in seen[1:]:
         whole = torch.where(whole.isnan(), part, whole)
-    return encode(whole, rng)
+    return dynamics.encode(whole, rng)
 
 
 def num_observations(observation: Any) -> int:

@@ -1,66 +1,55 @@
-"""The engine: owns the state of all envs, and steps, resets, counts and judges them."""
+"""The engine: owns the state of all envs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import torch
+from gymnasium.vector import AutoresetMode
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from wm_kernels.finish_step.reference import AutoresetPlan
 from wm_vec.core.actions import JointAction
+from wm_vec.core.config import EngineConfig
 from wm_vec.core.dynamics import Dynamics
 from wm_vec.core.encoding import encoded, num_observations
 from wm_vec.core.imagination import imagined
-from wm_vec.core.judge import Judge
-from wm_vec.core.perspective import PerMany, Perspective
-from wm_vec.core.proposal import Proposal
-from wm_vec.core.rng import CounterRNG, fork_seeds, seed_list, spawn_seeds
-from wm_vec.core.rows import RowLayout, Rows
-from wm_vec.core.single import RowStep
-from wm_vec.core.starts import (
-    BankStarts,
-    FreshStarts,
-    GivenStarts,
-    Starts,
-    bank_leaves,
-    blank_rows,
-    next_episodes,
-    restart,
-)
-from wm_vec.core.state import AutoresetMode, ColumnStep, EnvState, StepResult, as_autoreset_mode
-from wm_vec.core.stateless import StatelessEngine
-from wm_vec.core.store import RowStore
-from wm_vec.core.transition import PLANS, StepFunction
+from wm_vec.core.perspective import Perspective
+from wm_vec.core.resets import BANK_SEED, Bank, Fresh, GivenStart, bank_leaves, fork_state, restart
+from wm_vec.core.rewards import RewardFunctions
+from wm_vec.core.rng import CounterRNG, seed_list, spawn_seeds
+from wm_vec.core.state import EnvState, StateLayout, StepOutput
+from wm_vec.core.step import World, step
 from wm_vec.core.trees import Tree
-
-BANK_SEED = 0x5EED
-"""Seed of the bank's own draws, the same for every number of envs."""
 
 
 class Engine:
     """B envs of one dynamics, seen from any number of perspectives.
+
+    Observations, and actions of several perspectives, are mappings from a perspective's name.
 
     Args:
         dynamics: The batched transition.
         num_envs: B.
         perspectives: Who sees, acts and is paid. Their actions, flattened and in this order, are the columns of the
             dynamics' action.
-        max_episode_steps: Steps after which an episode is truncated; None for no limit.
-        autoreset_mode: Gymnasium's, or its name: ``"same_step"``, ``"next_step"``, ``"disabled"``.
-        bank: Initial states ``(M,)`` that resets draw from; None takes the dynamics' own, or `bank_size` fresh ones,
-            or none at all where the dynamics starts every episode afresh.
-        bank_size: M where the bank must be made.
-        seed: Seed of the first reset; None takes entropy from the operating system.
-        exact_rows: Run rows through the network in chunks of a fixed size, so that a row's bits do not depend on B.
-        validate: Also check the values of actions, which reads them on the host.
+        config: The settings.
+        bank: Initial states ``(M,)`` that resets draw from; None takes the dynamics' own, or fresh ones, or none at all
+            where the dynamics starts every episode afresh.
+        family: Engines that share the world's own bank: this one adds itself, its forks and its siblings.
 
     Attributes:
-        stateless: Its starts, steps and forks as functions of any state.
+        world: What a step needs besides the state; `wm_vec.core.step.step` is the step as a function of any state.
+        start_info: What a dynamics that starts episodes afresh reported at the last reset of all envs.
+
+    Raises:
+        TypeError: No `Dynamics`.
+        ValueError: A number of envs or perspectives that cannot be, or a bank of another world.
     """
 
     def __init__(
@@ -68,106 +57,117 @@ class Engine:
         dynamics: Dynamics,
         num_envs: int,
         perspectives: Sequence[Perspective],
+        config: EngineConfig | None = None,
         *,
-        max_episode_steps: int | None = None,
-        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
         bank: TensorDictBase | None = None,
-        bank_size: int = 1024,
-        seed: int | None = None,
-        exact_rows: bool = False,
-        validate: bool = False,
+        family: WeakSet[Engine] | None = None,
     ) -> None:
-        if isinstance(num_envs, bool) or not isinstance(num_envs, (int, np.integer)) or num_envs < 1:
-            raise ValueError(f"num_envs must be a whole number of at least 1, got {num_envs!r}.")
-        if max_episode_steps is not None and max_episode_steps < 1:
-            raise ValueError(f"max_episode_steps must be at least 1 or None, got {max_episode_steps!r}.")
-        lacking = [name for name in ("device", "dtype", "observe", "step") if not hasattr(dynamics, name)]
-        if lacking:
+        if not isinstance(dynamics, Dynamics):
             raise TypeError(
-                f"dynamics must be a wm_vec.core.Dynamics; {type(dynamics).__name__} has no {', '.join(lacking)}. "
+                f"dynamics must be a wm_vec.core.Dynamics, got {type(dynamics).__name__}: make it a subclass. "
                 "WorldModelVectorEnv.from_callables makes one of any model's methods."
             )
         names = [p.name for p in perspectives]
         if not names or len({*names}) < len(names):
             raise ValueError(f"perspectives: give at least one, each with a name of its own, got {names}.")
-        self.dynamics = dynamics
-        self.num_envs = int(num_envs)
-        self.perspectives = tuple(perspectives)
-        self.max_episode_steps = max_episode_steps
-        self.autoreset_mode = as_autoreset_mode(autoreset_mode)
-        self.exact_rows = exact_rows
-        self.validate = validate
-        self.device, self.dtype = dynamics.device, dynamics.dtype
+        config = EngineConfig() if config is None else config
+        device, dtype = dynamics.device, dynamics.dtype
         # Sums of rewards need more than half precision.
-        self.reward_dtype = torch.promote_types(getattr(dynamics, "reward_dtype", self.dtype), torch.float32)
-        judge = Judge(self.perspectives, self.reward_dtype)
-        starts = {n: s.to(self.device, self.dtype) for n, s in judge.initial_reward_state().items()}
-        self._reward_starts = list(starts.values())
-        fresh = bank is None and getattr(dynamics, "starts_fresh", False)
-        if not fresh:
-            bank = self._make_bank(bank_size) if bank is None else bank
-        example = dynamics.example if fresh else bank  # type: ignore[attr-defined]
-        signature = str(getattr(dynamics, "signature", ""))
-        self._layout = RowLayout(example, starts, len(self.perspectives), self.reward_dtype, signature)
-        self._starts: Starts
-        if fresh:
-            self._starts = FreshStarts(dynamics, self._layout, self._reward_starts)
-        else:
-            assert bank is not None
-            self._starts = BankStarts(bank_leaves(bank, self._layout, self._reward_starts, self.device))
-        self._joint = JointAction(self.perspectives, self.dtype, self.device, validate)
-        self._step = StepFunction(
-            dynamics,
-            judge,
-            self._layout,
-            self._joint,
-            self._starts,
-            horizon=max_episode_steps,
-            mode=self.autoreset_mode,
-            exact_rows=exact_rows,
+        self.reward_dtype = torch.promote_types(dynamics.reward_dtype, torch.float32)
+        rewards = RewardFunctions(perspectives, self.reward_dtype)
+        reward_states = {p.name: p.reward_state.to(device, dtype) for p in perspectives if p.reward_state is not None}
+        fresh = bank is None and dynamics.starts_fresh
+        if not fresh and bank is None:
+            bank = dynamics.bank if dynamics.bank is not None else _made_bank(dynamics, config.bank_size)
+        example = dynamics.example if bank is None else bank
+        layout = StateLayout(example, reward_states, len(names), self.reward_dtype, dynamics.signature)
+        resets: Bank | Fresh = Fresh(dynamics, layout)
+        if bank is not None:
+            resets = Bank(bank_leaves(bank, layout, device), config.bank_size)
+        world = World(
+            dynamics=dynamics,
+            perspectives=tuple(perspectives),
+            actions=JointAction(perspectives, dtype, device, config.validate),
+            rewards=rewards,
+            resets=resets,
+            layout=layout,
+            max_episode_steps=config.max_episode_steps,
+            autoreset_mode=config.mode,
+            exact_rows=config.exact_rows,
         )
-        self.first_seed = seed
-        self.stateless = StatelessEngine(self._step, self.reward_dtype, self._reward_starts)
+        self._attach(world, num_envs, config, family)
+        if rewards.has_functions:
+            self._probe_functions()
+
+    def _attach(self, world: World, num_envs: int, config: EngineConfig, family: WeakSet[Engine] | None) -> None:
+        """Become an engine of `world` without episodes."""
+        if isinstance(num_envs, bool) or not isinstance(num_envs, (int, np.integer)) or num_envs < 1:
+            raise ValueError(f"num_envs must be a whole number of at least 1, got {num_envs!r}.")
+        self.world, self.num_envs, self.config = world, int(num_envs), config
+        self.dynamics, self.perspectives = world.dynamics, world.perspectives
+        self.device, self.dtype = world.dynamics.device, world.dynamics.dtype
+        self.reward_dtype = world.layout.reward_dtype
+        self.start_info: Mapping[str, Any] = {}
+        self._state: EnvState | None = None
         self._fork_count = 0
         self._keeps_graph: bool | None = None  # None outside of `keep_graph`
-        self._start_info: Mapping[str, Any] = {}
-        self._store = self._empty_store()
-        if judge.has_functions:
-            self._probe_functions(judge)
+        self._family = WeakSet() if family is None else family
+        self._family.add(self)
 
-    def _make_bank(self, bank_size: int) -> TensorDictBase:
-        """The dynamics' own bank, or fresh states of it."""
-        bank = getattr(self.dynamics, "bank", None)
-        if bank is not None:
-            return bank
-        seeds = torch.arange(BANK_SEED, BANK_SEED + bank_size, device=self.device)
-        return self.dynamics.initial_state(CounterRNG.from_seeds(seeds), bank_size)
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_family"}  # it cannot be pickled
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._family = WeakSet([self])
+
+    @property
+    def autoreset_mode(self) -> AutoresetMode:
+        """When finished envs reset."""
+        return self.world.autoreset_mode
+
+    @property
+    def max_episode_steps(self) -> int | None:
+        """Steps after which an episode is truncated."""
+        return self.world.max_episode_steps
+
+    def only_perspective(self, face: str) -> Perspective:
+        """The engine's one perspective, for a face that serves no more.
+
+        Raises:
+            ValueError: It has several.
+        """
+        if len(self.perspectives) > 1:
+            names = [p.name for p in self.perspectives]
+            raise ValueError(f"{face} serves one perspective, this engine has {names}. Make an engine of one of them.")
+        return self.perspectives[0]
 
     # -- resets ---------------------------------------------------------------------------------------------------
 
     def load_bank(self, bank: TensorDictBase) -> None:
-        """Take other initial states ``(M,)`` from the next reset on.
+        """Take other initial states ``(M,)`` from the next reset on, in the same buffer if there is room.
 
         Raises:
             ValueError: No states, or the states of another world.
         """
-        leaves = bank_leaves(bank, self._layout, self._reward_starts, self.device)
-        if not isinstance(self._starts, BankStarts):
+        leaves = bank_leaves(bank, self.world.layout, self.device)
+        if not isinstance(self.world.resets, Bank):
             raise ValueError("load_bank: this dynamics starts every episode afresh; it has no bank to replace.")
-        self._starts.load(leaves)
+        self.world.resets.load(leaves)
 
-    def encode(self, observation: PerMany, rng: CounterRNG | None = None) -> TensorDictBase:
+    def encode(self, observation: Mapping[str, Tree], rng: CounterRNG | None = None) -> TensorDictBase:
         """States ``(M,)`` at which the perspectives see given, real observations; for `load_bank` and `reset`.
 
         Args:
-            observation: ``(M, ...)``, as `reset` returns it; NaN where a number was not observed.
+            observation: Perspective name -> ``(M, ...)``, as `reset` returns it, of those that saw something; NaN where
+                a number was not observed.
             rng: Counters ``(M,)`` that the model draws the rest at; None for those of a bank.
 
         Raises:
             TypeError: The dynamics cannot encode.
             ValueError: Observations that do not fit, or that it cannot encode.
         """
-        like = self.dynamics.observe(self._layout.to_tensordict(self._layout.examples))
+        like = self.dynamics.observe(self.world.layout.example().dynamics)
         if rng is None:
             seeds = torch.arange(BANK_SEED, BANK_SEED + num_observations(observation), device=self.device)
             rng = CounterRNG.from_seeds(seeds)
@@ -178,9 +178,8 @@ class Engine:
         seed: Any = None,
         mask: Tensor | None = None,
         options: Mapping[str, Any] | None = None,
-        start: TensorDictBase | Callable[[CounterRNG], TensorDictBase] | None = None,
-        start_mask: Tensor | None = None,
-    ) -> PerMany:
+        given: GivenStart | None = None,
+    ) -> dict[str, Tree]:
         """Start episodes.
 
         Args:
@@ -188,43 +187,33 @@ class Engine:
                 goes on to its next episode). None for all: the next episode, or entropy at the first reset.
             mask: ``(B,)`` bool, the envs to reset; the others go on. None for all.
             options: Handed to a dynamics that starts episodes afresh; a bank has no use for them.
-            start: States ``(B,)`` that the episodes start from, or what makes them at the counters ``(B,)`` of the
-                episodes that start; None draws them as ever.
-            start_mask: ``(B,)`` bool, the envs that `start` is for; None for all that reset.
+            given: States that the episodes start from; None draws them.
 
         Returns:
-            The observation ``(B, ...)`` of every env.
+            Perspective name -> the observation ``(B, ...)`` of every env.
 
         Raises:
             ValueError: A mask before the first full reset, or of another shape; seeds that do not fit; the states of
                 another world, of another number of envs or on another device.
         """
-        store, blank = self._store, None
-        if not store.filled:
+        state = self._state
+        if state is None:
             if mask is not None:
                 raise ValueError("reset: the first reset must be of all envs; give no mask.")
-            own = spawn_seeds(None, self.num_envs) if self.first_seed is None else self.first_seed
-            first = seed_list(own, self.num_envs)
-            blank = blank_rows(first, len(self.perspectives), self.reward_dtype, self.device)
-            self._tell_seeds(first)
+            own = self.config.seed
+            first = seed_list(spawn_seeds(None, self.num_envs) if own is None else own, self.num_envs)
+            state = self.world.layout.before_start(torch.tensor(first, dtype=torch.int64, device=self.device))
+            self._reseed(first)
         mask = self._checked_mask(mask, "mask")
-        given = None if seed is None else seed_list(seed, self.num_envs)
-        self._tell_seeds(given)
+        seeds = None if seed is None else seed_list(seed, self.num_envs)
+        self._reseed(seeds)
+        if given is not None:
+            given = given._replace(mask=self._checked_mask(given.mask, "start_mask"))
         with torch.set_grad_enabled(bool(self._keeps_graph) and torch.is_grad_enabled()):
-            starts = self._starts
-            if start is not None:
-                if not isinstance(start, TensorDictBase):
-                    seeds, episodes = next_episodes(blank or store.rows(), given)
-                    start = start(CounterRNG(seeds, episodes, torch.zeros_like(seeds)))
-                leaves = self.stateless.given_leaves(start, self.num_envs)
-                starts = GivenStarts(leaves, starts, self._checked_mask(start_mask, "start_mask"))
-            if mask is None or given is not None:
-                store.put(restart(starts, blank or store.rows(), given, mask, options))
-            else:
-                store.restart(starts, mask, options)
-        # Of some envs alone, nobody could tell which the entries belong to.
-        self._start_info = starts.info if mask is None else {}
-        return self._step.observe(store.leaves)
+            self._state, info = restart(self.world, state, seeds=seeds, mask=mask, options=options, given=given)
+        # An entry of some envs alone does not say which they are.
+        self.start_info = info if mask is None else {}
+        return self.world.observe(self._state)
 
     def _checked_mask(self, mask: Tensor | None, name: str) -> Tensor | None:
         if mask is not None and (tuple(mask.shape) != (self.num_envs,) or mask.dtype != torch.bool):
@@ -233,168 +222,73 @@ class Engine:
             )
         return None if mask is None else mask.to(self.device)
 
+    def _reseed(self, seeds: Sequence[int | None] | None) -> None:
+        if seeds is not None and seeds[0] is not None:
+            self.dynamics.reseed(seeds[0])
+
     @property
     def started(self) -> bool:
         """Whether there are episodes yet."""
-        return self._store.filled
-
-    @property
-    def start_info(self) -> Mapping[str, Any]:
-        """What a dynamics that starts episodes afresh reported at the last reset of all envs; empty with a bank."""
-        return self._start_info
-
-    def _tell_seeds(self, seeds: Sequence[int | None] | None) -> None:
-        """Let a dynamics that draws from torch's generator seed that, once for the whole batch."""
-        reseed = getattr(self.dynamics, "reseed", None)
-        if reseed is not None and seeds is not None and seeds[0] is not None:
-            reseed(seeds[0])
+        return self._state is not None
 
     # -- steps ----------------------------------------------------------------------------------------------------
 
-    def step(self, action: PerMany, autoreset_mode: AutoresetMode | None = None) -> StepResult:
+    def step(self, action: Any, autoreset_mode: AutoresetMode | None = None) -> StepOutput:
         """Step all envs; no host sync.
 
         Args:
-            action: ``(B, *shape)`` on the engine's device; with several perspectives a mapping by name.
-            autoreset_mode: SAME_STEP or DISABLED for this step; None for the engine's own.
+            action: Perspective name -> ``(B, *shape)`` on the engine's device; of a single perspective also the tensor.
+            autoreset_mode: For this step; None for the engine's own.
 
         Raises:
             RuntimeError: Before the first reset.
             TypeError, ValueError: An action of another shape, dtype or device (or, under `validate`, value).
         """
-        return self._advance(self._joint.check(action, self.num_envs), autoreset_mode, columns=False)
+        grad = torch.is_grad_enabled() and bool(self._keeps_graph)
+        if grad and torch.compiler.is_compiling():
+            return _eagerly(self.step, action, autoreset_mode)
+        state = self._started("step")
+        actions = self.world.actions.check(action, self.num_envs)
+        with torch.set_grad_enabled(grad):
+            self._state, output = step(self.world, state, actions, autoreset_mode)
+        return output
 
-    def step_columns(self, action: Tensor, autoreset_mode: AutoresetMode | None = None) -> ColumnStep:
-        """`step` of an engine of one perspective, without what a TensorDict has no entry for.
-
-        Args:
-            action: ``(B, *shape)`` of its dtype and on its device. It is not checked: `TorchRLEnv` has done that.
-            autoreset_mode: As in `step`.
-
-        Raises:
-            ValueError: Several perspectives; under `validate` as `step`.
-        """
-        if len(self.perspectives) > 1:
-            raise ValueError("step_columns: needs an engine with one perspective.")
-        actions = self._joint.check(action, self.num_envs) if self.validate else [action]
-        return self._advance(actions, autoreset_mode, columns=True)
-
-    def _advance(self, actions: list[Tensor], autoreset_mode: AutoresetMode | None, columns: bool) -> Any:
-        """Step all envs by checked actions; a `ColumnStep` or a `StepResult`."""
-        grad = torch.is_grad_enabled()
-        if self._keeps_graph and grad and torch.compiler.is_compiling():
-            return _eagerly(self._advance, actions, autoreset_mode, columns)
-        store, step = self._filled_store("step"), self._step
-        plan = step.plan if autoreset_mode is None else PLANS[autoreset_mode]
-        torch._C._set_grad_enabled(bool(self._keeps_graph) and grad)  # the context manager takes 7 us longer
-        try:
-            host = None if plan == "next_step" else store.host()
-            if host is not None:
-                told = step.step_on_host(host, actions, plan, columns)
-                if type(told) is not Proposal:
-                    return told
-                proposal = told
-                joint, _ = self._joint.join(actions)
-                rows, finished = step.finish(host.to_rows(), proposal, joint, plan)
-            else:
-                rows, finished, proposal = step.advance(store.rows(), actions, store.rng(), plan)
-            store.put_next(rows, None if plan == "disabled" else finished.was_reset)
-            return (step.columns if columns else step.result)(finished, proposal, plan)
-        finally:
-            torch._C._set_grad_enabled(grad)
-
-    def step_row(self, action: Tensor) -> RowStep:
-        """`step` of an engine of one env and one perspective without autoreset; reads the host.
-
-        Args:
-            action: ``(1, *shape)``, finite and within its bounds. It is not checked: `WorldModelEnv` has done that.
-
-        Raises:
-            RuntimeError: Before the first reset.
-            ValueError: An engine of another kind.
-        """
-        if self.num_envs > 1 or len(self.perspectives) > 1 or self.autoreset_mode is not AutoresetMode.DISABLED:
-            raise ValueError("step_row: needs an engine of one env and one perspective with autoreset_mode='disabled'.")
-        step = self._step
-        if self.exact_rows:
-            return RowStep.of(self.step(action), step.row_dynamics)
-        store = self._store
-        if not store.holds_one:
-            self._joint.check(action, 1)
-            self._filled_store("step")
-        with torch.no_grad():
-            after, result = step.single(store.one(), action, store.rng())
-        store.put_one(after)
-        return result
-
-    def row(self) -> Any:
-        """The dynamics' current state as it keeps one env's, for `present_row`; as in `RowStep`."""
-        return self._step.row_dynamics.open_row(self.model_state())
-
-    def present_row(self, row: Any) -> Any:
-        """One env's state as users know it; see `present`."""
-        return self.present(self._step.row_dynamics.close_row(row), 0)
-
-    def transition(self, state: EnvState, action: PerMany) -> tuple[EnvState, StepResult]:
-        """The step as a pure function of any state with this engine's settings; the engine's own state is not touched.
-
-        Gradients flow if torch's grad mode is on.
-        """
-        return self.stateless.transition(state, action)
-
-    def model_state(self) -> TensorDict:
+    def model_state(self) -> TensorDictBase:
         """The dynamics' current state, ``(B,)``; not a copy."""
-        return self._layout.to_tensordict(self._filled_store("model_state").leaves)
-
-    def present(self, state: TensorDictBase, row: int | None = None) -> Any:
-        """A dynamics state as users know it: in their model's own structure where the dynamics has one, as a copy.
-
-        Args:
-            state: The dynamics' state, ``(B,)``.
-            row: Of this env alone; None for all.
-        """
-        own = getattr(self.dynamics, "model_state", None)
-        if own is not None:
-            return own(state, row)
-        return (state if row is None else state[row]).clone()
+        return self._started("model_state").dynamics
 
     def predictions(self) -> Tree:
         """The dynamics' whole observation of the current state, ``(B, ...)``; not a copy."""
         return self.dynamics.observe(self.model_state())
 
-    def sample_actions(self, draw: int = 0) -> Tensor:
-        """Random actions ``(B, *shape)`` of the first perspective, made on the device; see `JointAction.sample`.
+    def sample_actions(self, draw: int = 0) -> dict[str, Tensor]:
+        """Random actions ``(B, *shape)`` by perspective name, made on the device; see `JointAction.sample`.
 
         Args:
             draw: Another number gives other actions from the same states.
         """
-        return self._joint.sample(self._filled_store("sample_actions").counters(), draw)
+        state = self._started("sample_actions")
+        return self.world.actions.sample(CounterRNG(state.seed, state.episode, state.elapsed), draw)
 
     # -- state in and out -----------------------------------------------------------------------------------------
 
     def state(self) -> EnvState:
-        """The state of all envs. Continuing from it through `set_state` is bit-equal."""
-        return self._layout.to_state(self._filled_store("state").rows()).clone()
+        """The state of all envs, a copy. Continuing from it through `set_state` is bit-equal."""
+        return self._started("state").clone()
 
-    def example_state(self) -> EnvState:
-        """The state of no env, batch ``(0,)``: keys, shapes and dtypes."""
-        none = torch.zeros(0, dtype=torch.int64, device=self.device)
-        returns = torch.zeros(0, len(self.perspectives), dtype=self.reward_dtype, device=self.device)
-        return self._layout.to_state(Rows(self._layout.examples, none, none, none, returns, none.bool()))
-
-    def set_state(self, state: EnvState) -> PerMany:
-        """Go on from `state`, ``(B,)``; returns the observation.
+    def set_state(self, state: EnvState) -> dict[str, Tree]:
+        """Go on from `state`, ``(B,)``, of which a copy is kept; returns the observations.
 
         Raises:
             ValueError: Another batch size, or the state of another world.
         """
         if tuple(state.batch_size) != (self.num_envs,):
             raise ValueError(f"set_state: this engine has {self.num_envs} envs, the state {tuple(state.batch_size)}.")
-        self._store.put(self._layout.to_rows(state.clone()))
-        return self._step.observe(self._store.leaves)
+        self._state = self.world.layout.check(state).clone()
+        return self.world.observe(self._state)
 
     def fork(self, indices: Tensor | Sequence[int], rng: str = "fresh") -> Engine:
-        """A new engine whose env j continues this engine's env ``indices[j]``; weights and bank are shared.
+        """A new engine whose env j continues this engine's env ``indices[j]``; it shares no buffer but the weights.
 
         Args:
             indices: Which envs, each any number of times.
@@ -402,7 +296,7 @@ class Engine:
                 ``"same"`` continues with the very numbers that this engine would draw. The n-th fresh fork of an
                 engine is the same in every run; n is the engine's own count, no part of the `EnvState`.
         """
-        rows = self._filled_store("fork").rows()
+        state = self._started("fork")
         if rng not in ("fresh", "same"):
             raise ValueError(f"fork: rng must be 'fresh' or 'same', got {rng!r}.")
         index = torch.as_tensor(indices)
@@ -412,39 +306,26 @@ class Engine:
             )
         if bool(((index < 0) | (index >= self.num_envs)).any()):
             raise ValueError(f"fork: indices must lie in [0, {self.num_envs}), got {index.tolist()}.")
-        index = index.to(self.device, torch.int64)
-        picked = rows.pick(index).with_own_objects()
+        picked = state[index.to(self.device, torch.int64)].clone()
         if rng == "fresh":
             self._fork_count += 1
-            parents = CounterRNG(picked.seed, picked.episode, picked.elapsed)
-            picked = picked._replace(seed=fork_seeds(parents, self._fork_count))
-        forked = Engine.__new__(Engine)
-        forked.__dict__.update(self.__dict__)
-        forked.num_envs = index.shape[0]
-        forked._store = forked._empty_store()
-        forked._store.put(picked)
-        forked._fork_count, forked._keeps_graph = 0, None
+            picked = fork_state(picked, self._fork_count)
+        forked = self.sibling(len(index))
+        forked._state = picked
         return forked
 
     def sibling(self, num_envs: int | None = None, autoreset_mode: AutoresetMode | str | None = None) -> Engine:
-        """A new engine over the same world, perspectives, horizon and bank, with no episodes yet.
+        """A new engine over the same world, perspectives, horizon and a copy of the bank, with no episodes yet.
 
         Args:
             num_envs: B; None for this engine's.
             autoreset_mode: Gymnasium's, or its name; None for this engine's.
         """
-        bank = self._layout.to_tensordict(self._starts.leaves) if isinstance(self._starts, BankStarts) else None
-        return Engine(
-            self.dynamics,
-            self.num_envs if num_envs is None else num_envs,
-            self.perspectives,
-            max_episode_steps=self.max_episode_steps,
-            autoreset_mode=self.autoreset_mode if autoreset_mode is None else autoreset_mode,
-            bank=bank,
-            seed=self.first_seed,
-            exact_rows=self.exact_rows,
-            validate=self.validate,
-        )
+        config = self.config if autoreset_mode is None else replace(self.config, autoreset_mode=autoreset_mode)
+        world = replace(self.world, resets=self.world.resets.copy(), autoreset_mode=config.mode)
+        made = Engine.__new__(Engine)
+        made._attach(world, self.num_envs if num_envs is None else num_envs, config, self._family)
+        return made
 
     # -- imagination ----------------------------------------------------------------------------------------------
 
@@ -460,27 +341,29 @@ class Engine:
         Returns:
             ``(B, T)`` TensorDict in TorchRL's layout: ``observation``, ``action`` and under ``next`` the step's
             ``observation`` (before any reset), ``reward`` ``(B, T, 1)``, ``terminated``, ``truncated``, ``done``.
-            Under NEXT_STEP envs are reset in the step that ends, as under SAME_STEP: every row is a transition.
+            Under NEXT_STEP envs are reset in the step that ends, as under SAME_STEP: every step is a transition.
+
+        Raises:
+            ValueError: Several perspectives, or a horizon below 1.
+            RuntimeError: Before the first reset.
         """
-        if len(self.perspectives) != 1:
-            raise ValueError("imagine: takes one policy, so it needs an engine with one perspective.")
+        self.only_perspective("imagine")
         if horizon < 1:
             raise ValueError(f"imagine: horizon must be at least 1, got {horizon}.")
-        rows = self._filled_store("imagine").rows()
-        # A step that only resets is no transition: imagination resets in the step that ends.
-        plan: AutoresetPlan | None = None
-        if self.autoreset_mode is AutoresetMode.NEXT_STEP:
-            plan, rows = "same_step", restart(self._starts, rows, mask=rows.pending)
+        state, mode = self._started("imagine"), self.autoreset_mode
         with torch.enable_grad() if grad else torch.no_grad():
-            rows, rollout = imagined(self._step, rows, policy, horizon, plan)
-        self._store.put(rows.detached())
+            if mode is AutoresetMode.NEXT_STEP:
+                # A step that only resets is no transition: imagination resets in the step that ends.
+                mode, (state, _) = AutoresetMode.SAME_STEP, restart(self.world, state, mask=state.pending)
+            state, rollout = imagined(self.world, state, policy, horizon, mode)
+        self._state = state.detach()
         return rollout
 
     @contextmanager
     def keep_graph(self, grad: bool = True) -> Iterator[None]:
         """Let gradients flow from step to step inside; afterwards the state is without a graph again.
 
-        A reset cuts them in the rows that it restarts. An error inside leaves the state as it was before.
+        A reset cuts them in the envs that it restarts. An error inside leaves the state as it was before.
 
         Args:
             grad: False runs what is inside without gradients.
@@ -490,49 +373,43 @@ class Engine:
         """
         if self._keeps_graph is not None:
             raise RuntimeError("keep_graph: this engine is inside such a block already; leave it first.")
-        store = self._filled_store("keep_graph")
-        before = store.rows().with_own_objects()
+        before = self._started("keep_graph")
         self._keeps_graph = grad
         try:
             with torch.set_grad_enabled(grad):
                 yield
         except BaseException:
-            store.put(before)
+            self._state = before
             raise
         finally:
-            store.put(store.rows().detached())
+            self._state = self._started("keep_graph").detach()
             self._keeps_graph = None
 
-    def keep_tensors(self) -> None:
-        """Keep the counters in tensors from now on, for steps that are to be compiled; eager ones get slower by it."""
-        if self._store.filled:
-            self._store.put(self._store.rows())
-        self._store.keeps_tensors = True
-
-    def _filled_store(self, what: str) -> RowStore:
-        """The rows, if there are any yet."""
-        if not self._store.filled:
+    def _started(self, what: str) -> EnvState:
+        """The state, if there are any episodes yet."""
+        if self._state is None:
             raise RuntimeError(f"{what}: call reset() first; there is no episode yet.")
-        return self._store
+        return self._state
 
-    def _empty_store(self) -> RowStore:
-        store = RowStore(self.num_envs, self._layout, self._step.row_dynamics, self.device)
-        store.keeps_tensors = self.exact_rows
-        return store
-
-    def _probe_functions(self, judge: Judge) -> None:
+    def _probe_functions(self) -> None:
         """Try users' functions on a few initial states and the middle of the action bounds."""
-        few = torch.arange(3, device=self.device)
-        leaves, index = self._starts.draw(BANK_SEED + few, torch.zeros_like(few))
-        leaves = [leaf[:3] if index is None else leaf[index] for leaf in leaves]
-        observation = self.dynamics.observe(self._layout.to_tensordict(leaves))
-        states = self._layout.reward_states(leaves)
-        judge.probe(observation, self._joint.middle(3), torch.ones_like(few), states)
+        world, few = self.world, torch.arange(3, device=self.device)
+        starts = world.resets.sample(BANK_SEED + few, torch.zeros_like(few))
+        leaves = [leaf[:3] for leaf in starts.per_env()]
+        observation = self.dynamics.observe(world.layout.dynamics_state(leaves))
+        states = dict(zip(world.layout.reward_states, leaves[len(world.layout.keys) :], strict=True))
+        world.rewards.probe(observation, world.actions.middle(3), torch.ones_like(few), states)
+
+
+def _made_bank(dynamics: Dynamics, bank_size: int) -> TensorDictBase:
+    """Initial states ``(bank_size,)``, the same for every number of envs."""
+    seeds = torch.arange(BANK_SEED, BANK_SEED + bank_size, device=dynamics.device)
+    return dynamics.initial_state(CounterRNG.from_seeds(seeds), bank_size)
 
 
 @torch.compiler.disable(
     reason="wm_vec: a step that keeps its graph hooks its gradients; traced, it would lose its state"
 )
 def _eagerly(call: Callable[..., Any], *args: Any) -> Any:
-    """What `call` gives, outside of any compiled graph; under ``fullgraph=True`` an error."""
+    """The result of `call`, run outside of any compiled graph; under ``fullgraph=True`` an error."""
     return call(*args)

@@ -10,10 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from wm_vec.core.trees import Tree, map_tree
-
-PerMany = Any
-"""A tensor with one perspective; a mapping from the perspective's name with several."""
+from wm_vec.compat import tree_map
+from wm_vec.core.trees import Tree
 
 
 @dataclass(frozen=True)
@@ -80,8 +78,8 @@ class ActionSpec:
         else:
             bad, what = ~torch.isfinite(action), "finite numbers"
         if bool(bad.any()):
-            row = int(bad.reshape(bad.shape[0], -1).any(-1).nonzero()[0])
-            raise ValueError(f"{where}: actions must be {what}; env {row} got {action[row].tolist()}.")
+            env = int(bad.reshape(bad.shape[0], -1).any(-1).nonzero()[0])
+            raise ValueError(f"{where}: actions must be {what}; env {env} got {action[env].tolist()}.")
 
 
 @dataclass(frozen=True)
@@ -119,7 +117,7 @@ class Perspective:
     def observe(self, observation: Tree) -> Tree:
         """This perspective's own copy of the dynamics' observation, ``(B, *obs_shape)``."""
         if not isinstance(observation, Tensor):
-            return map_tree(Tensor.clone, observation)
+            return tree_map(Tensor.clone, observation)
         seen = observation.clone() if self.obs_index is None else observation.index_select(1, self.obs_index)
         if self.obs_shape is not None and tuple(seen.shape[1:]) != self.obs_shape:
             seen = seen.reshape(seen.shape[0], *self.obs_shape)
@@ -128,17 +126,6 @@ class Perspective:
         if self.obs_dtype is None or self.obs_dtype == seen.dtype:
             return seen
         return (seen if self.obs_dtype.is_floating_point else seen.round()).to(self.obs_dtype)
-
-    def picked_columns(self, dtype: torch.dtype) -> Tensor | None:
-        """``(n,)`` int64, the elements that `observe` picks in host memory if it does no more than that.
-
-        Args:
-            dtype: The dynamics' observation's.
-        """
-        index, shape = self.obs_index, self.obs_shape
-        if index is None or index.device.type != "cpu" or self.obs_offset or self.obs_dtype not in (None, dtype):
-            return None
-        return index.to(torch.int64).contiguous() if shape in (None, tuple(index.shape)) else None
 
     def whole(self, seen: Tree, like: Tree) -> Tree:
         """The dynamics' observation of which `observe` gives `seen`.

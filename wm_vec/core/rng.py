@@ -1,4 +1,4 @@
-"""Random numbers that depend on a row's own seed, episode and step alone."""
+"""Random numbers that depend on an env's own seed, episode and step alone."""
 
 from __future__ import annotations
 
@@ -8,23 +8,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wm_kernels import philox_normal, philox_words
+from wm_kernels import philox_normal, philox_step, philox_words
 
 STREAM_NOISE, STREAM_RESET, STREAM_FORK, STREAM_ACTION, STREAM_BANK = range(5)
 """What numbers are for; streams never share any."""
 
 
 class CounterRNG:
-    """Philox4x32-10 with one key per row: its 64-bit seed. The counter is (step, episode, block, stream).
+    """Philox4x32-10 with one key per env: its 64-bit seed. The counter is (step, episode, block, stream).
+
+    Args:
+        seed, episode, step: ``(B,)`` int64.
+        noise: ``(B, n)`` float32, the numbers of ``normal(n)``, where they have been drawn already.
 
     Attributes:
-        seed: ``(B,)`` int64.
-        episode: ``(B,)`` int64.
-        step: ``(B,)`` int64.
+        seed, episode, step: As given.
     """
 
-    def __init__(self, seed: Tensor, episode: Tensor, step: Tensor) -> None:
-        self.seed, self.episode, self.step = seed, episode, step
+    def __init__(self, seed: Tensor, episode: Tensor, step: Tensor, noise: Tensor | None = None) -> None:
+        self.seed, self.episode, self.step, self._noise = seed, episode, step, noise
 
     @classmethod
     def from_seeds(cls, seeds: Tensor) -> CounterRNG:
@@ -34,33 +36,54 @@ class CounterRNG:
 
     def normal(self, num_normals: int, stream: int = STREAM_NOISE, dtype: torch.dtype = torch.float32) -> Tensor:
         """``(B, num_normals)`` standard normals, drawn in float32."""
+        if stream == STREAM_NOISE and self._noise is not None and self._noise.shape[1] == num_normals:
+            return self._noise.to(dtype)
         return philox_normal(self.seed, self.episode, self.step, num_normals, stream).to(dtype)
 
-    def noise(self, num_normals: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """`normal` of the stream of noise; only to be read, so that it need not be a copy."""
-        return self.normal(num_normals, STREAM_NOISE, dtype)
-
-    def uniform(self, num_uniforms: int, stream: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """``(B, num_uniforms)`` in [0, 1), multiples of 2^-24."""
-        words = philox_words(self.seed, self.episode, self.step, num_uniforms, stream)
-        return (words >> 8).to(dtype) * 2.0**-24
+    def words(self, num_words: int, stream: int) -> Tensor:
+        """``(B, num_words)`` int64 in ``[0, 2^32)``."""
+        return philox_words(self.seed, self.episode, self.step, num_words, stream)
 
     def integers(self, num_integers: int, high: int | Tensor, stream: int) -> Tensor:
         """``(B, num_integers)`` int64 in ``[0, high)``, `high` up to 2^31; broadcasts where it is a tensor."""
-        words = philox_words(self.seed, self.episode, self.step, num_integers, stream)
-        return (words * high) >> 32
+        return (self.words(num_integers, stream) * high) >> 32
+
+    def uniform(self, num_uniforms: int, stream: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """``(B, num_uniforms)`` in [0, 1), multiples of 2^-24."""
+        return (self.words(num_uniforms, stream) >> 8).to(dtype) * 2.0**-24
 
     def word64(self, stream: int) -> Tensor:
         """``(B,)`` int64 with 63 random bits, never negative: fit to be seeds."""
-        words = philox_words(self.seed, self.episode, self.step, 2, stream)
+        words = self.words(2, stream)
         return (words[:, 0] << 31) ^ words[:, 1]
+
+
+def step_numbers(seed: Tensor, episode: Tensor, step: Tensor, num_normals: int) -> tuple[Tensor | None, Tensor]:
+    """All numbers of a step and of the reset that may follow, drawn at once.
+
+    Args:
+        seed, episode, step: ``(B,)`` int64.
+        num_normals: Normals per env that the step reads; may be 0.
+
+    Returns:
+        ``(B, num_normals)`` float32, the noise of this step (None for no normals), and ``(B,)`` int64, the word that
+        places the next episode's start, as `start_words` gives it.
+    """
+    if num_normals == 0:
+        return None, start_words(seed, episode + 1)
+    return philox_step(seed, episode, step, num_normals, STREAM_NOISE, STREAM_RESET)
+
+
+def start_words(seed: Tensor, episode: Tensor) -> Tensor:
+    """``(B,)`` int64 in ``[0, 2^32)``, the words that place the starts of the episodes numbered `episode`."""
+    return philox_words(seed, episode, torch.zeros_like(episode), 1, STREAM_RESET)[:, 0]
 
 
 def fork_seeds(parents: CounterRNG, fork: int) -> Tensor:
     """Seeds ``(B,)`` int64 under which forks go on, unrelated to their parents' and to each other's.
 
     Args:
-        parents: The parents' counters, one row per fork; the same parent any number of times.
+        parents: The parents' counters, one env per fork; the same parent any number of times.
         fork: Another number gives other seeds to the same forks of the same parents.
     """
     place = torch.arange(parents.seed.shape[0], device=parents.seed.device)

@@ -2,78 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from tensordict import TensorDictBase
 from torch import Tensor
+
+from wm_vec.compat import tree_leaves, tree_map
 
 Tree = Any
 """A tensor ``(B, ...)``, or a dict or tuple of trees."""
 
 
-def map_tree(fn: Callable[[Tensor], Any], tree: Tree) -> Tree:
-    """The same structure with `fn` of every tensor."""
-    if isinstance(tree, Tensor):
-        return fn(tree)
-    if isinstance(tree, Mapping):
-        return {key: map_tree(fn, part) for key, part in tree.items()}
-    return tuple(map_tree(fn, part) for part in tree)
+def select_envs(mask: Tensor, where_true: Tree, where_false: Tree) -> Tree:
+    """`torch.where` by envs: a ``(B,)`` mask over trees of ``(B, ...)`` tensors."""
+
+    def select(a: Tensor, b: Tensor) -> Tensor:
+        return torch.where(mask.view(-1, *(1,) * (a.dim() - 1)), a, b)
+
+    return tree_map(select, where_true, where_false)
 
 
-def leaves_of(tree: Tree) -> Iterator[Tensor]:
-    """Its tensors, dicts in their own order."""
-    if isinstance(tree, Tensor):
-        yield tree
-    else:
-        for part in tree.values() if isinstance(tree, Mapping) else tree:
-            yield from leaves_of(part)
+def finite_envs(tree: Tree) -> Tensor:
+    """``(B,)`` bool: all floating-point numbers of the env are finite."""
+    leaves = tree_leaves(tree)
+    finite = [torch.isfinite(leaf).reshape(leaf.shape[0], -1).all(-1) for leaf in leaves if leaf.is_floating_point()]
+    if not finite:
+        return torch.ones(leaves[0].shape[0], dtype=torch.bool, device=leaves[0].device)
+    return torch.stack(finite).all(0) if len(finite) > 1 else finite[0]
 
 
-def join_trees(fn: Callable[[Sequence[Tensor]], Tensor], trees: Sequence[Tree]) -> Tree:
-    """One tree of several of the same structure: `fn` of every list of corresponding tensors."""
-    first = trees[0]
-    if isinstance(first, Tensor):
-        return fn(trees)
-    if isinstance(first, Mapping):
-        return {key: join_trees(fn, [tree[key] for tree in trees]) for key in first}
-    return tuple(join_trees(fn, parts) for parts in zip(*trees, strict=True))
+def in_chunks(fn: Callable[..., Any], size: int, *args: Any) -> Any:
+    """`fn` of B envs, called with `size` envs at a time, so that an env's bits do not depend on B.
 
+    Args:
+        fn: Takes and returns trees of tensors and TensorDicts with a leading axis of envs.
+        size: Envs of a chunk; the last one is padded with copies of the last env.
+        args: Of B envs, the first one a TensorDict; what has no such axis goes to every chunk as it is.
 
-def rows_of(tree: Tree, num_rows: int) -> list[Tree]:
-    """The tree's rows as trees of batch 1."""
-
-    def row(i: int) -> Tree:
-        return map_tree(lambda leaf: leaf[i : i + 1], tree)
-
-    return [row(i) for i in range(num_rows)]
-
-
-def select_rows(mask: Tensor, where_true: Tree, where_false: Tree) -> Tree:
-    """`torch.where` by rows: a ``(B,)`` mask over trees of ``(B, ...)`` tensors."""
-
-    def select(pair: Sequence[Tensor]) -> Tensor:
-        return torch.where(mask.view(-1, *(1,) * (pair[0].dim() - 1)), pair[0], pair[1])
-
-    return join_trees(select, [where_true, where_false])
-
-
-def finite_rows(tree: Tree) -> Tensor:
-    """``(B,)`` bool: all floating-point numbers of the row are finite."""
-    finite = None
-    for leaf in leaves_of(tree):
-        if leaf.dtype.is_floating_point:
-            rows = torch.isfinite(leaf).reshape(leaf.shape[0], -1).all(-1)
-            finite = rows if finite is None else finite & rows
-    if finite is None:
-        first = next(leaves_of(tree))
-        finite = torch.ones(first.shape[0], dtype=torch.bool, device=first.device)
-    return finite
+    Returns:
+        The chunks' results joined; what has no such axis is the first chunk's.
+    """
+    num_envs, device = args[0].shape[0], args[0].device
+    results = []
+    for start in range(0, num_envs, size):
+        index = torch.arange(start, start + size, device=device).clamp_(max=num_envs - 1)
+        results.append(fn(*tree_map(lambda x, i=index: x[i] if _has_envs(x) else x, args, is_leaf=_is_tensordict)))
+    return tree_map(
+        lambda *parts: torch.cat(parts)[:num_envs] if _has_envs(parts[0]) else parts[0],
+        *results,
+        is_leaf=_is_tensordict,
+    )
 
 
 def as_entry(tree: Tree) -> Any:
-    """What a TensorDict takes as one entry: tuples become dicts by place, ``"0"``, ``"1"``, ..."""
+    """A tree as one entry of a TensorDict: tuples become dicts by place, ``"0"``, ``"1"``, ..."""
     if isinstance(tree, Tensor):
         return tree
     parts = tree.items() if isinstance(tree, Mapping) else enumerate(tree)
     return {str(key): as_entry(part) for key, part in parts}
+
+
+def _is_tensordict(value: Any) -> bool:
+    return isinstance(value, TensorDictBase)
+
+
+def _has_envs(value: Any) -> bool:
+    return isinstance(value, TensorDictBase) or (isinstance(value, Tensor) and value.dim() > 0)

@@ -17,10 +17,10 @@ from wm_vec.adapters import CallableDynamics
 from wm_vec.adapters.callables import Batching
 from wm_vec.adapters.calls import UserCall
 from wm_vec.adapters.spaces import ActionCodec, check_spaces
-from wm_vec.core import Dynamics, Engine, EnvState, Perspective, StepResult
-from wm_vec.core.trees import map_tree, rows_of
+from wm_vec.compat import tree_map
+from wm_vec.core import Dynamics, Engine, EngineConfig, EnvState, Perspective, StepOutput
 from wm_vec.envs.info import LazyInfo
-from wm_vec.envs.numpy_io import collected, element_of, painter_of, render_call
+from wm_vec.envs.numpy_io import element_of, painter_of, render_call
 from wm_vec.envs.replay import sampled_observations
 from wm_vec.render.frames import FramePainter
 
@@ -69,7 +69,7 @@ class WorldModelVectorEnv(VectorEnv):
         self.action_space = batch_space(single_action_space, engine.num_envs)
         self.render_mode = render_mode
         self.metadata = {"autoreset_mode": engine.autoreset_mode, "render_modes": ["rgb_array"], "render_fps": 32}
-        self._perspective = engine.perspectives[0]
+        self._perspective = engine.only_perspective("WorldModelVectorEnv")
         self._draws = 0
         self.world_model: Any = None
         self._render_call: UserCall | None = None
@@ -114,13 +114,8 @@ class WorldModelVectorEnv(VectorEnv):
             dynamics,
             num_envs,
             [Perspective(ActionCodec(action_space).spec)],
-            max_episode_steps=max_episode_steps,
-            autoreset_mode=autoreset_mode,
+            EngineConfig(max_episode_steps, autoreset_mode, seed, bank_size, exact_rows, validate),
             bank=bank,
-            bank_size=bank_size,
-            seed=seed,
-            exact_rows=exact_rows,
-            validate=validate,
         )
         return cls(engine, observation_space, action_space, render_mode)
 
@@ -253,12 +248,12 @@ class WorldModelVectorEnv(VectorEnv):
         """
         super().reset(seed=seed if isinstance(seed, int) else None)
         own = {key: value for key, value in (options or {}).items() if key not in MASK_OPTIONS}
-        if own and not getattr(self.engine.dynamics, "starts_fresh", False):
+        if own and not self.engine.dynamics.starts_fresh:
             raise ValueError(f"reset: unknown options {sorted(own)}; it takes {' or '.join(map(repr, MASK_OPTIONS))}.")
         observation = self.engine.reset(seed, self._reset_mask(options), own or None)
         self._draws = 0
-        info = collected(self.engine.start_info, self.num_envs, self.device)
-        return observation, LazyInfo(info, self._lazy(self.engine.model_state()))
+        info = LazyInfo(self.engine.start_info, self._lazy(self.engine.model_state()))
+        return observation[self._perspective.name], info
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
         """Step all envs; no host sync.
@@ -270,9 +265,10 @@ class WorldModelVectorEnv(VectorEnv):
         Returns:
             Observations ``(B, ...)``, rewards ``(B,)`` float, terminated and truncated ``(B,)`` bool, info.
         """
-        result = self.engine.step(actions)
+        output = self.engine.step({self._perspective.name: actions})
         self._draws = 0
-        return result.observation, result.reward, result.terminated, result.truncated, self._info(result)
+        observation = output.observation[self._perspective.name]
+        return observation, output.reward[:, 0], output.terminated[:, 0], output.truncated, self._info(output)
 
     def sample_actions(self) -> Tensor:
         """Random actions ``(B, ...)`` made on the device.
@@ -280,7 +276,7 @@ class WorldModelVectorEnv(VectorEnv):
         They depend on each env's seed, episode and step, and on how often this was called since the last step.
         """
         self._draws += 1
-        return self.engine.sample_actions(self._draws - 1)
+        return self.engine.sample_actions(self._draws - 1)[self._perspective.name]
 
     def state(self) -> EnvState:
         """The state of all envs; see `Engine.state`."""
@@ -288,7 +284,7 @@ class WorldModelVectorEnv(VectorEnv):
 
     def set_state(self, state: EnvState) -> Tensor:
         """Go on from `state`; returns the observations. See `Engine.set_state`."""
-        return self.engine.set_state(state)
+        return self.engine.set_state(state)[self._perspective.name]
 
     def fork(self, indices: Tensor | Sequence[int], rng: str = "fresh") -> WorldModelVectorEnv:
         """A new environment whose env j continues env ``indices[j]``; see `Engine.fork`."""
@@ -309,7 +305,7 @@ class WorldModelVectorEnv(VectorEnv):
     def start_from(self, source: Any, num_states: int = 1024) -> None:
         """Let later episodes start from real observations; see `TorchRLEnv.start_from`."""
         observations = sampled_observations(source, self.single_observation_space, num_states)
-        self.engine.load_bank(self.engine.encode(observations))
+        self.engine.load_bank(self.engine.encode({self._perspective.name: observations}))
 
     def imagine(self, policy: Callable[..., Any], horizon: int, grad: bool = False) -> TensorDict:
         """Run policy and world together; see `Engine.imagine`."""
@@ -322,37 +318,37 @@ class WorldModelVectorEnv(VectorEnv):
             return None
         state, whole = self.engine.model_state(), self._perspective.observe(self.engine.predictions())
         space = self.single_observation_space
-        rows = [element_of(row, space) for row in rows_of(whole, self.num_envs)]
+        rows = [element_of(tree_map(lambda leaf, i=i: leaf[i : i + 1], whole), space) for i in range(self.num_envs)]
         if self._render_call is not None:
-            present, call = self.engine.present, self._render_call
-            return tuple(call(self.world_model, present(state, i), row) for i, row in enumerate(rows))
+            model_state, call = self.engine.dynamics.model_state, self._render_call
+            return tuple(call(self.world_model, model_state(state, i), row) for i, row in enumerate(rows))
         if self._painter is None:
             self._painter = painter_of(self._perspective, space)
         return self._painter.batch(rows)
 
-    def _info(self, result: StepResult) -> dict[str, Any]:
-        episode = {"r": result.episode_return, "l": result.episode_length}
+    def _info(self, output: StepOutput) -> dict[str, Any]:
+        episode = {"r": output.episode_return[:, 0], "l": output.episode_length}
         info: dict[str, Any] = {
-            **collected(result.info, self.num_envs, self.device),
+            **output.info,
             "episode": episode,
-            "_episode": result.finished,
-            "diverged": result.diverged,
+            "_episode": output.finished,
+            "diverged": output.diverged,
         }
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
-            info["final_obs"] = result.final_observation
-            info["_final_obs"] = result.finished.clone()
-            final = {"episode": dict(episode), "_episode": result.finished.clone()}
-            info["final_info"] = LazyInfo(final, self._lazy(result.model_state))
-            info["_final_info"] = result.finished.clone()
-        return LazyInfo(info, self._lazy(self.engine.model_state()))
+            info["final_obs"] = output.final_observation[self._perspective.name]
+            info["_final_obs"] = output.finished.clone()
+            final = {"episode": dict(episode), "_episode": output.finished.clone()}
+            info["final_info"] = LazyInfo(final, self._lazy(output.final_state))
+            info["_final_info"] = output.finished.clone()
+        return LazyInfo(info, self._lazy(output.state))
 
-    def _lazy(self, state: TensorDict) -> dict[str, Callable[[], Any]]:
-        """What is made of a dynamics state when it is read, as copies."""
-        perspective, observe = self._perspective, self.engine.dynamics.observe
+    def _lazy(self, state: TensorDictBase) -> dict[str, Callable[[], Any]]:
+        """What is made of a dynamics state when it is read, as copies; the state is one step's own."""
+        perspective, dynamics = self._perspective, self.engine.dynamics
         return {
-            "obs_dict": lambda: perspective.named(perspective.observe(observe(state))),
-            "predictions": lambda: dict(perspective.everything(map_tree(Tensor.clone, observe(state)))),
-            "model_state": lambda: self.engine.present(state),
+            "obs_dict": lambda: perspective.named(perspective.observe(dynamics.observe(state))),
+            "predictions": lambda: dict(perspective.everything(tree_map(Tensor.clone, dynamics.observe(state)))),
+            "model_state": lambda: dynamics.model_state(state),
         }
 
     def _reset_mask(self, options: Mapping[str, Any] | None) -> Tensor | None:

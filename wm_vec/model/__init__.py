@@ -1,5 +1,6 @@
 """The canvas diffusion model: field codec, denoiser, diffusion. No environments here."""
 
-from wm_vec.model.canvas_model import CanvasModel, ModelConfig, Prepared
+from wm_vec.model.canvas_model import CanvasModel, ModelConfig
+from wm_vec.model.packed_weights import PackedWeights
 
-__all__ = ["CanvasModel", "ModelConfig", "Prepared"]
+__all__ = ["CanvasModel", "ModelConfig", "PackedWeights"]

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from wm_kernels import DenoiserWeights, decode_fields, encode_fields, predict
 from wm_vec.canvas import BoundSchema
 from wm_vec.model.codec import KNOWN, SAME_TICK, UNKNOWN, FieldCodec
-from wm_vec.model.denoiser import Denoiser, detach, karras_sigmas, masked_mean
+from wm_vec.model.denoiser import Denoiser, karras_sigmas, masked_mean
+from wm_vec.model.packed_weights import PackedWeights
 
 
 @dataclass(frozen=True)
@@ -44,80 +44,6 @@ class ModelConfig:
     n_denoise_steps: int = 3
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """Weights and constant tables of one kind of predict, as the kernels take them.
-
-    Everything is a view of the model's parameters or a small table made from them; `CanvasModel.prepare` makes it
-    anew when they have changed. `known` ``(M, N)`` bool says what the context tells, `relative` ``(M, N)`` bool which
-    positions are predicted as residuals on their current value.
-    """
-
-    codec: FieldCodec
-    known: Tensor
-    relative: Tensor
-    center: Tensor
-    scale: Tensor
-    weight: Tensor
-    known_bias: Tensor
-    unknown_bias: Tensor
-    base: Tensor
-    shift: Tensor
-    residual_scale: Tensor
-    output_bits: Tensor
-    modulation: Tensor
-    denoiser: DenoiserWeights
-    sigmas: tuple[float, ...]
-    heun: bool
-
-    def __call__(self, values: Tensor, noise: Tensor, hold: Tensor | None = None) -> Tensor:
-        """One predict.
-
-        Args:
-            values: ``(B, N)`` float, current values in the fields' own units.
-            noise: ``(B, N * V)`` standard normals.
-            hold: ``(M, N)`` bool with M = B or 1: positions that keep their value through the step, and whose
-                keeping the others are told of.
-
-        Returns:
-            ``(B, N)`` float, the next values.
-        """
-        codec = self.codec
-        canvas = encode_fields(
-            values,
-            self.known,
-            self.center,
-            self.scale,
-            codec.num_bits,
-            self.weight,
-            self.known_bias,
-            self.unknown_bias,
-        )
-        held = None if hold is None else codec.target(values, values, self.relative)
-        sample = predict(
-            canvas,
-            noise.view(*values.shape, -1),
-            self.modulation,
-            self.denoiser,
-            self.sigmas,
-            self.heun,
-            hold,
-            held,
-        )
-        decoded = decode_fields(
-            sample,
-            values,
-            self.base,
-            self.shift,
-            self.residual_scale,
-            codec.low,
-            codec.high,
-            self.output_bits,
-            codec.num_classes,
-        )
-        return decoded if hold is None else torch.where(hold, values, decoded)
-
-
 class CanvasModel(nn.Module):
     """A diffusion model of a world's next state, over a canvas of fields.
 
@@ -143,9 +69,9 @@ class CanvasModel(nn.Module):
             self.config.num_loops,
             self.config.mlp_ratio,
         )
-        self._sources: list[Tensor] | None = None
-        self._prepared: dict[tuple[int, bool], tuple[list[int], Prepared]] = {}
-        self.register_load_state_dict_post_hook(CanvasModel._forget)
+        self._packed: dict[tuple[int, bool], tuple[list[int], PackedWeights]] = {}
+        self._forced_refreshes = 0
+        self.register_load_state_dict_post_hook(CanvasModel._force_refresh)
         _MODELS.add(self)
 
     def sigmas(self, n_denoise_steps: int) -> tuple[float, ...]:
@@ -186,23 +112,28 @@ class CanvasModel(nn.Module):
         per_position = (error * used).sum(-1) / used.sum(-1)
         return masked_mean(per_position, weight * codec.loss_weight * codec.is_output)
 
-    def prepare(self, n_denoise_steps: int, heun: bool = False) -> Prepared:
-        """What a step needs, made once and again only when parameters or normalisers have changed.
+    def packed(self, n_denoise_steps: int, heun: bool = False) -> PackedWeights:
+        """The packed weights of a step: made once, refreshed in the same storage when parameters have changed.
 
-        Writes through ``parameter.data`` are the one change that torch does not count: write under
-        ``torch.no_grad()`` instead.
+        Moving or casting the model makes new ones. Writes through ``parameter.data`` are the one change that torch does
+        not count: write under ``torch.no_grad()`` instead.
         """
+        known = self.codec.is_input[None]
         if torch.compiler.is_compiling():
-            # Traced with the step: a compiled step reads the parameters as they are, and no cache of before.
-            return self._prepare(n_denoise_steps, heun, self.codec.is_input[None], self.codec.is_input[None], KNOWN)
-        key = (n_denoise_steps, heun)
-        versions = self._versions()
-        cached = self._prepared.get(key)
-        if cached is None or cached[0] != versions:
-            known = self.codec.is_input[None]
-            prepared = self._prepare(n_denoise_steps, heun, known, known, KNOWN)
-            self._prepared[key] = cached = (versions, prepared)
-        return cached[1]
+            # Traced with the step, which so reads the parameters as they are, and no tables of before.
+            return self._pack(n_denoise_steps, heun, known, known, KNOWN)
+        key, versions = (n_denoise_steps, heun), self._versions()
+        found = self._packed.get(key)
+        if found is not None and found[0] == versions:
+            return found[1]
+        packed = self._pack(n_denoise_steps, heun, known, known, KNOWN)
+        if found is None:
+            packed = packed.clone()
+        else:
+            found[1].copy_(packed)
+            packed = found[1]
+        self._packed[key] = (versions, packed)
+        return packed
 
     @torch.no_grad()
     def fill_in(self, values: Tensor, known: Tensor, noise: Tensor, n_denoise_steps: int, heun: bool = False) -> Tensor:
@@ -218,32 +149,23 @@ class CanvasModel(nn.Module):
         Returns:
             ``(B, N)`` float: known values as they were, the others sampled.
         """
-        told = known & self.codec.is_input  # what the network reads; a reward, say, is only kept
-        prepared = self._prepare(n_denoise_steps, heun, told, torch.zeros_like(known), SAME_TICK)
-        return prepared(torch.where(known, values, 0.0), noise, known)
+        told = known & self.codec.is_input  # what the network reads; a reward, for one, is only kept
+        packed = self._pack(n_denoise_steps, heun, told, torch.zeros_like(known), SAME_TICK)
+        return packed.predict(torch.where(known, values, 0.0), noise, known)
 
     def _versions(self) -> list[int]:
-        """Changes whenever what `Prepared` was computed from is written in place, or its views' storage replaced."""
-        if self._sources is None:
-            parameters = list(self.parameters())
-            self._storages = [parameters[0], parameters[-1]]  # those of codec and denoiser may be replaced apart
-            self._sources = [
-                tensor
-                for name, tensor in self.named_parameters()
-                if not (name.startswith("denoiser.blocks") and name.split(".")[3] != "modulation")
-                and name not in ("codec.weight", "denoiser.head_weight", "denoiser.head_bias")
-            ] + self.codec.learned_buffers()
-        first, last = self._storages
-        return [*map(_VERSION, self._sources), first.data_ptr(), last.data_ptr()]
+        """Changes whenever a parameter or normaliser is written in place, or its storage replaced."""
+        sources = [*self.parameters(), *self.codec.learned_buffers()]
+        return [self._forced_refreshes, *map(_VERSION, sources), *map(Tensor.data_ptr, sources)]
+
+    def _force_refresh(self, *_: Any) -> None:
+        """Pack again at the next step, whatever the versions say."""
+        self._forced_refreshes += 1
 
     def _apply(self, fn: Any, recurse: bool = True) -> CanvasModel:
-        """Moves and casts make new tensors: forget what was made from the old ones."""
-        self._forget()
+        """Moves and casts make tensors of another kind, so packed weights are made anew."""
+        self._packed = {}
         return super()._apply(fn, recurse)
-
-    def _forget(self, *_: Any) -> None:
-        self._sources = None
-        self._prepared = {}
 
     def __deepcopy__(self, memo: dict[int, object]) -> CanvasModel:
         copied = CanvasModel(self.bound, self.config).to(self.codec.mean.device, self.codec.mean.dtype)
@@ -251,8 +173,7 @@ class CanvasModel(nn.Module):
         return copied
 
     def __getstate__(self) -> dict[str, Any]:
-        # What `prepare` made is views of the weights, and would be pickled as tensors of its own.
-        return {**self.__dict__, "_sources": None, "_prepared": {}, "_storages": []}
+        return {**self.__dict__, "_packed": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -260,20 +181,20 @@ class CanvasModel(nn.Module):
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def _prepare(self, n_denoise_steps: int, heun: bool, known: Tensor, relative: Tensor, flag: int) -> Prepared:
+    def _pack(self, n_denoise_steps: int, heun: bool, known: Tensor, relative: Tensor, flag: int) -> PackedWeights:
         codec = self.codec
         biases = codec.biases()
         center, scale = codec.center_scale()
         base, shift, residual_scale = codec.affine(relative)
         sigmas = self.sigmas(n_denoise_steps)
         levels = torch.tensor(sigmas[:-1], dtype=codec.mean.dtype).to(codec.mean.device)
-        return Prepared(
+        return PackedWeights(
             codec=codec,
             known=known,
             relative=relative,
             center=center,
             scale=scale,
-            weight=codec.weight.detach(),
+            weight=codec.weight,
             known_bias=biases[flag],
             unknown_bias=biases[UNKNOWN],
             base=base,
@@ -281,7 +202,7 @@ class CanvasModel(nn.Module):
             residual_scale=residual_scale,
             output_bits=codec.output_bits(),
             modulation=self.denoiser.modulation(levels),
-            denoiser=detach(self.denoiser.weights(codec.is_output)),
+            denoiser=self.denoiser.weights(codec.is_output),
             sigmas=sigmas,
             heun=heun,
         )
@@ -291,12 +212,12 @@ _VERSION = attrgetter("_version")
 _MODELS: WeakSet[CanvasModel] = WeakSet()
 
 
-def _forget_stepped(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+def _note_fused_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     """Fused optimizers write into parameters without counting it as a change, so it is noted here."""
     stepped = {id(p) for group in optimizer.param_groups if group.get("fused") for p in group["params"]}
     for model in list(_MODELS) if stepped else ():
         if any(id(parameter) in stepped for parameter in model.parameters()):
-            model._forget()
+            model._force_refresh()
 
 
-register_optimizer_step_post_hook(_forget_stepped)
+register_optimizer_step_post_hook(_note_fused_step)

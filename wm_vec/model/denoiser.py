@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -120,18 +119,3 @@ def karras_sigmas(num_steps: int, sigma_min: float, sigma_max: float, rho: float
 def masked_mean(loss: Tensor, weight: Tensor) -> Tensor:
     """Weighted mean over all elements; 0 where all weights are 0."""
     return (loss * weight).sum() / weight.sum().clamp(min=1e-12)
-
-
-def detach(weights: DenoiserWeights) -> DenoiserWeights:
-    """The same storage without a gradient."""
-    blocks: Sequence[BlockWeights] = [
-        BlockWeights(*(getattr(block, name).detach() for name in BlockWeights.__dataclass_fields__))
-        for block in weights.blocks
-    ]
-    return DenoiserWeights(
-        tuple(blocks),
-        weights.noise_weight.detach(),
-        weights.head_weight.detach(),
-        weights.head_bias.detach(),
-        weights.num_heads,
-    )

@@ -8,21 +8,21 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-AutoresetPlan = Literal["same_step", "next_step", "disabled"]
+Autoreset = Literal["same_step", "next_step", "disabled"]
 
 
 class FinishedStep(NamedTuple):
-    """What a step ends in, for B rows and P perspectives.
+    """The end of a step, for B envs and P perspectives.
 
     Attributes:
         final: The state's leaves ``(B, ...)`` at the end of the step, before any reset.
         state: The same after resets: what the next step starts from.
-        reward: ``(B, P)`` float; 0 where a row diverged or was only reset.
+        reward: ``(B, P)`` float; 0 where an env diverged or was only reset.
         terminated: ``(B, P)`` bool.
         truncated: ``(B,)`` bool.
-        diverged: ``(B,)`` bool: the row turned non-finite and was ended at its last finite state.
+        diverged: ``(B,)`` bool: the env turned non-finite and was ended at its last finite state.
         finished: ``(B,)`` bool: the episode ended in this step, for any perspective or by truncation.
-        was_reset: ``(B,)`` bool: `state` starts a fresh episode in this row.
+        was_reset: ``(B,)`` bool: `state` starts a fresh episode.
         elapsed, episode: ``(B,)`` int64, counters after resets.
         returns: ``(B, P)`` float, the episode's sum of rewards after resets.
         final_elapsed: ``(B,)`` int64, the episode's length before resets.
@@ -58,15 +58,15 @@ def finish_step_reference(
     returns: Tensor,
     pending: Tensor | None,
     horizon: int | None,
-    autoreset: AutoresetPlan,
+    autoreset: Autoreset,
 ) -> FinishedStep:
-    """Contain what diverged, end episodes, reset rows from the bank, and count.
+    """Contain what diverged, end episodes, reset envs from the bank, and count.
 
     Args:
         previous: The state's leaves before the step, each ``(B, ...)``.
         proposed: The leaves that the dynamics proposes; same shapes and dtypes.
-        bank: The leaves of the initial states, each ``(M, ...)``; read only where rows reset.
-        bank_index: ``(B,)`` int64, the initial state that each row would take; None with ``"disabled"``.
+        bank: The leaves of the initial states, each ``(M, ...)``; read only where envs reset.
+        bank_index: ``(B,)`` int64, the initial state that each env would take; None takes the env's own of B.
         action: ``(B, A)`` float, or None where actions cannot be non-finite.
         reward: ``(B, P)`` float.
         terminated: ``(B, P)`` bool.
@@ -74,13 +74,13 @@ def finish_step_reference(
         elapsed: ``(B,)`` int64, steps of the episode before this one.
         episode: ``(B,)`` int64, episode number.
         returns: ``(B, P)`` float, sum of the episode's rewards before this step.
-        pending: ``(B,)`` bool, rows whose episode ended in the last step; only with ``"next_step"``.
+        pending: ``(B,)`` bool, envs whose episode ended in the last step; only with ``"next_step"``.
         horizon: Steps after which an episode is truncated; None for no limit.
-        autoreset: ``"same_step"`` resets finished rows now, ``"next_step"`` spends the next step on it,
+        autoreset: ``"same_step"`` resets finished envs at once, ``"next_step"`` spends the next step on it,
             ``"disabled"`` leaves it to the caller.
 
     Returns:
-        See `FinishedStep`.
+        New tensors, except that ``final`` and ``state`` are one list and `episode` is as it was under ``"disabled"``.
     """
     numbers = [leaf.reshape(leaf.shape[0], -1) for leaf in proposed if leaf.dtype.is_floating_point]
     if action is not None:
@@ -88,18 +88,13 @@ def finish_step_reference(
     # Zero times a finite number is 0, times anything else NaN; a sum of those cannot overflow.
     diverged = (torch.cat((reward, *numbers), 1) * 0).sum(-1) != 0
     final = [_select(diverged, old, new) for old, new in zip(previous, proposed, strict=True)]
-    each = diverged.unsqueeze(1)
-    reward = reward.masked_fill(each, 0.0)
-    terminated = terminated | each
+    reward = reward.masked_fill(diverged[:, None], 0.0)
+    terminated = terminated | diverged[:, None]
     final_elapsed = elapsed + 1
-    over = None if horizon is None else final_elapsed >= horizon
-    if truncated is None:
-        truncated = torch.zeros_like(diverged) if over is None else over
-    else:
-        # A new tensor in any case: it is handed out.
-        truncated = truncated.clone() if over is None else truncated | over
+    over = torch.zeros_like(diverged) if horizon is None else final_elapsed >= horizon
+    truncated = over if truncated is None else truncated | over
     if pending is not None:
-        # These rows spend the step on their reset: nothing that the dynamics said of them counts.
+        # The step of these envs is their reset: nothing that the dynamics proposes for them counts.
         stepped = ~pending
         diverged, truncated = diverged & stepped, truncated & stepped
         terminated = terminated & stepped[:, None]
@@ -107,13 +102,14 @@ def finish_step_reference(
         final_elapsed = torch.where(pending, elapsed, final_elapsed)
     final_returns = returns + reward
     finished = (terminated.squeeze(1) if terminated.shape[1] == 1 else terminated.any(-1)) | truncated
-    if autoreset == "disabled" or bank_index is None:
+    if autoreset == "disabled":
         return FinishedStep(
             final, final, reward, terminated, truncated, diverged, finished, torch.zeros_like(finished),
-            final_elapsed, episode, final_returns, final_elapsed, final_returns,
+            final_elapsed, episode, final_returns, final_elapsed.clone(), final_returns.clone(),
         )  # fmt: skip
-    was_reset = (finished if pending is None else pending).clone()  # handed out beside `finished`, after `pending`
-    state = [_select(was_reset, initial[bank_index], last) for initial, last in zip(bank, final, strict=True)]
+    was_reset = (finished if pending is None else pending).clone()  # handed out beside `finished`
+    fresh = bank if bank_index is None else [leaf[bank_index] for leaf in bank]
+    state = [_select(was_reset, start, last) for start, last in zip(fresh, final, strict=True)]
     return FinishedStep(
         final,
         state,
@@ -132,7 +128,5 @@ def finish_step_reference(
 
 
 def _select(mask: Tensor, where_true: Tensor, where_false: Tensor) -> Tensor:
-    """`torch.where` by rows: ``(B,)`` mask over ``(B, ...)`` tensors."""
-    for _ in range(where_false.dim() - 1):
-        mask = mask.unsqueeze(-1)
-    return torch.where(mask, where_true, where_false)
+    """`torch.where` by envs: ``(B,)`` mask over ``(B, ...)`` tensors."""
+    return torch.where(mask.view(-1, *(1,) * (where_false.dim() - 1)), where_true, where_false)

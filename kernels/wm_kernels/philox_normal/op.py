@@ -1,4 +1,4 @@
-"""`philox_words` and `philox_normal`: contract and dispatch."""
+"""`philox_words`, `philox_normal` and `philox_step`: contract and dispatch."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ import torch
 from torch import Tensor
 
 from wm_kernels.dispatch import Op, TensorContract, is_plain_host_tensor
-from wm_kernels.philox_normal.cpu import philox_normal_cpu, philox_words_cpu
-from wm_kernels.philox_normal.reference import philox_normal_reference, philox_words_reference
+from wm_kernels.philox_normal.cpu import philox_normal_cpu, philox_step_cpu, philox_words_cpu
+from wm_kernels.philox_normal.reference import (
+    philox_normal_reference,
+    philox_step_reference,
+    philox_words_reference,
+)
 
 _CONTRACT = {
     "seed": TensorContract(("B",), (torch.int64,)),
@@ -28,3 +32,6 @@ philox_words.register("numpy", _on_host)(philox_words_cpu)
 
 philox_normal = Op("philox_normal", philox_normal_reference, _CONTRACT)
 philox_normal.register("numpy", _on_host)(philox_normal_cpu)
+
+philox_step = Op("philox_step", philox_step_reference, _CONTRACT)
+philox_step.register("numpy", _on_host)(philox_step_cpu)

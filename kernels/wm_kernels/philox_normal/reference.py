@@ -43,8 +43,20 @@ def _multiply(word: Tensor, constant: int) -> tuple[Tensor, Tensor]:
     return (product >> 32) & MASK32, product & MASK32
 
 
+def _counters(episode: Tensor, step: Tensor, blocks: int, stream: int) -> Tensor:
+    """``(B, blocks, 4)`` int64, the counters ``(step, episode, block, stream)``."""
+    block = torch.arange(blocks, device=episode.device).expand(episode.shape[0], blocks)
+    own = [(number & MASK32)[:, None].expand_as(block) for number in (step, episode)]
+    return torch.stack((*own, block, torch.full_like(block, stream & MASK32)), -1)
+
+
+def _key(seed: Tensor) -> Tensor:
+    """``(B, 1, 2)`` int64, the two words of 64-bit seeds."""
+    return torch.stack((seed & MASK32, (seed >> 32) & MASK32), -1)[:, None, :]
+
+
 def philox_words_reference(seed: Tensor, episode: Tensor, step: Tensor, num_words: int, stream: int) -> Tensor:
-    """Random words that depend on a row's own seed, episode and step alone.
+    """Random words that depend on an env's own seed, episode and step alone.
 
     The key is the 64-bit seed; the counter is ``(step, episode, block, stream)``, one block per four words.
 
@@ -52,26 +64,14 @@ def philox_words_reference(seed: Tensor, episode: Tensor, step: Tensor, num_word
         seed: ``(B,)`` int64, all 64 bits used.
         episode: ``(B,)`` int64, low 32 bits used.
         step: ``(B,)`` int64, low 32 bits used.
-        num_words: Words per row.
+        num_words: Words per env.
         stream: Which use the words are for, low 32 bits used; different streams never share numbers.
 
     Returns:
         ``(B, num_words)`` int64 in ``[0, 2^32)``.
     """
-    blocks = -(-num_words // 4)
-    shape = (seed.shape[0], blocks)
-    block = torch.arange(blocks, device=seed.device).expand(shape)
-    counter = torch.stack(
-        (
-            (step & MASK32)[:, None].expand(shape),
-            (episode & MASK32)[:, None].expand(shape),
-            block,
-            torch.full_like(block, stream & MASK32),
-        ),
-        -1,
-    )
-    key = torch.stack((seed & MASK32, (seed >> 32) & MASK32), -1)[:, None, :]
-    return philox4x32_reference(counter, key).flatten(1)[:, :num_words]
+    counter = _counters(episode, step, -(-num_words // 4), stream)
+    return philox4x32_reference(counter, _key(seed)).flatten(1)[:, :num_words]
 
 
 def box_muller(words: Tensor) -> Tensor:
@@ -90,14 +90,36 @@ def normal_pairs(radius: Tensor, angle: Tensor) -> Tensor:
 
 
 def philox_normal_reference(seed: Tensor, episode: Tensor, step: Tensor, num_normals: int, stream: int) -> Tensor:
-    """Standard normals that depend on a row's own seed, episode and step alone.
+    """Standard normals that depend on an env's own seed, episode and step alone.
 
     Args:
         seed, episode, step, stream: As in `philox_words_reference`.
-        num_normals: Normals per row.
+        num_normals: Normals per env.
 
     Returns:
         ``(B, num_normals)`` float32.
     """
     words = philox_words_reference(seed, episode, step, num_normals + num_normals % 2, stream)
     return box_muller(words)[:, :num_normals]
+
+
+def philox_step_reference(
+    seed: Tensor, episode: Tensor, step: Tensor, num_normals: int, stream: int, reset_stream: int
+) -> tuple[Tensor, Tensor]:
+    """All random numbers that a step and the reset after it need, in one evaluation of Philox.
+
+    Args:
+        seed, episode, step: As in `philox_words_reference`.
+        num_normals: Normals per env, the numbers of `philox_normal_reference` of `stream`; at least 1.
+        stream: The stream of the normals.
+        reset_stream: The stream of the word.
+
+    Returns:
+        Normals ``(B, num_normals)`` float32, and ``(B,)`` int64 in ``[0, 2^32)``, the first word of `reset_stream` at
+        step 0 of the next episode.
+    """
+    blocks = -(-num_normals // 4)
+    noise = _counters(episode, step, blocks, stream)
+    reset = _counters(episode + 1, torch.zeros_like(step), 1, reset_stream)
+    words = philox4x32_reference(torch.cat((noise, reset), 1), _key(seed))
+    return box_muller(words[:, :blocks].flatten(1))[:, :num_normals], words[:, blocks, 0]

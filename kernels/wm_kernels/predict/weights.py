@@ -1,14 +1,13 @@
-"""The denoiser's weights as the operations take them: views of the parameters, never copies."""
+"""The denoiser's weights as the operations take them; NamedTuples, which torch.compile traces."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
 
-@dataclass(frozen=True)
-class BlockWeights:
+class BlockWeights(NamedTuple):
     """One transformer block of width D with an MLP of width H.
 
     Attributes:
@@ -32,8 +31,7 @@ class BlockWeights:
     down_bias: Tensor
 
 
-@dataclass(frozen=True)
-class DenoiserWeights:
+class DenoiserWeights(NamedTuple):
     """The whole denoiser.
 
     Attributes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -12,7 +12,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 from torchrl.envs import EnvBase
 
-from wm_vec.core import AutoresetMode, Engine
+from wm_vec.core import AutoresetMode, Engine, StepOutput
 from wm_vec.core.trees import Tree
 from wm_vec.envs.replay import observation_keys
 from wm_vec.envs.torchrl.checks import check_device, check_observation, check_spaces_fit
@@ -25,7 +25,6 @@ from wm_vec.envs.torchrl.specs import (
     env_specs,
     observation_entries,
     one_hot_actions,
-    start_entries,
 )
 
 
@@ -60,10 +59,11 @@ class EngineEnv(MaskedResets):
                 f"{type(self).__name__} takes an engine, got {type(engine).__name__}. Make it by "
                 "world.to_torchrl_env(num_envs=...), vector_env.to_torchrl() or TorchRLEnv.from_dynamics(...)."
             )
-        if engine.autoreset_mode is not AutoresetMode.DISABLED or len(engine.perspectives) != 1:
+        self._perspective = engine.only_perspective(type(self).__name__)
+        if engine.autoreset_mode is not AutoresetMode.DISABLED:
             raise ValueError(
-                f"{type(self).__name__} needs an engine with one perspective and autoreset_mode='disabled': TorchRL "
-                f"itself resets what is done. Got {len(engine.perspectives)} perspectives, {engine.autoreset_mode}."
+                f"{type(self).__name__} needs an engine with autoreset_mode='disabled', since TorchRL itself resets "
+                f"what is done; got {engine.autoreset_mode}."
             )
         num_envs = engine.num_envs if batched else None
         check_spaces_fit(engine, observation_space, action_space)
@@ -115,19 +115,30 @@ class EngineEnv(MaskedResets):
             )
         return tensordict.select(*keys, *DONE_KEYS, strict=False)
 
-    def _fresh(self, observation: Tree, num_envs: int, running: Sequence[Tensor] | None = None) -> dict[str, Any]:
-        """The entries of envs of which none is done; the first time they are checked against the spec.
+    def _fresh(self, observation: Mapping[str, Tree], num_envs: int) -> dict[str, Any]:
+        """The entries of envs none of which is done; the first time they are checked against the spec.
 
-        Arguments as in `start_entries`.
+        Args:
+            observation: Perspective name -> ``(B, ...)``.
+            num_envs: B.
 
         Raises:
             ValueError: Other observations than the space says.
         """
+        entries = observation_entries(observation[self._perspective.name])
         if not self._observations_fit:
-            wanted = self._observations if self.batch_locked else self._observations.expand(num_envs)
-            check_observation(observation_entries(observation), wanted)
+            check_observation(entries, self._observations if self.batch_locked else self._observations.expand(num_envs))
             self._observations_fit = True
-        return start_entries(observation, num_envs, self.engine.device, running)
+        running = torch.zeros((len(DONE_KEYS), num_envs, 1), dtype=torch.bool, device=self.engine.device)
+        return {**entries, **dict(zip(DONE_KEYS, running.unbind(), strict=True))}
+
+    def _ended(self, output: StepOutput) -> dict[str, Any]:
+        """Where a step ended, before any reset: the entries under ``next``."""
+        entries = observation_entries(output.final_observation[self._perspective.name])
+        entries["reward"] = output.reward
+        entries["done"], entries["truncated"] = output.finished.unsqueeze(1), output.truncated.unsqueeze(1)
+        entries["terminated"] = output.terminated
+        return entries
 
     @abc.abstractmethod
     def _random_actions(self, tensordict: TensorDictBase | None = None) -> TensorDictBase:

@@ -17,6 +17,7 @@ from torchrl.data import Composite, TensorSpec
 
 from wm_vec.adapters import CallableDynamics
 from wm_vec.adapters.spaces import ActionCodec, ObservationCodec
+from wm_vec.compat import get_entry
 from wm_vec.core import Engine, EnvState
 from wm_vec.core.trees import Tree
 from wm_vec.envs.torchrl.specs import DONE_KEYS, REWARD_STATE, carried_state, state_of
@@ -30,7 +31,7 @@ def check_spaces_fit(engine: Engine, observation_space: gym.Space, action_space:
     Raises:
         ValueError: Other actions than the engine takes, or another observation than the model was declared to show.
     """
-    wanted, given = engine.perspectives[0].action, ActionCodec(action_space).spec
+    wanted, given = engine.only_perspective(OURS).action, ActionCodec(action_space).spec
     classes = [[hi - lo for lo, hi in zip(s.low, s.high, strict=True)] for s in (wanted, given)]
     fits = wanted.kind == given.kind and wanted.shape == given.shape
     if not fits or (wanted.kind == "discrete" and classes[0] != classes[1]):
@@ -68,16 +69,11 @@ def check_device(asked: torch.device | str | int, device: torch.device) -> None:
 
 
 def check_compilable(engine: Engine, fullgraph: bool) -> None:
-    """What `torch.compile` can trace: tensors, and random numbers that are computed.
+    """What `torch.compile` can trace: random numbers that are computed.
 
     Raises:
-        ValueError: A model that runs env by env in Python, or a full graph of one that draws from global generators.
+        ValueError: A full graph of a model that draws from global generators.
     """
-    if getattr(engine.dynamics, "batching", None) == "loop":
-        raise ValueError(
-            f"{OURS}.compile: this model runs env by env in Python (batching='loop'), which torch.compile cannot "
-            "trace. Run it as it is, or give a model that takes a leading batch axis (batching='batched' or 'vmap')."
-        )
     if fullgraph and engine.dynamics.rng == "global":
         raise ValueError(
             f"{OURS}.compile: this model draws from the global generators (rng='global'), whose states are saved and "
@@ -111,7 +107,7 @@ class ActionCheck:
             ValueError: One of another shape, or on another device.
             TypeError: One of a dtype that it cannot have.
         """
-        action = tensordict._get_str("action", None)
+        action = get_entry(tensordict, "action")
         usual = type(action) is Tensor and action.dtype is self.dtype
         if usual and action.shape == self.shape and action.device == self.device:
             return action

@@ -14,9 +14,18 @@ from torch import Tensor
 from torchrl.envs import EnvBase
 
 from wm_vec.adapters.spaces import ActionCodec, check_spaces
-from wm_vec.core import AutoresetMode, Dynamics, Engine, EnvState, Perspective
-from wm_vec.core.state import ColumnStep
-from wm_vec.core.trees import select_rows
+from wm_vec.compat import new_tensordict, set_entry
+from wm_vec.core import (
+    AutoresetMode,
+    Dynamics,
+    Engine,
+    EngineConfig,
+    EnvState,
+    GivenStart,
+    Perspective,
+    StepOutput,
+)
+from wm_vec.core.trees import select_envs
 from wm_vec.envs.replay import observation_in, sampled_observations
 from wm_vec.envs.torchrl.base import EngineEnv
 from wm_vec.envs.torchrl.checks import ActionCheck, check_compilable, check_mask, not_done_in, read_state
@@ -26,8 +35,6 @@ from wm_vec.envs.torchrl.specs import (
     STATE_KEY,
     carried_state,
     observation_entries,
-    step_entries,
-    unchecked,
 )
 from wm_vec.envs.torchrl.stateless import StatelessTorchRLEnv
 
@@ -78,7 +85,6 @@ class TorchRLEnv(EngineEnv):
         self.expose_state = expose_state
         self._supports_set_state = expose_state
         self._next_seed: int | None = None
-        self._shape = torch.Size([engine.num_envs])
         self._draws = 0
         self._check_action = ActionCheck(action_space, self.action_spec, one_hot)
 
@@ -118,12 +124,8 @@ class TorchRLEnv(EngineEnv):
             dynamics,
             num_envs,
             [Perspective(ActionCodec(action_space).spec)],
-            max_episode_steps=max_episode_steps,
-            autoreset_mode=AutoresetMode.DISABLED,
+            EngineConfig(max_episode_steps, AutoresetMode.DISABLED, seed, bank_size, exact_rows),
             bank=bank,
-            bank_size=bank_size,
-            seed=seed,
-            exact_rows=exact_rows,
         )
         return cls(engine, observation_space, action_space, one_hot=one_hot, expose_state=expose_state)
 
@@ -174,26 +176,21 @@ class TorchRLEnv(EngineEnv):
         if stepped is not None:
             stepped = check_mask(stepped, self.engine.num_envs, "_step")
         before = None if stepped is None else self.engine.state()
-        entries = step_entries(self._stepped(tensordict, None))
+        entries = self._ended(self._stepped(tensordict, None))
         if before is not None and stepped is not None:
             entries = self._held(entries, stepped, before, tensordict)
         return self._pack(entries)
 
     def _step_and_maybe_reset(self, tensordict: TensorDictBase) -> tuple[TensorDictBase, TensorDictBase]:
         """A step with its resets in one call of the engine: the numbers of `step`, `step_mdp` and `maybe_reset`."""
-        # Of a plain TensorDict it is seen at once what it holds.
-        held = tensordict._tensordict if type(tensordict) is TensorDict else None
-        if self.expose_state or held is None or "_step" in held or "next" in held:
+        if self.expose_state or type(tensordict) is not TensorDict or "_step" in tensordict or "next" in tensordict:
             return super()._step_and_maybe_reset(tensordict)
-        if tensordict._batch_size != self._shape:
+        if tensordict.batch_size != self.batch_size:
             self._assert_tensordict_shape(tensordict)
-        step = self._stepped(tensordict, AutoresetMode.SAME_STEP)
-        entries = step_entries(step)
-        following = {**held, **self._fresh(step.observation, self.engine.num_envs, step.running)}
-        device = self.engine.device
-        ended = unchecked(entries, self._shape, device)
-        tensordict._set_str("next", ended, validated=True, inplace=False, non_blocking=False)
-        return tensordict, unchecked(following, self._shape, device)
+        output = self._stepped(tensordict, AutoresetMode.SAME_STEP)
+        following = {**dict(tensordict.items()), **self._fresh(output.observation, self.engine.num_envs)}
+        set_entry(tensordict, "next", self._pack(self._ended(output)))
+        return tensordict, self._pack(following)
 
     def maybe_reset(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Reset what is done, by a masked select; in host memory only if something is."""
@@ -220,7 +217,7 @@ class TorchRLEnv(EngineEnv):
         """Random actions from the envs' own counters, made on the device; before the first reset from the spec."""
         if not self.engine.started:
             return super().rand_action(tensordict)
-        action = self.engine.sample_actions(self._draws)
+        action = self.engine.sample_actions(self._draws)[self._perspective.name]
         self._draws += 1
         tensordict = self._pack({}) if tensordict is None else tensordict
         return tensordict.set("action", self._own_action(action))
@@ -241,7 +238,7 @@ class TorchRLEnv(EngineEnv):
             ValueError: An empty source, one that lacks observations, or observations that do not fit.
         """
         observations = sampled_observations(source, self.observation_space, num_states)
-        self.engine.load_bank(self.engine.encode(observations))
+        self.engine.load_bank(self.engine.encode({self._perspective.name: observations}))
 
     def compile(self, *, warmup: int | None = None, **kwargs: Any) -> TorchRLEnv:
         """Compile the step with its resets; see `torchrl.envs.EnvBase.compile`. With ``warmup=2`` it is traced once.
@@ -254,7 +251,6 @@ class TorchRLEnv(EngineEnv):
             ValueError: A model that cannot be traced.
         """
         check_compilable(self.engine, bool(kwargs.get("fullgraph", False)))
-        self.engine.keep_tensors()
         return super().compile(warmup=warmup, **kwargs)
 
     # -- imagination ----------------------------------------------------------------------------------------------
@@ -291,7 +287,7 @@ class TorchRLEnv(EngineEnv):
         if not engine.started:
             raise RuntimeError("imagine: call reset() first; there is no episode yet.")
         with engine.keep_graph(grad), self._uncompiled() if grad else nullcontext():
-            start = self._seen(engine.perspectives[0].observe(engine.predictions()))
+            start = self._seen(engine.world.see(engine.predictions()))
             rollout = self.rollout(
                 horizon,
                 policy,
@@ -317,13 +313,11 @@ class TorchRLEnv(EngineEnv):
             if compiled is not None:
                 self.__dict__[COMPILED] = compiled
 
-    def _stepped(self, tensordict: TensorDictBase, autoreset_mode: AutoresetMode | None) -> ColumnStep:
+    def _stepped(self, tensordict: TensorDictBase, autoreset_mode: AutoresetMode | None) -> StepOutput:
         """One step of the engine by the action in `tensordict`."""
         action = self._engine_action(self._check_action(tensordict))
-        step = self.engine.step_columns(action, autoreset_mode)
-        if self._draws:  # to set an attribute of a module takes longer than to look
-            self._draws = 0
-        return step
+        self._draws = 0
+        return self.engine.step({self._perspective.name: action}, autoreset_mode)
 
     def _restarted(self, mask: Tensor | None, given: Any = None, given_mask: Tensor | None = None) -> TensorDict:
         """Fresh episodes in the rows of `mask`, or in all; the first time in all.
@@ -339,8 +333,8 @@ class TorchRLEnv(EngineEnv):
             self._draws = 0
         if given is None:
             return self._seen(self.engine.reset(seed, mask))
-        start = partial(self.engine.encode, given)
-        return self._seen(self.engine.reset(seed, mask, start=start, start_mask=given_mask))
+        starts = GivenStart(partial(self.engine.encode, {self._perspective.name: given}), given_mask)
+        return self._seen(self.engine.reset(seed, mask, given=starts))
 
     def _held(
         self, entries: dict[str, Any], stepped: Tensor, before: EnvState, tensordict: TensorDictBase
@@ -351,11 +345,11 @@ class TorchRLEnv(EngineEnv):
         with among it, and earn nothing.
         """
         seen = self.engine.set_state(self.engine.state().where(stepped, before))
-        held = observation_entries(seen)
+        held = observation_entries(seen[self._perspective.name])
         for key in ("reward", *DONE_KEYS):
             shown = None if key == "reward" else tensordict.get(key, None)
             held[key] = torch.zeros_like(entries[key]) if shown is None else shown
-        return select_rows(stepped, entries, held)
+        return select_envs(stepped, entries, held)
 
     def _resumed(self, tensordict: TensorDictBase) -> TensorDict:
         """Go on from the state in `tensordict`."""
@@ -370,4 +364,4 @@ class TorchRLEnv(EngineEnv):
         """Entries that are right by construction, so that TensorDict need not check them."""
         if self.expose_state and entries:
             entries[STATE_KEY] = carried_state(self.engine.state()).to(self.device, non_blocking=True)
-        return unchecked(entries, self._shape, self.engine.device)
+        return new_tensordict(entries, self.batch_size, self.engine.device)

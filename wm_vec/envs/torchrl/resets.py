@@ -9,6 +9,8 @@ from tensordict import TensorDictBase
 from torch import Tensor
 from torchrl.envs import EnvBase
 
+from wm_vec.compat import get_entry, set_entry
+
 
 def known_to_be_running(done: Tensor) -> bool:
     """Whether no env is done, as far as a look at host memory can tell; other devices are not asked."""
@@ -26,13 +28,13 @@ def put_rows(tensordict: TensorDictBase, mask: Tensor, fresh: TensorDictBase) ->
     for key, value in fresh.items():
         if key == "_reset":
             continue
-        before = tensordict._get_str(key, None)
+        before = get_entry(tensordict, key)
         if isinstance(before, TensorDictBase):
             put_rows(before, mask, value)
             continue
         if before is not None:
             value = torch.where(mask.reshape(*mask.shape, *(1,) * (value.dim() - mask.dim())), value, before)
-        tensordict._set_str(key, value, validated=True, inplace=False, non_blocking=False)
+        set_entry(tensordict, key, value)
     return tensordict
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -25,7 +24,6 @@ from torchrl.data import (
 
 from wm_vec.adapters.spaces import torch_dtype
 from wm_vec.core import Engine, EnvState
-from wm_vec.core.state import ColumnStep
 from wm_vec.core.trees import Tree
 
 DONE_KEYS = ("done", "terminated", "truncated")
@@ -70,7 +68,7 @@ def env_specs(
     observation = observation_specs(observation_space, num_envs, device)
     carried = Composite({}, shape=batch, device=device)
     if state:
-        example = carried_state(engine.example_state())
+        example = carried_state(engine.world.layout.example())
         observation[STATE_KEY], carried[STATE_KEY] = (_like(example, num_envs, device) for _ in range(2))
     flags = {key: Categorical(2, shape=(num_envs, 1), device=device, dtype=torch.bool) for key in DONE_KEYS}
     return EnvSpecs(
@@ -104,32 +102,6 @@ def observation_entries(observation: Tree) -> dict[str, Any]:
     return {OBSERVATION: observation} if isinstance(observation, Tensor) else dict(observation)
 
 
-def step_entries(step: ColumnStep) -> dict[str, Any]:
-    """What a step gives where it ended, as the entries under ``next``."""
-    entries = observation_entries(step.final_observation)
-    entries["reward"] = step.reward
-    entries["done"], entries["terminated"], entries["truncated"] = step.finished, step.terminated, step.truncated
-    return entries
-
-
-def start_entries(
-    observation: Tree, num_envs: int, device: torch.device, running: Sequence[Tensor] | None = None
-) -> dict[str, Any]:
-    """What B envs show of which none is done.
-
-    Args:
-        observation: ``(B, ...)``.
-        num_envs: B.
-        device: Where it is.
-        running: Three ``(B, 1)`` bool, all False, if there are any at hand.
-    """
-    entries = observation_entries(observation)
-    if running is None:
-        running = torch.zeros((len(DONE_KEYS), num_envs, 1), dtype=torch.bool, device=device).unbind()
-    entries["done"], entries["terminated"], entries["truncated"] = running
-    return entries
-
-
 def carried_state(state: EnvState) -> TensorDict:
     """A state as the entries under ``"world_state"``: copies.
 
@@ -146,15 +118,6 @@ def state_of(entries: TensorDictBase) -> EnvState:
         empty = TensorDict({}, batch_size=entries.batch_size, device=entries.device)
         entries = entries.copy().set(REWARD_STATE, empty)
     return EnvState.from_tensordict(entries)
-
-
-def unchecked(entries: dict[str, Any], batch_size: torch.Size, device: torch.device | None) -> TensorDict:
-    """A TensorDict of entries that are known to fit, nested dicts among them; not looked at."""
-    if dict in map(type, entries.values()):
-        entries = {k: unchecked(v, batch_size, device) if isinstance(v, dict) else v for k, v in entries.items()}
-    made = TensorDict._new_unsafe(entries, batch_size=batch_size, nested=False)
-    made._device = device  # as an argument it would be parsed again
-    return made
 
 
 def action_spec(space: gym.Space, num_envs: int, device: torch.device, one_hot: bool) -> TensorSpec:

@@ -10,12 +10,14 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torchrl.data import Composite
 
-from wm_vec.core import Engine, EnvState, spawn_seeds
+from wm_vec.compat import new_tensordict
+from wm_vec.core import CounterRNG, Engine, EnvState, GivenStart, spawn_seeds, step
+from wm_vec.core.resets import fork_state, restart, start
 from wm_vec.envs.replay import observation_in
 from wm_vec.envs.torchrl.base import EngineEnv
 from wm_vec.envs.torchrl.checks import ActionCheck, check_mask, not_done_in, read_state
 from wm_vec.envs.torchrl.resets import known_to_be_running
-from wm_vec.envs.torchrl.specs import STATE_KEY, carried_state, step_entries, unchecked
+from wm_vec.envs.torchrl.specs import STATE_KEY, carried_state
 
 
 class StatelessTorchRLEnv(EngineEnv):
@@ -53,7 +55,7 @@ class StatelessTorchRLEnv(EngineEnv):
         self, engine: Engine, observation_space: gym.Space, action_space: gym.Space, *, one_hot: bool = False
     ) -> None:
         super().__init__(engine, observation_space, action_space, batched=False, one_hot=one_hot, state=True)
-        self._next_seed = engine.first_seed
+        self._next_seed = engine.config.seed
         self._draws = self._forks = 0
         self._forms: dict[torch.Size, tuple[ActionCheck, Composite]] = {}
 
@@ -74,7 +76,7 @@ class StatelessTorchRLEnv(EngineEnv):
         forked = tensordict.exclude(STATE_KEY).clone()
         if rng == "fresh":
             self._forks += 1
-            state = self.engine.stateless.fork(state, self._forks)
+            state = fork_state(state, self._forks)
         return forked.set(STATE_KEY, carried_state(state).reshape(tensordict.batch_size))
 
     # -- EnvBase --------------------------------------------------------------------------------------------------
@@ -94,15 +96,16 @@ class StatelessTorchRLEnv(EngineEnv):
         if mask is None and set_state:
             return self._seen(state, batch)
         mask = None if mask is None else check_mask(mask, batch, "_reset")
-        return self._seen(self.engine.stateless.restart(state, mask), batch)
+        return self._seen(restart(self.engine.world, state, mask=mask)[0], batch)
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
         batch = tensordict.batch_size
         state, action = self._state(tensordict, "step"), self._form(batch)[0](tensordict)
         action = self._engine_action(action.reshape((batch.numel(), *self.action_spec.shape)))
-        after, step = self.engine.stateless.transition_columns(state, action)
+        world = self.engine.world
+        after, output = step(world, state, world.actions.check(action, batch.numel()))
         self._draws = 0
-        return self._pack(step_entries(step), after, batch)
+        return self._pack(self._ended(output), after, batch)
 
     def maybe_reset(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Reset what is done, by a masked select; in host memory only if something is."""
@@ -110,7 +113,7 @@ class StatelessTorchRLEnv(EngineEnv):
         if done is None or known_to_be_running(done):
             return tensordict
         mask = check_mask(done, tensordict.batch_size, "done")
-        state = self.engine.stateless.restart(self._state(tensordict, "maybe_reset"), mask)
+        state, _ = restart(self.engine.world, self._state(tensordict, "maybe_reset"), mask=mask)
         return tensordict.update(self._seen(state, tensordict.batch_size))
 
     def _random_actions(self, tensordict: TensorDictBase | None = None) -> TensorDictBase:
@@ -121,7 +124,9 @@ class StatelessTorchRLEnv(EngineEnv):
         if tensordict is None or tensordict.get(STATE_KEY, None) is None:
             return super().rand_action(tensordict)
         state = self._state(tensordict, "rand_action")
-        action = self._own_action(self.engine.stateless.sample_actions(state, self._draws))
+        counters = CounterRNG(state.seed, state.episode, state.elapsed)
+        sampled = self.engine.world.actions.sample(counters, self._draws)[self._perspective.name]
+        action = self._own_action(sampled)
         self._draws += 1
         return tensordict.set("action", action.reshape((*tensordict.batch_size, *self.action_spec.shape)))
 
@@ -129,11 +134,11 @@ class StatelessTorchRLEnv(EngineEnv):
 
     def _started(self, batch: torch.Size, given: TensorDictBase | None) -> EnvState:
         """The first episodes ``(M,)`` of new envs; of `given`, a TensorDict of `batch`, from its observations."""
-        num_envs, start, start_mask = batch.numel(), None, None
+        num_envs, starts = batch.numel(), None
         if given is not None:
-            observation = observation_in(given.reshape(num_envs), self.observation_space)
-            start, start_mask = partial(self.engine.encode, observation), not_done_in(given, batch)
-        return self.engine.stateless.start(self._seeds(num_envs), num_envs, start, start_mask)
+            seen = {self._perspective.name: observation_in(given.reshape(num_envs), self.observation_space)}
+            starts = GivenStart(partial(self.engine.encode, seen), not_done_in(given, batch))
+        return start(self.engine.world, self._seeds(num_envs), num_envs, starts)
 
     def _seeds(self, num_envs: int) -> list[int]:
         """Seeds of new envs; without a seed to count from they come from the operating system."""
@@ -153,14 +158,14 @@ class StatelessTorchRLEnv(EngineEnv):
     def _state(self, tensordict: TensorDictBase, what: str) -> EnvState:
         """The rows' states, ``(M,)``."""
         batch, where = tensordict.batch_size, f"{type(self).__name__}.{what}"
-        return read_state(tensordict, STATE_KEY, self._form(batch)[1], where).reshape(batch.numel())
+        state = read_state(tensordict, STATE_KEY, self._form(batch)[1], where).reshape(batch.numel())
+        return self.engine.world.layout.check(state)
 
     def _seen(self, state: EnvState, batch: torch.Size) -> TensorDict:
         """What a reset gives."""
-        observation = self.engine.stateless.observe(state)
-        return self._pack(self._fresh(observation, batch.numel()), state, batch)
+        return self._pack(self._fresh(self.engine.world.observe(state), batch.numel()), state, batch)
 
     def _pack(self, entries: dict[str, Any], state: EnvState, batch: torch.Size) -> TensorDict:
         entries[STATE_KEY] = carried_state(state)  # copies, also of what the step left as it was
-        rows = unchecked(entries, torch.Size([batch.numel()]), self.device)
+        rows = new_tensordict(entries, torch.Size([batch.numel()]), self.device)
         return rows if len(batch) == 1 else rows.reshape(batch)

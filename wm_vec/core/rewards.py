@@ -1,8 +1,8 @@
-"""What the perspectives say of a step: rewards and terminations."""
+"""Rewards and terminations of all perspectives."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,34 +14,30 @@ from wm_vec.core.perspective import Perspective
 from wm_vec.core.trees import Tree
 
 
-class Judge:
+class RewardFunctions:
     """Rewards and terminations of all perspectives over one batch.
 
     Args:
         perspectives: In the order of the columns.
         dtype: Floating dtype of rewards.
+
+    Attributes:
+        has_functions: Whether any perspective has a function of its own; if not, the dynamics' are everybody's.
     """
 
     def __init__(self, perspectives: Sequence[Perspective], dtype: torch.dtype) -> None:
-        self.perspectives = tuple(perspectives)
-        self.dtype = dtype
+        self.perspectives, self.dtype = tuple(perspectives), dtype
         self._rewards = [_reward_function(p, dtype) for p in self.perspectives]
         self._terminations = [_terminated_function(p) for p in self.perspectives]
         self.has_functions = any(f is not None for f in (*self._rewards, *self._terminations))
-        self.stateful = [p.name for p in self.perspectives if p.reward_state is not None]
 
-    def initial_reward_state(self) -> dict[str, Tensor]:
-        """One env's start values by perspective."""
-        return {p.name: p.reward_state for p in self.perspectives if p.reward_state is not None}
-
-    def probe(self, observation: Tensor, actions: Sequence[Tensor], elapsed: Tensor, states: dict[str, Tensor]) -> None:
-        """Let every function decide how it runs, on a few rows of plausible values."""
+    def probe(self, observation: Tree, actions: Sequence[Tensor], elapsed: Tensor, states: Mapping[str, Any]) -> None:
+        """Let every function decide how it runs, on a few envs of plausible values; arguments as in `__call__`."""
         for i, perspective in enumerate(self.perspectives):
             inputs = (perspective.observe(observation), actions[i], observation, elapsed)
             reward, terminated = self._rewards[i], self._terminations[i]
             if reward is not None:
-                extra = (states[perspective.name],) if perspective.name in states else ()
-                reward.probe(*inputs, *extra)
+                reward.probe(*inputs, *([states[perspective.name]] if perspective.name in states else []))
             if terminated is not None:
                 terminated.probe(*inputs)
 
@@ -50,45 +46,45 @@ class Judge:
         observation: Tree,
         actions: Sequence[Tensor],
         elapsed: Tensor,
-        states: dict[str, Tensor],
+        states: Mapping[str, Any],
         reward: Tensor | None,
         terminated: Tensor | None,
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Judge a step.
+        """Rewards and terminations of a step.
 
         Args:
             observation: ``(B, ...)``, the dynamics' observation after the step.
             actions: One ``(B, *shape)`` per perspective.
             elapsed: ``(B,)`` int64, steps of the episode before this one.
-            states: What stateful reward functions carry.
+            states: The states of stateful reward functions, by perspective.
             reward: ``(B,)`` float, the dynamics' own; None counts as 0.
             terminated: ``(B,)`` bool, the dynamics' own; None counts as False.
 
         Returns:
             Rewards ``(B, P)``, terminations ``(B, P)`` bool, new reward states.
         """
-        if not self.has_functions and len(self.perspectives) == 1 and reward is not None and terminated is not None:
-            return reward.to(self.dtype).unsqueeze(1), terminated.unsqueeze(1), states
+        own_reward = torch.zeros_like(elapsed, dtype=self.dtype) if reward is None else reward.to(self.dtype)
+        own_end = torch.zeros_like(elapsed, dtype=torch.bool) if terminated is None else terminated
+        if not self.has_functions:
+            shape = (elapsed.shape[0], len(self.perspectives))
+            return own_reward[:, None].expand(shape), own_end[:, None].expand(shape), {}
         elapsed = elapsed + 1
-        rewards, terminations, new_states = [], [], dict(states)
-        for i, perspective in enumerate(self.perspectives):
-            reward_fn, terminated_fn = self._rewards[i], self._terminations[i]
-            inputs: tuple[Tensor, ...] = ()
+        rewards, terminations, new_states = [], [], {}
+        for perspective, reward_fn, terminated_fn in zip(
+            self.perspectives, self._rewards, self._terminations, strict=True
+        ):
+            action = actions[len(rewards)]
+            paid, ended = own_reward, own_end
             if reward_fn is not None or terminated_fn is not None:
-                inputs = (perspective.observe(observation), actions[i], observation, elapsed)
-            if reward_fn is None:
-                rewards.append(torch.zeros_like(elapsed, dtype=self.dtype) if reward is None else reward.to(self.dtype))
-            elif perspective.name in states:
-                value, new_states[perspective.name] = reward_fn(*inputs, states[perspective.name])
-                rewards.append(value)
-            else:
-                rewards.append(reward_fn(*inputs)[0])
-            if terminated_fn is None:
-                terminations.append(torch.zeros_like(elapsed, dtype=torch.bool) if terminated is None else terminated)
-            else:
-                terminations.append(terminated_fn(*inputs)[0])
-        if len(rewards) == 1:
-            return rewards[0].unsqueeze(1), terminations[0].unsqueeze(1), new_states
+                inputs = (perspective.observe(observation), action, observation, elapsed)
+                if reward_fn is not None and perspective.name in states:
+                    paid, new_states[perspective.name] = reward_fn(*inputs, states[perspective.name])
+                elif reward_fn is not None:
+                    (paid,) = reward_fn(*inputs)
+                if terminated_fn is not None:
+                    (ended,) = terminated_fn(*inputs)
+            rewards.append(paid)
+            terminations.append(ended)
         return torch.stack(rewards, 1), torch.stack(terminations, 1), new_states
 
 
@@ -117,9 +113,8 @@ def _call_reward(
 def _terminated_function(perspective: Perspective) -> BatchedFunction | None:
     if perspective.terminated_fn is None:
         return None
-    return BatchedFunction(
-        perspective.terminated_fn, "terminated_fn", torch.bool, partial(_call_terminated, perspective)
-    )
+    call = partial(_call_terminated, perspective)
+    return BatchedFunction(perspective.terminated_fn, "terminated_fn", torch.bool, call)
 
 
 def _call_terminated(

@@ -1,0 +1,176 @@
+"""THE step: one function for every device, every number of envs, every world."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from gymnasium.vector import AutoresetMode
+from torch import Tensor
+
+from wm_kernels import finish_step
+from wm_vec.core.actions import JointAction
+from wm_vec.core.dynamics import Dynamics, Transition
+from wm_vec.core.gradient_gate import GradientGate
+from wm_vec.core.perspective import Perspective
+from wm_vec.core.resets import ResetSource, Starts
+from wm_vec.core.rewards import RewardFunctions
+from wm_vec.core.rng import CounterRNG, step_numbers
+from wm_vec.core.state import EnvState, StateLayout, StepOutput
+from wm_vec.core.trees import Tree, finite_envs, in_chunks, select_envs
+
+EXACT_ROWS_CHUNK = 32
+"""Envs that go through the network together under ``exact_rows``."""
+
+
+@dataclass(frozen=True)
+class World:
+    """Everything that a step needs besides the state.
+
+    Attributes:
+        dynamics: The batched transition.
+        perspectives: Who sees, acts and is paid.
+        actions: Their actions, joined.
+        rewards: Their rewards and terminations.
+        resets: Where episodes start.
+        layout: The tensors of a state.
+        max_episode_steps: Steps after which an episode is truncated; None for no limit.
+        autoreset_mode: When finished envs reset.
+        exact_rows: Whether envs go through dynamics and functions in chunks of one size.
+    """
+
+    dynamics: Dynamics
+    perspectives: tuple[Perspective, ...]
+    actions: JointAction
+    rewards: RewardFunctions
+    resets: ResetSource
+    layout: StateLayout
+    max_episode_steps: int | None
+    autoreset_mode: AutoresetMode
+    exact_rows: bool
+
+    @property
+    def device(self) -> torch.device:
+        """Where states live."""
+        return self.actions.device
+
+    def see(self, observation: Tree) -> dict[str, Tree]:
+        """Every perspective's own copy of the dynamics' observation, by name."""
+        return {p.name: p.observe(observation) for p in self.perspectives}
+
+    def observe(self, state: EnvState) -> dict[str, Tree]:
+        """What the perspectives see of a state ``(B,)``, by name."""
+        return self.see(self.dynamics.observe(state.dynamics))
+
+
+def step(
+    world: World, state: EnvState, actions: Sequence[Tensor], autoreset_mode: AutoresetMode | None = None
+) -> tuple[EnvState, StepOutput]:
+    """One step of B envs. It writes into no tensor, and reads none on the host.
+
+    Args:
+        world: What the envs have in common.
+        state: Of B envs, any B.
+        actions: One checked ``(B, *shape)`` per perspective; see `JointAction.check`.
+        autoreset_mode: For this step; None for the world's.
+
+    Returns:
+        The state that the next step starts from, and what happened.
+    """
+    mode = world.autoreset_mode if autoreset_mode is None else autoreset_mode
+    layout, horizon = world.layout, world.max_episode_steps
+    gate = GradientGate() if torch.is_grad_enabled() else None
+    if gate is not None:
+        actions = [gate.admit(action) for action in actions]
+        state = layout.replace_leaves(state, gate.admit)
+    joint, within_bounds = world.actions.join(actions)
+    noise, starts = _numbers(world, state, mode)
+
+    # 1. Predict, and 2. users' functions: what may depend on the batch size by rounding.
+    args = (state.dynamics, dict(state.reward_state.items()), within_bounds, list(actions), noise)
+    args += (state.seed, state.episode, state.elapsed)
+    if world.exact_rows:
+        transition, reward_state = in_chunks(lambda *chunk: _propose(world, *chunk), EXACT_ROWS_CHUNK, *args)
+    else:
+        transition, reward_state = _propose(world, *args)
+
+    # 3. Finish.
+    finished = finish_step(
+        layout.leaves(state.dynamics, state.reward_state),
+        layout.leaves(transition.state, reward_state),
+        starts.leaves,
+        starts.index,
+        joint if world.actions.may_diverge else None,
+        transition.reward,
+        transition.terminated,
+        transition.truncated,
+        state.elapsed,
+        state.episode,
+        state.returns,
+        state.pending if mode is AutoresetMode.NEXT_STEP else None,
+        horizon,
+        mode.name.lower(),
+    )
+    if gate is not None:
+        gate.closed = finished.diverged
+    after = layout.state(
+        finished.state,
+        elapsed=finished.elapsed,
+        episode=finished.episode,
+        seed=state.seed,
+        returns=finished.returns,
+        pending=finished.finished.clone() if mode is AutoresetMode.NEXT_STEP else state.pending,
+        world=state.world,
+    )
+    final_state = layout.dynamics_state(finished.final)
+    final_observation = world.see(world.dynamics.observe(final_state))
+    return after, StepOutput(
+        observation=final_observation if mode is AutoresetMode.DISABLED else world.observe(after),
+        final_observation=final_observation,
+        reward=finished.reward,
+        terminated=finished.terminated,
+        truncated=finished.truncated,
+        finished=finished.finished,
+        was_reset=finished.was_reset,
+        diverged=finished.diverged,
+        episode_return=finished.final_returns,
+        episode_length=finished.final_elapsed,
+        state=after.dynamics,
+        final_state=final_state,
+        info=dict(transition.info),
+    )
+
+
+def _numbers(world: World, state: EnvState, mode: AutoresetMode) -> tuple[Tensor | None, Starts]:
+    """The step's noise, and where envs that reset in it start: all random words of the step in one draw."""
+    if mode is AutoresetMode.DISABLED:
+        return None, Starts([], None)
+    noise, words = None, None
+    if world.resets.uses_words:
+        noise, words = step_numbers(state.seed, state.episode, state.elapsed, world.dynamics.noise_size)
+    return noise, world.resets.sample(state.seed, state.episode + 1, words)
+
+
+def _propose(
+    world: World,
+    before: Any,
+    reward_state: dict[str, Tensor],
+    joint: Tensor,
+    actions: list[Tensor],
+    noise: Tensor | None,
+    seed: Tensor,
+    episode: Tensor,
+    elapsed: Tensor,
+) -> tuple[Transition, dict[str, Tensor]]:
+    """The dynamics' transition with every perspective's reward and termination ``(B, P)``, and new reward states."""
+    transition = world.dynamics.step(before, joint, CounterRNG(seed, episode, elapsed, noise))
+    observation = transition.observation
+    if world.rewards.has_functions:
+        # Users' functions never see a diverged env: they get its last finite observation.
+        observation = select_envs(finite_envs(observation), observation, world.dynamics.observe(before))
+    reward, terminated, reward_state = world.rewards(
+        observation, actions, elapsed, reward_state, transition.reward, transition.terminated
+    )
+    return transition._replace(reward=reward, terminated=terminated), reward_state
