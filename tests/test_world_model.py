@@ -150,7 +150,7 @@ class RecordedRNG(CounterRNG):
 def test_states_that_the_model_makes_share_no_noise_with_steps(world, monkeypatch):
     # An episode's first step draws at (seed, 0, 0) too: from one stream, starts and steps would have the same noise.
     monkeypatch.setattr(RecordedRNG, "drawn", [])
-    monkeypatch.setattr("wm_vec.world_model.CounterRNG", RecordedRNG)
+    monkeypatch.setattr("wm_vec.canvas_states.CounterRNG", RecordedRNG)
     world.predict()
     dynamics = world.to_vector_env(2, ["market.price"], ["market.rate"], by_market).engine.dynamics
     rng = RecordedRNG.from_seeds(torch.arange(2))
@@ -440,7 +440,7 @@ def test_a_class_field_alone_is_a_discrete_action(world):
         ({"act_low": 6.0}, SchemaError, "act_low must be below act_high"),
         ({"reward_fn": None}, SchemaError, "no learned reward: give reward_fn"),
         ({"obs_fields": None}, SchemaError, "both obs_fields and act_fields"),
-        ({"obs_fields": None, "act_fields": None}, SchemaError, "without obs_fields and act_fields"),
+        ({"obs_fields": None, "act_fields": None}, SchemaError, "without both obs_fields and act_fields"),
         ({"num_envs": 0}, ValueError, "num_envs"),
         ({"n_denoise_steps": 0}, ValueError, "n_denoise_steps must be at least 1, got 0"),
         ({"num_envs": True}, ValueError, "num_envs must be a whole number"),
@@ -450,7 +450,8 @@ def test_a_class_field_alone_is_a_discrete_action(world):
         ({"max_steps": 2.5}, ValueError, "max_steps must be a whole number, got 2.5"),
         ({"max_episode_steps": True}, ValueError, "max_episode_steps must be a whole number, got True"),
         ({"reward_fn": None, "reward_state": torch.tensor(0.0)}, ValueError, "give reward_fn too"),
-        ({"max_steps": 0}, ValueError, "max_episode_steps must be at least 1 or None, got 0"),
+        ({"max_steps": 0}, ValueError, "max_steps must be at least 1, got 0"),
+        ({"max_episode_steps": 0}, ValueError, "max_episode_steps must be at least 1, got 0"),
         ({"max_steps": 5, "max_episode_steps": 6}, ValueError, "max_steps is an alias.*got 5 and 6"),
         ({"autoreset_mode": "never"}, ValueError, "autoreset_mode"),
         ({"render_mode": "ansi"}, ValueError, "render_mode must be None or 'rgb_array', got 'ansi'"),
@@ -465,6 +466,40 @@ def test_environments_that_cannot_be(world, options, error, message):
     given = {"num_envs": 2, "obs_fields": ["market.price"], "act_fields": ["market.rate"], "reward_fn": by_market}
     with pytest.raises(error, match=message):
         world.to_vector_env(**{**given, **options})
+
+
+@pytest.mark.parametrize(
+    ("make", "unknown", "nearest"),
+    [
+        ("to_vector_env", "n_denoise_step", "n_denoise_steps"),
+        ("to_vector_env", "max_episode_stepz", "max_episode_steps"),
+        ("to_vector_env", "rewardfn", "reward_fn"),
+        ("to_env", "obs_field", "obs_fields"),
+        ("to_torchrl_env", "onehot", "one_hot"),
+        ("to_engine", "act_field", "act_fields"),
+    ],
+)
+def test_settings_that_there_are_not_are_named_with_the_nearest(cartpole, make, unknown, nearest):
+    given = {"num_envs": 2} if make == "to_engine" else {}
+    with pytest.raises(TypeError, match=rf"{make}\(\) got.*'{unknown}'\. Did you mean {nearest}\? It takes .*, seed"):
+        getattr(cartpole, make)(**given, **{unknown: 1})
+
+
+@pytest.mark.parametrize(
+    ("make", "refused"),
+    [
+        ("to_engine", {"num_envs": 2, "act_low": 0.0}),
+        ("to_vector_env", {"bank_size": 3}),
+        ("to_env", {"autoreset_mode": "disabled"}),
+        ("to_torchrl_env", {"validate": True}),
+    ],
+)
+def test_each_environment_takes_the_settings_that_mean_something_to_it(cartpole, make, refused):
+    name = list(refused)[-1]
+    with pytest.raises(TypeError, match=rf"^{make}\(\) got an unexpected keyword argument '{name}'") as raised:
+        getattr(cartpole, make)(**refused)
+    listed = str(raised.value).split(" It takes ")[1]
+    assert {"exact_rows", "heun", "seed"} <= set(listed.rstrip(".").split(", "))
 
 
 def test_an_engine_takes_perspectives_with_its_own_action(cartpole):

@@ -1,54 +1,86 @@
-"""Perspectives over a canvas: from field paths, or from an environment's signature, with their spaces."""
+"""Perspectives over a canvas, with their spaces: from field paths, or from an environment's signature."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import accumulate
+from typing import NamedTuple
 
 import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.spaces import Box, Discrete
-from torch import Tensor
 
 from wm_vec.canvas import BoundField, BoundSchema, EnvSignature, SchemaError
-from wm_vec.canvas.signature import OBSERVATION
+from wm_vec.canvas.signature import ACTION, OBSERVATION
 from wm_vec.core import ActionSpec, Perspective
+from wm_vec.settings import CanvasConfig
 
 
-def signature_perspective(
-    bound: BoundSchema,
-    signature: EnvSignature,
-    device: torch.device,
-    dtype: torch.dtype = torch.float32,
-    reward_fn: Callable[..., Any] | None = None,
-    terminated_fn: Callable[..., Any] | None = None,
-    reward_state: Tensor | None = None,
-) -> tuple[Perspective, gym.Space]:
-    """The environment's own perspective, its reward and termination, with its observation space.
+class View(NamedTuple):
+    """A perspective with its spaces.
+
+    Attributes:
+        perspective: What the agent sees, controls and is paid for.
+        observation_space: One env's observations.
+        action_space: One env's actions.
+    """
+
+    perspective: Perspective
+    observation_space: gym.Space
+    action_space: gym.Space
+
+
+def view_of(
+    bound: BoundSchema, signature: EnvSignature | None, canvas: CanvasConfig, device: torch.device, dtype: torch.dtype
+) -> View:
+    """The view that a config describes: the environment's own, or one over fields, with the user's functions.
+
+    Raises:
+        UnknownFieldError: A path that the schema does not have.
+        SchemaError: Fields that cannot be seen or acted on so, or something left to an environment that there is not.
+    """
+    if canvas.obs_fields is None and canvas.act_fields is None and signature is not None:
+        view = signature_view(bound, signature, device, dtype)
+    elif signature is None and (canvas.obs_fields is None or canvas.act_fields is None):
+        raise SchemaError(
+            "This world comes from a schema, not from an environment, so there is no env of it without both "
+            "obs_fields and act_fields: give them."
+        )
+    elif signature is None and canvas.reward_fn is None:
+        raise SchemaError("This world has no learned reward: give reward_fn(obs, action, info) -> float.")
+    else:
+        seen = [OBSERVATION] if canvas.obs_fields is None else canvas.obs_fields
+        acted = [ACTION] if canvas.act_fields is None else canvas.act_fields
+        view = field_view(bound, seen, acted, device, dtype, act_low=canvas.act_low, act_high=canvas.act_high)
+    functions = {name: getattr(canvas, name) for name in ("reward_fn", "terminated_fn", "reward_state")}
+    return view._replace(perspective=replace(view.perspective, **functions))
+
+
+def signature_view(
+    bound: BoundSchema, signature: EnvSignature, device: torch.device, dtype: torch.dtype = torch.float32
+) -> View:
+    """The environment's own view, with its learned reward and termination.
 
     Observations have the space's dtype, whatever the network's `dtype`; only a float64 network makes a float32 Box a
     float64 one.
     """
     space, actions = _in_precision(signature.observation_space, dtype), signature.action_space
-    field = bound[OBSERVATION]
     perspective = Perspective(
         action=_space_action(actions),
-        obs_index=torch.tensor(field.indices(), device=device),
+        obs_index=torch.tensor(bound[OBSERVATION].indices(), device=device),
         obs_shape=tuple(space.shape or ()),
         obs_dtype=_torch_dtype(space),
         obs_offset=int(space.start) if isinstance(space, Discrete) else 0,
-        obs_fields={OBSERVATION: slice(0, field.num_positions)},
+        obs_fields={OBSERVATION: slice(0, bound[OBSERVATION].num_positions)},
         all_fields=all_fields(bound),
-        reward_fn=reward_fn,
-        terminated_fn=terminated_fn,
-        reward_state=reward_state,
     )
-    return perspective, space
+    return View(perspective, space, actions)
 
 
-def field_perspective(
+def field_view(
     bound: BoundSchema,
     obs_fields: Sequence[str],
     act_fields: Sequence[str],
@@ -57,12 +89,8 @@ def field_perspective(
     *,
     act_low: float | None = None,
     act_high: float | None = None,
-    reward_fn: Callable[..., Any] | None = None,
-    terminated_fn: Callable[..., Any] | None = None,
-    reward_state: Tensor | None = None,
-    name: str = "agent",
-) -> tuple[Perspective, gym.Space, gym.Space]:
-    """A perspective over named fields, with its observation and action spaces.
+) -> View:
+    """A view of named fields.
 
     Observations are a flat float32 Box (float64 of a float64 network) in the declared order. Actions are a flat Box
     between `act_low` and `act_high` (None for the fields' own bounds where finite, else -1 and 1), or Discrete for one
@@ -75,27 +103,18 @@ def field_perspective(
     check_paths("obs_fields", obs_fields)
     check_paths("act_fields", act_fields)
     seen = [bound[path] for path in obs_fields]
-    acted = [bound[path] for path in act_fields]
-    slices, start = {}, 0
-    for field in seen:
-        slices[field.path] = slice(start, start + field.num_positions)
-        start += field.num_positions
-    low, high = _observed_bounds(seen)
-    observation_space = _in_precision(Box(low, high, dtype=np.float32), dtype)
-    action, action_space = _field_action(acted, act_low, act_high)
+    action, action_space = _field_action([bound[path] for path in act_fields], act_low, act_high)
+    ends = list(accumulate(field.num_positions for field in seen))
+    observation_space = _in_precision(Box(*_observed_bounds(seen), dtype=np.float32), dtype)
     perspective = Perspective(
         action=action,
-        name=name,
         obs_index=torch.tensor(bound.indices(obs_fields), device=device),
-        obs_shape=(start,),
+        obs_shape=(ends[-1],),
         obs_dtype=_torch_dtype(observation_space),
-        obs_fields=slices,
+        obs_fields={f.path: slice(end - f.num_positions, end) for f, end in zip(seen, ends, strict=True)},
         all_fields=all_fields(bound),
-        reward_fn=reward_fn,
-        terminated_fn=terminated_fn,
-        reward_state=reward_state,
     )
-    return perspective, observation_space, action_space
+    return View(perspective, observation_space, action_space)
 
 
 def check_paths(role: str, paths: Sequence[str]) -> None:

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import os
-import weakref
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import reduce
 from importlib import resources
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypedDict, Unpack
+from weakref import WeakSet
 
-import numpy as np
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 from torchrl.data import ReplayBuffer
 from torchrl.envs import EnvBase
 
-from wm_vec.adapters.canvas import denoise_steps
-from wm_vec.canvas import BoundSchema, EnvSignature, compile_schema
-from wm_vec.core import CounterRNG, Engine
-from wm_vec.core.rng import STREAM_BANK
+from wm_vec.canvas import BoundSchema, EnvSignature, SchemaError, compile_schema
+from wm_vec.canvas_states import bank_from_data, field_values, fill_in, load_bank
+from wm_vec.core import Engine, Perspective
+from wm_vec.environments import EnvFactory
+from wm_vec.envs import TorchRLEnv, WorldModelEnv, WorldModelVectorEnv
 from wm_vec.envs.fork_warning import warn_if_forked
 from wm_vec.envs.registration import BUNDLED
 from wm_vec.envs.torchrl.spaces import gymnasium_spec, spaces_of
 from wm_vec.model import CanvasModel, ModelConfig
+from wm_vec.settings import EngineSettings, EnvSettings, VectorSettings, configs_of, one_horizon
 from wm_vec.train import (
     CheckpointError,
     TrainConfig,
@@ -41,12 +43,20 @@ from wm_vec.train import (
 from wm_vec.train.checkpoint import check_folder
 from wm_vec.train.data import DataError
 from wm_vec.train.normalise import fit_normalisers
-from wm_vec.world_envs import MAX_BANK, WorldEnvironments
 
 DEFAULT_D_MODEL = 32
 
 
-class WorldModel(WorldEnvironments):
+class NetworkSettings(TypedDict, total=False):
+    """Keywords of `WorldModel` besides the schema."""
+
+    config: ModelConfig | None
+    device: torch.device | str | None
+    dtype: torch.dtype | None
+    seed: int
+
+
+class WorldModel:
     """A learned world: schema, network, normalisers and initial states; and the environments made from it.
 
     Args:
@@ -62,6 +72,7 @@ class WorldModel(WorldEnvironments):
         signature: The environment's spaces, for a world that comes from one; None otherwise.
         bank: ``(M, N)`` initial states in the fields' own units; None until there are data.
         trained: Whether it has learned from data.
+        engines: Those that start episodes from `bank`.
     """
 
     def __init__(
@@ -82,16 +93,16 @@ class WorldModel(WorldEnvironments):
         self.bank: Tensor | None = None
         self.trained = False
         self._warned = False
-        self._engines: weakref.WeakSet[Engine] = weakref.WeakSet()  # those that start from the world's own bank
+        self.engines: WeakSet[Engine] = WeakSet()
         self.clear_observations()
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy has made no engines; and a WeakSet cannot be pickled.
-        return {name: value for name, value in self.__dict__.items() if name != "_engines"}
+        return {name: value for name, value in self.__dict__.items() if name != "engines"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._engines = weakref.WeakSet()
+        self.engines = WeakSet()
 
     def __repr__(self) -> str:
         kind = self.signature.env_id if self.signature and self.signature.env_id else "schema"
@@ -117,38 +128,27 @@ class WorldModel(WorldEnvironments):
         *,
         env_kwargs: Mapping[str, Any] | None = None,
         d_model: int = DEFAULT_D_MODEL,
-        config: ModelConfig | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        seed: int = 0,
+        **network: Unpack[NetworkSettings],
     ) -> WorldModel:
         """An untrained world with the fields of a Gymnasium environment: observation, action, reward, terminated.
+
+        Args:
+            env_id: Its id.
+            env_kwargs: Keywords of ``gym.make``.
+            d_model: Width of the network.
+            **network: Keywords of `WorldModel`.
 
         Raises:
             UnsupportedSpaceError: Spaces other than Box and Discrete.
         """
-        return cls.from_signature(
-            EnvSignature.of_env(env_id, env_kwargs),
-            d_model=d_model,
-            config=config,
-            device=device,
-            dtype=dtype,
-            seed=seed,
-        )
+        return cls.from_signature(EnvSignature.of_env(env_id, env_kwargs), d_model=d_model, **network)
 
     @classmethod
     def from_signature(
-        cls,
-        signature: EnvSignature,
-        *,
-        d_model: int = DEFAULT_D_MODEL,
-        config: ModelConfig | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        seed: int = 0,
+        cls, signature: EnvSignature, *, d_model: int = DEFAULT_D_MODEL, **network: Unpack[NetworkSettings]
     ) -> WorldModel:
-        """An untrained world for given spaces, without the environment itself."""
-        world = cls(signature.schema(d_model), config=config, device=device, dtype=dtype, seed=seed)
+        """An untrained world for given spaces, without the environment itself; the arguments are `from_env`'s."""
+        world = cls(signature.schema(d_model), **network)
         world.signature = signature
         return world
 
@@ -159,10 +159,7 @@ class WorldModel(WorldEnvironments):
         *,
         max_episode_steps: int | None = None,
         d_model: int = DEFAULT_D_MODEL,
-        config: ModelConfig | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        seed: int = 0,
+        **network: Unpack[NetworkSettings],
     ) -> WorldModel:
         """An untrained world for a TorchRL environment, from its specs; it learns from what a collector yields of it.
 
@@ -171,21 +168,17 @@ class WorldModel(WorldEnvironments):
                 under ``"action"``. Other entries, counters for example, are no part of the world.
             max_episode_steps: Horizon; None for that of a Gymnasium environment inside, else no limit.
             d_model: Width of the network.
-            config: The network besides the schema.
-            device: Where the network lives.
-            dtype: Its floating dtype.
-            seed: Seeds the initial weights.
+            **network: Keywords of `WorldModel`.
 
         Raises:
             UnsupportedSpaceError: Specs that cannot be laid on a canvas, pixels among them.
             ValueError: No such entries.
         """
-        observation_space, action_space = spaces_of(env)
-        spec = gymnasium_spec(env)
+        spaces, spec = spaces_of(env), gymnasium_spec(env)
         if max_episode_steps is None and spec is not None:
             max_episode_steps = spec.max_episode_steps
-        signature = EnvSignature(observation_space, action_space, max_episode_steps, spec.id if spec else None)
-        return cls.from_signature(signature, d_model=d_model, config=config, device=device, dtype=dtype, seed=seed)
+        signature = EnvSignature(*spaces, max_episode_steps, spec.id if spec else None)
+        return cls.from_signature(signature, d_model=d_model, **network)
 
     @classmethod
     def bundled(
@@ -287,7 +280,8 @@ class WorldModel(WorldEnvironments):
             raise CheckpointError(f"{path}: its configuration does not say whether the world is trained.")
         self.model.load_state_dict(weights)
         self.trained = config["trained"]
-        self._take_bank(None if bank is None else bank.to(self.device))
+        self.bank = None if bank is None else bank.to(self.device)
+        load_bank(self.engines, self.bank)
 
     # -- learning -------------------------------------------------------------------------------------------------
 
@@ -339,7 +333,8 @@ class WorldModel(WorldEnvironments):
                 buffer.copy_(before[name])
             raise
         self.trained = True
-        self._take_bank(self._bank_from(world_data, config.seed))
+        self.bank = bank_from_data(self.model, world_data, config.seed)
+        load_bank(self.engines, self.bank)
         if save_path is not None:
             self.save(save_path)
         if resume_path is not None:
@@ -360,7 +355,7 @@ class WorldModel(WorldEnvironments):
                 )
             return data
         if isinstance(data, TensorDictBase):
-            return data_from_transitions(data, self.bound, self._require_signature("transitions"))
+            return data_from_transitions(data, self.bound, self._signature_for("transitions"))
         if isinstance(data, Mapping):
             return data_from_mapping(data, self.bound)
         if isinstance(data, ReplayBuffer):
@@ -370,20 +365,19 @@ class WorldModel(WorldEnvironments):
         if isinstance(data, (list, tuple)) and data and all(isinstance(part, TensorDictBase) for part in data):
             return reduce(WorldData.join, map(self.as_data, data))
         if hasattr(data, "__iter__"):
-            return data_from_minari(data, self.bound, self._require_signature("a dataset of episodes"))
+            return data_from_minari(data, self.bound, self._signature_for("a dataset of episodes"))
         raise TypeError(
             f"finetune: cannot learn from a {type(data).__name__}; give a TensorDict of transitions, a Minari "
             "dataset, or a mapping of field path -> array over time."
         )
 
-    def _bank_from(self, data: WorldData, seed: int) -> Tensor:
-        """Up to `MAX_BANK` of the data's starts, what was not observed filled in by the model."""
-        chosen = torch.randperm(len(data.starts), generator=torch.Generator().manual_seed(seed))[:MAX_BANK]
-        values, known = data.starts[chosen].to(self.device), data.starts_known[chosen].to(self.device)
-        read = self.model.codec.is_input & self.model.codec.is_output
-        if bool(known[:, read].all()):
-            return torch.where(known, values, 0.0)
-        return self._fill_in(values, known, seed=0, n_denoise_steps=None)
+    def _signature_for(self, what: str) -> EnvSignature:
+        if self.signature is None:
+            raise SchemaError(
+                f"This world comes from a schema, not from an environment, so it cannot learn from {what}. "
+                "Give a mapping of field path -> array over time, or make it with WorldModel.from_env()."
+            )
+        return self.signature
 
     # -- observing and predicting ---------------------------------------------------------------------------------
 
@@ -394,32 +388,10 @@ class WorldModel(WorldEnvironments):
             UnknownFieldError: There is no such field.
             ValueError: No numbers, another number of values, values that are not finite, or no class of the field.
         """
-        index = self.bound[path].indices()
-        self._observed[0, index] = self._field_values(path, value, "observe").to(self._observed)
-        self._observed_known[0, index] = True
-
-    def _field_values(self, path: str, value: Any, where: str) -> Tensor:
-        """A field's values as people give them: ``(n,)`` float32, checked."""
         field = self.bound[path]
-        if isinstance(value, Tensor):
-            value = value.detach().to("cpu", torch.float32).numpy()
-        try:
-            given = np.asarray(value)
-        except ValueError:  # nested lists of unequal lengths
-            given = np.empty(0, object)
-        if given.dtype.kind not in "biuf":
-            raise ValueError(f"{where}: {path!r} takes numbers, got {value!r}.")
-        array = torch.as_tensor(given, dtype=torch.float32).reshape(-1)
-        if array.numel() == 1:
-            array = array.expand(field.num_positions)
-        if array.numel() != field.num_positions:
-            raise ValueError(f"{where}: {path!r} has {field.num_positions} positions, got {array.numel()} values.")
-        if not bool(torch.isfinite(array).all()):
-            raise ValueError(f"{where}: {path!r} must be finite, got {array.tolist()}.")
-        classes = field.spec.num_classes
-        if classes is not None and not bool(((array >= 0) & (array < classes) & (array == array.round())).all()):
-            raise ValueError(f"{where}: {path!r} takes classes from 0 to {classes - 1}, got {array.tolist()}.")
-        return array
+        index = field.indices()
+        self._observed[0, index] = field_values(field, value, "observe").to(self._observed)
+        self._observed_known[0, index] = True
 
     def clear_observations(self) -> None:
         """Forget what `observe` was told."""
@@ -439,16 +411,17 @@ class WorldModel(WorldEnvironments):
         """
         self._warn_if_untrained()
         values = self._observed.expand(num_samples, -1)
-        filled = self._fill_in(values, self._observed_known.expand(num_samples, -1), seed, n_steps)
+        filled = fill_in(self.model, values, self._observed_known.expand(num_samples, -1), seed, n_steps)
         if num_samples == 1:
             filled = filled[0]
         return {field.path: filled[..., field.indices()] for field in self.bound.bound_fields()}
 
-    def _fill_in(self, values: Tensor, known: Tensor, seed: int, n_denoise_steps: int | None) -> Tensor:
-        seeds = torch.arange(seed, seed + len(values), device=self.device)
-        dtype = self.model.codec.mean.dtype
-        noise = CounterRNG.from_seeds(seeds).normal(self.model.noise_size, STREAM_BANK, dtype)
-        return self.model.fill_in(values.to(dtype), known, noise, denoise_steps(self.model, n_denoise_steps))
+    def _warn_if_untrained(self) -> None:
+        if not self.trained and not self._warned:
+            self._warned = True
+            warnings.warn(
+                "This world is untrained: what it imagines means nothing yet. Train it with finetune().", stacklevel=3
+            )
 
     def to(self, device: torch.device | str) -> Self:
         """Move the world; environments made before must be made again."""
@@ -456,6 +429,140 @@ class WorldModel(WorldEnvironments):
         self.bank = None if self.bank is None else self.bank.to(device)
         self._observed, self._observed_known = self._observed.to(device), self._observed_known.to(device)
         return self
+
+    # -- environments ---------------------------------------------------------------------------------------------
+
+    def to_engine(
+        self,
+        num_envs: int,
+        perspectives: Sequence[Perspective] | None = None,
+        *,
+        act_fields: Sequence[str] | None = None,
+        **settings: Unpack[EngineSettings],
+    ) -> Engine:
+        """An engine over this world; environments are made from it.
+
+        Args:
+            num_envs: B.
+            perspectives: Who sees, acts and is paid; None for the environment's own.
+            act_fields: Fields that the perspectives' actions are written to, in their order; None for the
+                environment's own.
+            **settings: See `wm_vec.settings.CanvasConfig` and `wm_vec.core.config.EngineConfig`.
+
+        Raises:
+            SchemaError: `act_fields` is no list of paths, names one twice, or does not fit the actions' sizes.
+            ValueError: A number that must be whole and is not, or is out of its range.
+            TypeError: Settings that there are not.
+        """
+        self._warn_if_untrained()
+        configs = configs_of(self.to_engine, EngineSettings, settings, act_fields=act_fields)
+        return EnvFactory(self).engine(num_envs, perspectives, *configs)
+
+    def to_vector_env(
+        self,
+        num_envs: int = 1,
+        obs_fields: Sequence[str] | None = None,
+        act_fields: Sequence[str] | None = None,
+        reward_fn: Callable[..., Any] | None = None,
+        terminated_fn: Callable[..., Any] | None = None,
+        max_steps: int | None = None,
+        *,
+        device: torch.device | str | None = None,
+        render_mode: str | None = None,
+        **settings: Unpack[VectorSettings],
+    ) -> WorldModelVectorEnv:
+        """Thousands of envs of this world as one Gymnasium vector environment, tensors in and out.
+
+        Args:
+            num_envs: B.
+            obs_fields: See `wm_vec.settings.CanvasConfig`, as for the next three.
+            act_fields: Likewise.
+            reward_fn: Likewise.
+            terminated_fn: Likewise.
+            max_steps: Alias of `max_episode_steps`, the horizon; None for the environment's own, if any.
+            device: Moves this world there; None leaves it where it is.
+            render_mode: ``"rgb_array"`` or None.
+            **settings: See `wm_vec.settings.CanvasConfig` and `wm_vec.core.config.EngineConfig`.
+
+        Raises:
+            SchemaError: Fields that cannot be seen or acted on so, or no reward.
+            ValueError: A number that must be whole and is not, or is out of its range.
+            TypeError: Settings that there are not.
+        """
+        if device is not None:
+            self.to(device)
+        self._warn_if_untrained()
+        settings["max_episode_steps"] = one_horizon(max_steps, settings.get("max_episode_steps"))
+        view = obs_fields, act_fields, reward_fn, terminated_fn
+        configs = configs_of(self.to_vector_env, VectorSettings, settings, *view)
+        return EnvFactory(self).vector_env(num_envs, *configs, render_mode)
+
+    def to_torchrl_env(
+        self,
+        num_envs: int = 1,
+        obs_fields: Sequence[str] | None = None,
+        act_fields: Sequence[str] | None = None,
+        reward_fn: Callable[..., Any] | None = None,
+        terminated_fn: Callable[..., Any] | None = None,
+        *,
+        one_hot: bool = False,
+        expose_state: bool = False,
+        **settings: Unpack[EnvSettings],
+    ) -> TorchRLEnv:
+        """Thousands of envs of this world as one TorchRL environment, TensorDicts in and out.
+
+        The arguments are `to_vector_env`'s, and `TorchRLEnv`'s ``one_hot`` and ``expose_state``.
+        """
+        self._warn_if_untrained()
+        view = obs_fields, act_fields, reward_fn, terminated_fn
+        configs = configs_of(self.to_torchrl_env, EnvSettings, settings, *view)
+        return EnvFactory(self).torchrl_env(num_envs, *configs, one_hot=one_hot, expose_state=expose_state)
+
+    def to_env(
+        self,
+        obs_fields: Sequence[str] | None = None,
+        act_fields: Sequence[str] | None = None,
+        reward_fn: Callable[..., Any] | None = None,
+        terminated_fn: Callable[..., Any] | None = None,
+        *,
+        render_mode: str | None = None,
+        **settings: Unpack[EnvSettings],
+    ) -> WorldModelEnv:
+        """The scalar view: one env, NumPy in and out, the numbers of env 0 of `to_vector_env` at the same seed.
+
+        The arguments are `to_vector_env`'s; without `max_episode_steps` there is no time limit.
+        """
+        self._warn_if_untrained()
+        view = obs_fields, act_fields, reward_fn, terminated_fn
+        configs = configs_of(self.to_env, EnvSettings, settings, *view)
+        return EnvFactory(self).env(*configs, render_mode)
+
+    def to_openenv(
+        self,
+        obs_fields: Sequence[str] | None = None,
+        act_fields: Sequence[str] | None = None,
+        reward_fn: Callable[..., Any] | None = None,
+        terminated_fn: Callable[..., Any] | None = None,
+        max_steps: int | None = 200,
+        n_denoise_steps: int = 10,
+        act_low: float = -1.0,
+        act_high: float = 1.0,
+        initial_obs_fn: Callable[[], Mapping[str, Any]] | None = None,
+        render_mode: str | None = None,
+    ) -> WorldModelEnv:
+        """`to_env` with the parameters and defaults that the environment-extraction guide documents."""
+        return self.to_env(
+            obs_fields,
+            act_fields,
+            reward_fn,
+            terminated_fn,
+            max_episode_steps=max_steps,
+            n_denoise_steps=n_denoise_steps,
+            act_low=act_low,
+            act_high=act_high,
+            initial_obs_fn=initial_obs_fn,
+            render_mode=render_mode,
+        )
 
 
 def _checked_dtype(dtype: torch.dtype | None) -> torch.dtype:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from wm_vec.canvas import EnvSignature, Field, compile_schema
 from wm_vec.core import CounterRNG, Engine
 from wm_vec.envs import WorldModelVectorEnv
 from wm_vec.model import CanvasModel
-from wm_vec.perspectives import field_perspective
+from wm_vec.perspectives import field_view
 from wm_vec.world_model import WorldModel
 
 PLANE = Box(-np.inf, np.inf, (2,), np.float32)
@@ -131,9 +133,8 @@ def firm_engine(num_envs=4):
     )
     torch.manual_seed(0)
     model = CanvasModel(bound)
-    perspective = field_perspective(
-        bound, ["price", "stock"], ["price"], torch.device("cpu"), reward_fn=lambda *_: 0.0
-    )[0]
+    view = field_view(bound, ["price", "stock"], ["price"], torch.device("cpu")).perspective
+    perspective = dataclasses.replace(view, reward_fn=lambda *_: 0.0)
     return Engine(CanvasDynamics(model, ["price"]), num_envs, [perspective], seed=0), bound, model
 
 
@@ -178,7 +179,9 @@ def test_a_row_with_a_gap_leaves_the_others_as_they_were(cartpole):
 def test_several_views_of_one_world_are_joined():
     bound = compile_schema({"a": Field(), "b": Field(), "c": Field()})
     views = [
-        field_perspective(bound, [see], [act], torch.device("cpu"), reward_fn=lambda *_: 0.0, name=see)[0]
+        dataclasses.replace(
+            field_view(bound, [see], [act], torch.device("cpu")).perspective, reward_fn=lambda *_: 0.0, name=see
+        )
         for see, act in (("a", "b"), ("c", "c"))
     ]
     engine = Engine(CanvasDynamics(CanvasModel(bound), ["b", "c"]), 2, views, seed=0)

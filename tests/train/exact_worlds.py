@@ -10,7 +10,7 @@ from tensordict import TensorDict
 
 from wm_vec.canvas import EnvSignature
 from wm_vec.core import Engine, Transition
-from wm_vec.perspectives import signature_perspective
+from wm_vec.perspectives import signature_view
 
 CPU = torch.device("cpu")
 
@@ -67,7 +67,7 @@ class RulesWorld:
         self.bound = self.signature.schema(32)
 
     def to_engine(self, num_envs, *, max_episode_steps=None, n_denoise_steps=None, autoreset_mode="same_step"):
-        perspective, _ = signature_perspective(self.bound, self.signature, CPU)
+        perspective = signature_view(self.bound, self.signature, CPU).perspective
         return Engine(
             RulesDynamics(self),
             num_envs,

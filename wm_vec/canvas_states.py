@@ -1,0 +1,108 @@
+"""States of a canvas world: from values that people give, filled in by the model, as banks that episodes start from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wm_vec.adapters import CanvasDynamics
+from wm_vec.adapters.canvas import denoise_steps
+from wm_vec.canvas import BoundField
+from wm_vec.core import CounterRNG, Engine
+from wm_vec.core.engine import BANK_SEED
+from wm_vec.core.rng import STREAM_BANK
+from wm_vec.model import CanvasModel
+from wm_vec.train import WorldData
+
+MAX_BANK = 1024
+"""Initial states that a checkpoint keeps."""
+FUNCTION_BANK = 256
+"""Initial states that are filled from a user's `initial_obs_fn`, which is called once for each."""
+
+
+def field_values(field: BoundField, value: Any, where: str) -> Tensor:
+    """A field's values in its own units, ``(n,)`` float32; one number stands for all of its n positions.
+
+    Raises:
+        ValueError: No numbers, another number of values, values that are not finite, or no class of the field.
+    """
+    if isinstance(value, Tensor):
+        value = value.detach().to("cpu", torch.float32).numpy()
+    try:
+        given = np.asarray(value)
+    except ValueError:  # nested lists of unequal lengths
+        given = np.empty(0, object)
+    if given.dtype.kind not in "biuf":
+        raise ValueError(f"{where}: {field.path!r} takes numbers, got {value!r}.")
+    array = torch.as_tensor(given, dtype=torch.float32).reshape(-1)
+    if array.numel() == 1:
+        array = array.expand(field.num_positions)
+    if array.numel() != field.num_positions:
+        raise ValueError(f"{where}: {field.path!r} has {field.num_positions} positions, got {array.numel()} values.")
+    if not bool(torch.isfinite(array).all()):
+        raise ValueError(f"{where}: {field.path!r} must be finite, got {array.tolist()}.")
+    classes = field.spec.num_classes
+    if classes is not None and not bool(((array >= 0) & (array < classes) & (array == array.round())).all()):
+        raise ValueError(f"{where}: {field.path!r} takes classes from 0 to {classes - 1}, got {array.tolist()}.")
+    return array
+
+
+def fill_in(
+    model: CanvasModel, values: Tensor, known: Tensor, seed: int = 0, n_denoise_steps: int | None = None
+) -> Tensor:
+    """States ``(M, N)`` in which what is not `known` is sampled.
+
+    Args:
+        model: The network.
+        values: ``(M, N)`` in the fields' own units.
+        known: ``(M, N)`` bool.
+        seed: State i is sampled at ``seed + i``.
+        n_denoise_steps: K; None for the model's own.
+    """
+    seeds = torch.arange(seed, seed + len(values), device=values.device)
+    dtype = model.codec.mean.dtype
+    noise = CounterRNG.from_seeds(seeds).normal(model.noise_size, STREAM_BANK, dtype)
+    return model.fill_in(values.to(dtype), known, noise, denoise_steps(model, n_denoise_steps))
+
+
+def bank_from_data(model: CanvasModel, data: WorldData, seed: int) -> Tensor:
+    """Up to `MAX_BANK` of the data's starts, what was not observed filled in by the model."""
+    chosen = torch.randperm(len(data.starts), generator=torch.Generator().manual_seed(seed))[:MAX_BANK]
+    values, known = (t[chosen].to(model.codec.mean.device) for t in (data.starts, data.starts_known))
+    read = model.codec.is_input & model.codec.is_output
+    return torch.where(known, values, 0.0) if bool(known[:, read].all()) else fill_in(model, values, known)
+
+
+def bank_from_function(model: CanvasModel, initial_obs_fn: Callable[[], Mapping[str, Any]]) -> Tensor:
+    """`FUNCTION_BANK` states from a user's function, what it does not name filled in by the model."""
+    values = torch.zeros(FUNCTION_BANK, model.bound.layout.num_positions)
+    known = torch.zeros_like(values, dtype=torch.bool)
+    for i in range(FUNCTION_BANK):
+        given = initial_obs_fn()
+        if not isinstance(given, Mapping):
+            raise TypeError(
+                f"initial_obs_fn must return a mapping of field path -> values, got {type(given).__name__}."
+            )
+        for path, value in given.items():
+            field = model.bound[path]
+            values[i, field.indices()] = field_values(field, value, "initial_obs_fn")
+            known[i, field.indices()] = True
+    device = model.codec.mean.device
+    return fill_in(model, values.to(device), known.to(device))
+
+
+def load_bank(engines: Iterable[Engine], bank: Tensor | None) -> None:
+    """Start episodes of engines over a canvas world from other states ``(M, N)``; None samples them from the model."""
+    for engine in engines:
+        dynamics = engine.dynamics
+        assert isinstance(dynamics, CanvasDynamics)
+        dynamics.replace_bank(bank)
+        states = dynamics.bank
+        if states is None:  # as the engine does where there is no bank
+            seeds = torch.arange(BANK_SEED, BANK_SEED + MAX_BANK, device=dynamics.device)
+            states = dynamics.initial_state(CounterRNG.from_seeds(seeds), MAX_BANK)
+        engine.load_bank(states)

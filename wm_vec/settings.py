@@ -1,0 +1,142 @@
+"""The keywords of ``WorldModel.to_*``, and the two configs that they become."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypedDict
+
+from gymnasium.vector import AutoresetMode
+from torch import Tensor
+
+from wm_vec.adapters.canvas import ActMode
+from wm_vec.core.config import EngineConfig, whole_number
+
+
+@dataclass(frozen=True)
+class CanvasConfig:
+    """How an env is cut out of a canvas world: what its agent sees, controls and is paid for, and how a step is made.
+
+    Attributes:
+        obs_fields: Field paths that the agent observes, in order; None for the environment's own observation.
+        act_fields: Field paths that it controls, in order; None for the environment's own action.
+        reward_fn: ``(obs, action, info) -> float`` of one env; None for the learned reward.
+        terminated_fn: ``(obs, step, info) -> bool`` of one env; None for the learned termination, if any.
+        act_low: Lower bound of actions on `act_fields`; None for the fields' own where finite, else -1.
+        act_high: Upper bound, likewise, else 1.
+        reward_state: Start value of what a stateful `reward_fn` carries through an episode of one env. It then takes a
+            fourth argument and returns ``(reward, reward_state)``.
+        n_denoise_steps: K, passes of the network per step; None for the model's own.
+        act_mode: ``"set"``: an action overwrites its field's current value, and the next is predicted like any other;
+            ``"hold"``: the field keeps it through the step.
+        heun: Second-order sampler.
+        initial_obs_fn: Returns field path -> values to start an episode with; the model fills in the other fields. It
+            is called when the env is made, once per state of its bank. None for the world's own bank.
+
+    Raises:
+        ValueError: A `reward_state` without a `reward_fn`.
+    """
+
+    obs_fields: Sequence[str] | None = None
+    act_fields: Sequence[str] | None = None
+    reward_fn: Callable[..., Any] | None = None
+    terminated_fn: Callable[..., Any] | None = None
+    act_low: float | None = None
+    act_high: float | None = None
+    reward_state: Tensor | None = None
+    n_denoise_steps: int | None = None
+    act_mode: ActMode = "set"
+    heun: bool = False
+    initial_obs_fn: Callable[[], Mapping[str, Any]] | None = None
+
+    def __post_init__(self) -> None:
+        if self.reward_state is not None and self.reward_fn is None:
+            raise ValueError("reward_state is what a reward_fn carries: give reward_fn too.")
+
+
+class CommonSettings(TypedDict, total=False):
+    """Keywords of every ``WorldModel.to_*``; see `CanvasConfig` and `EngineConfig`, whose defaults they have."""
+
+    max_episode_steps: int | None
+    n_denoise_steps: int | None
+    act_mode: ActMode
+    heun: bool
+    initial_obs_fn: Callable[[], Mapping[str, Any]] | None
+    seed: int | None
+    exact_rows: bool
+
+
+class EngineSettings(CommonSettings, total=False):
+    """Keywords of `WorldModel.to_engine`."""
+
+    autoreset_mode: AutoresetMode | str
+    validate: bool
+
+
+class EnvSettings(CommonSettings, total=False):
+    """Keywords of `WorldModel.to_env` and `WorldModel.to_torchrl_env`."""
+
+    act_low: float | None
+    act_high: float | None
+    reward_state: Tensor | None
+
+
+class VectorSettings(EngineSettings, EnvSettings, total=False):
+    """Keywords of `WorldModel.to_vector_env`."""
+
+
+def configs_of(
+    method: Callable[..., Any],
+    keywords: type,
+    settings: Mapping[str, Any],
+    obs_fields: Sequence[str] | None = None,
+    act_fields: Sequence[str] | None = None,
+    reward_fn: Callable[..., Any] | None = None,
+    terminated_fn: Callable[..., Any] | None = None,
+) -> tuple[CanvasConfig, EngineConfig]:
+    """The two configs that a call's arguments make.
+
+    Args:
+        method: What was called; its parameters count as known names.
+        keywords: The TypedDict of its `settings`.
+        settings: Keywords as they were given.
+        obs_fields: See `CanvasConfig`, as for the next three.
+        act_fields: Likewise.
+        reward_fn: Likewise.
+        terminated_fn: Likewise.
+
+    Raises:
+        TypeError: A keyword that there is not.
+        ValueError: A value out of its range.
+    """
+    known = keywords.__annotations__
+    for name in settings:
+        if name not in known:
+            parameters = inspect.signature(method).parameters.values()
+            names = [*(p.name for p in parameters if p.kind is not p.VAR_KEYWORD), *known]
+            close = difflib.get_close_matches(name, names, n=1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            raise TypeError(
+                f"{method.__name__}() got an unexpected keyword argument {name!r}.{hint} It takes {', '.join(names)}."
+            )
+    engine_names = {field.name for field in fields(EngineConfig)}
+    engine = EngineConfig(**{name: value for name, value in settings.items() if name in engine_names})
+    canvas = {name: value for name, value in settings.items() if name not in engine_names}
+    return CanvasConfig(obs_fields, act_fields, reward_fn, terminated_fn, **canvas), engine
+
+
+def one_horizon(max_steps: int | None, max_episode_steps: int | None) -> int | None:
+    """The horizon where `max_steps` is an alias of `max_episode_steps`.
+
+    Raises:
+        ValueError: They differ, or `max_steps` is no whole number of at least 1.
+    """
+    if max_steps is None:
+        return max_episode_steps
+    if max_episode_steps not in (None, whole_number(max_steps, "max_steps")):
+        raise ValueError(
+            f"max_steps is an alias of max_episode_steps; give one of them, got {max_steps} and {max_episode_steps}."
+        )
+    return max_steps
