@@ -13,7 +13,7 @@ from wm_vec.adapters import CanvasDynamics
 from wm_vec.adapters.canvas import denoise_steps
 from wm_vec.canvas import BoundField
 from wm_vec.core import CounterRNG, Engine
-from wm_vec.core.engine import BANK_SEED
+from wm_vec.core.resets import make_bank
 from wm_vec.core.rng import STREAM_BANK
 from wm_vec.model import CanvasModel
 from wm_vec.train import WorldData
@@ -101,8 +101,5 @@ def load_bank(engines: Iterable[Engine], bank: Tensor | None) -> None:
         dynamics = engine.dynamics
         assert isinstance(dynamics, CanvasDynamics)
         dynamics.replace_bank(bank)
-        states = dynamics.bank
-        if states is None:  # as the engine does where there is no bank
-            seeds = torch.arange(BANK_SEED, BANK_SEED + MAX_BANK, device=dynamics.device)
-            states = dynamics.initial_state(CounterRNG.from_seeds(seeds), MAX_BANK)
+        states = make_bank(dynamics, MAX_BANK) if dynamics.bank is None else dynamics.bank  # as an engine does
         engine.load_bank(states)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
-from weakref import WeakSet
 
 from wm_vec.adapters import CanvasDynamics
 from wm_vec.canvas import SchemaError
@@ -13,7 +12,6 @@ from wm_vec.canvas.signature import ACTION, REWARD, TERMINATED
 from wm_vec.canvas_states import bank_from_function
 from wm_vec.core import AutoresetMode, Engine, Perspective
 from wm_vec.core.config import EngineConfig
-from wm_vec.core.dynamics import Dynamics
 from wm_vec.envs import TorchRLEnv, WorldModelEnv, WorldModelVectorEnv
 from wm_vec.perspectives import View, check_paths, view_of
 from wm_vec.settings import CanvasConfig
@@ -71,7 +69,7 @@ class EnvFactory:
             bank=world.bank if start is None else bank_from_function(world.model, start),
             heun=canvas.heun,
         )
-        return _make_engine(dynamics, num_envs, perspectives, config, world.engines if start is None else None)
+        return Engine(dynamics, num_envs, perspectives, config, family=world.engines if start is None else None)
 
     def vector_env(
         self, num_envs: int, canvas: CanvasConfig, config: EngineConfig, render_mode: str | None = None
@@ -113,17 +111,3 @@ class EnvFactory:
         if config.max_episode_steps is not None or signature is None:
             return config
         return replace(config, max_episode_steps=signature.max_episode_steps)
-
-
-def _make_engine(
-    dynamics: Dynamics,
-    num_envs: int,
-    perspectives: Sequence[Perspective],
-    config: EngineConfig,
-    family: WeakSet[Engine] | None,
-) -> Engine:
-    """An engine that is a member of a family of engines, if any."""
-    engine = Engine(dynamics, num_envs, perspectives, **vars(config))
-    if family is not None:
-        family.add(engine)
-    return engine

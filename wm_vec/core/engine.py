@@ -20,7 +20,7 @@ from wm_vec.core.dynamics import Dynamics
 from wm_vec.core.encoding import encoded, num_observations
 from wm_vec.core.imagination import imagined
 from wm_vec.core.perspective import Perspective
-from wm_vec.core.resets import BANK_SEED, Bank, Fresh, GivenStart, bank_leaves, fork_state, restart
+from wm_vec.core.resets import BANK_SEED, Bank, Fresh, GivenStart, bank_leaves, fork_state, make_bank, restart
 from wm_vec.core.rewards import RewardFunctions
 from wm_vec.core.rng import CounterRNG, seed_list, spawn_seeds
 from wm_vec.core.state import EnvState, StateLayout, StepOutput
@@ -78,7 +78,7 @@ class Engine:
         reward_states = {p.name: p.reward_state.to(device, dtype) for p in perspectives if p.reward_state is not None}
         fresh = bank is None and dynamics.starts_fresh
         if not fresh and bank is None:
-            bank = dynamics.bank if dynamics.bank is not None else _made_bank(dynamics, config.bank_size)
+            bank = dynamics.bank if dynamics.bank is not None else make_bank(dynamics, config.bank_size)
         example = dynamics.example if bank is None else bank
         layout = StateLayout(example, reward_states, len(names), self.reward_dtype, dynamics.signature)
         resets: Bank | Fresh = Fresh(dynamics, layout)
@@ -399,12 +399,6 @@ class Engine:
         observation = self.dynamics.observe(world.layout.dynamics_state(leaves))
         states = dict(zip(world.layout.reward_states, leaves[len(world.layout.keys) :], strict=True))
         world.rewards.probe(observation, world.actions.middle(3), torch.ones_like(few), states)
-
-
-def _made_bank(dynamics: Dynamics, bank_size: int) -> TensorDictBase:
-    """Initial states ``(bank_size,)``, the same for every number of envs."""
-    seeds = torch.arange(BANK_SEED, BANK_SEED + bank_size, device=dynamics.device)
-    return dynamics.initial_state(CounterRNG.from_seeds(seeds), bank_size)
 
 
 @torch.compiler.disable(

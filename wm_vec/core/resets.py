@@ -52,7 +52,7 @@ class ResetSource(Protocol):
 
         Args:
             seed: ``(B,)`` int64.
-            episode: ``(B,)`` int64, the number of the episode that starts.
+            episode: ``(B,)`` int64, the number of the episode that starts; not read where `words` are given.
             words: ``(B,)`` int64, `start_words` of these if they have been drawn.
             options: What the caller handed to ``reset``; a bank has no use for them.
         """
@@ -138,6 +138,12 @@ class Fresh:
     def copy(self) -> Fresh:
         """Itself: it has no buffer."""
         return self
+
+
+def make_bank(dynamics: Dynamics, size: int) -> TensorDictBase:
+    """Fresh initial states ``(size,)``, the same for every number of envs."""
+    seeds = torch.arange(BANK_SEED, BANK_SEED + size, device=dynamics.device)
+    return dynamics.initial_state(CounterRNG.from_seeds(seeds), size)
 
 
 def bank_leaves(bank: TensorDictBase, layout: StateLayout, device: torch.device) -> list[Tensor]:

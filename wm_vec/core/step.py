@@ -147,10 +147,10 @@ def _numbers(world: World, state: EnvState, mode: AutoresetMode) -> tuple[Tensor
     """The step's noise, and where envs that reset in it start: all random words of the step in one draw."""
     if mode is AutoresetMode.DISABLED:
         return None, Starts([], None)
-    noise, words = None, None
-    if world.resets.uses_words:
-        noise, words = step_numbers(state.seed, state.episode, state.elapsed, world.dynamics.noise_size)
-    return noise, world.resets.sample(state.seed, state.episode + 1, words)
+    if not world.resets.uses_words:
+        return None, world.resets.sample(state.seed, state.episode + 1)
+    noise, words = step_numbers(state.seed, state.episode, state.elapsed, world.dynamics.noise_size)
+    return noise, world.resets.sample(state.seed, state.episode, words)
 
 
 def _propose(

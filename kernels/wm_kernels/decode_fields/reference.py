@@ -21,8 +21,8 @@ def decode_fields_reference(
 
     A number becomes ``base * values + shift + scale * sample``, clamped to its bounds: with base 1 a residual on
     the current value, with base 0 a value of its own, with base 1 and scale 0 the value that was there. A class
-    index is read from the signs of its bits; indices past the last class give the last class, and a bit that is NaN
-    gives NaN.
+    index is read from the signs of its bits; indices past the last class give the last class. What is not finite gives
+    NaN.
 
     Args:
         sample: ``(B, N, V)`` float.
@@ -36,17 +36,15 @@ def decode_fields_reference(
         ``(B, N)`` float, the next values.
     """
     numbers = torch.addcmul(torch.addcmul(shift, base, values), scale, sample[..., 0])
-    # A number less itself is 0, or NaN where it is not finite: an overflow must stay visible behind the bounds.
-    numbers = torch.clamp(numbers, low, high) + (numbers - numbers)
+    # A number less itself is 0, or NaN where it is not finite: what diverged must stay visible behind the bounds, and
+    # behind a comparison, by which NaN would read as an unset bit.
+    visible = numbers - numbers
     if sample.shape[-1] == 1:
-        lost = torch.isnan(sample[..., 0])
         classes = (sample[..., 0] > 0).to(values.dtype)
     else:
         channel = torch.arange(sample.shape[-1], device=sample.device)
         used = channel < num_bits[:, None]
-        lost = (torch.isnan(sample) & used).any(-1)
         index = (((sample > 0) & used).to(torch.int64) << channel).sum(-1)
         classes = torch.minimum(index, (num_classes - 1).clamp(min=0)).to(values.dtype)
-    # A diverged sample must stay visible: a comparison with NaN would read as an unset bit.
-    classes = torch.where(lost, torch.nan, classes)
-    return torch.where(num_bits > 0, classes, numbers)
+        visible = visible + torch.where(used, sample - sample, 0.0).sum(-1)
+    return torch.where(num_bits > 0, classes, torch.clamp(numbers, low, high)) + visible

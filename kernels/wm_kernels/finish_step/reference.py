@@ -80,13 +80,15 @@ def finish_step_reference(
             ``"disabled"`` leaves it to the caller.
 
     Returns:
-        New tensors, except that ``final`` and ``state`` are one list and `episode` is as it was under ``"disabled"``.
+        New tensors, except that under ``"disabled"`` ``final`` and ``state`` are one list and `episode` is as it was, and
+        under ``"same_step"`` ``finished`` and ``was_reset`` are one tensor.
     """
     numbers = [leaf.reshape(leaf.shape[0], -1) for leaf in proposed if leaf.dtype.is_floating_point]
     if action is not None:
         numbers.append(action.to(reward.dtype))
-    # Zero times a finite number is 0, times anything else NaN; a sum of those cannot overflow.
-    diverged = (torch.cat((reward, *numbers), 1) * 0).sum(-1) != 0
+    # A finite number less itself is 0, any other NaN, which counts as true.
+    every = torch.cat((reward, *numbers), 1)
+    diverged = (every - every).any(-1)
     final = [_select(diverged, old, new) for old, new in zip(previous, proposed, strict=True)]
     reward = reward.masked_fill(diverged[:, None], 0.0)
     terminated = terminated | diverged[:, None]
@@ -107,7 +109,7 @@ def finish_step_reference(
             final, final, reward, terminated, truncated, diverged, finished, torch.zeros_like(finished),
             final_elapsed, episode, final_returns, final_elapsed.clone(), final_returns.clone(),
         )  # fmt: skip
-    was_reset = (finished if pending is None else pending).clone()  # handed out beside `finished`
+    was_reset = finished if pending is None else pending.clone()
     fresh = bank if bank_index is None else [leaf[bank_index] for leaf in bank]
     state = [_select(was_reset, start, last) for start, last in zip(fresh, final, strict=True)]
     return FinishedStep(

@@ -7,6 +7,7 @@ vectors published with it (Random123). Words are kept as int64 in ``[0, 2^32)``.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -28,13 +29,18 @@ def philox4x32_reference(counter: Tensor, key: Tensor) -> Tensor:
         ``(..., 4)`` int64, words in ``[0, 2^32)``.
     """
     c0, c1, c2, c3 = counter.unbind(-1)
-    k0, k1 = key.unbind(-1)
-    for _ in range(ROUNDS):
+    for k0, k1 in _round_keys(key):
         high0, low0 = _multiply(c0, MULTIPLIERS[0])
         high1, low1 = _multiply(c2, MULTIPLIERS[1])
         c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
-        k0, k1 = (k0 + WEYL[0]) & MASK32, (k1 + WEYL[1]) & MASK32
     return torch.stack((c0, c1, c2, c3), -1)
+
+
+def _round_keys(key: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """The two key words of every round, ``(...)`` int64 each: a Weyl sequence modulo 2^32."""
+    round_number = torch.arange(ROUNDS, device=key.device)
+    words = [(key[..., i, None] + round_number * WEYL[i]) & MASK32 for i in range(2)]
+    return zip(words[0].unbind(-1), words[1].unbind(-1), strict=True)
 
 
 def _multiply(word: Tensor, constant: int) -> tuple[Tensor, Tensor]:

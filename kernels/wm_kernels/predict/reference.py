@@ -70,12 +70,15 @@ def denoise_reference(
     Returns:
         ``(B, N, V)`` float.
     """
-    norm = math.sqrt(1.0 + sigma * sigma) if isinstance(sigma, float) else torch.sqrt(1.0 + sigma * sigma)
-    scaled = noisy / norm
-    if noisy.shape[-1] == 1:
-        tokens = torch.addcmul(canvas, scaled, weights.noise_weight[:, 0])
+    variance = 1.0 + sigma * sigma
+    common = isinstance(variance, float)  # to all envs: a factor of operations that there are anyway
+    norm = math.sqrt(variance) if common else torch.sqrt(variance)
+    if noisy.shape[-1] > 1:
+        tokens = canvas + torch.einsum("bnv,nvd->bnd", noisy / norm, weights.noise_weight)
+    elif common:
+        tokens = torch.addcmul(canvas, noisy, weights.noise_weight[:, 0], value=1.0 / norm)
     else:
-        tokens = canvas + torch.einsum("bnv,nvd->bnd", scaled, weights.noise_weight)
+        tokens = torch.addcmul(canvas, noisy / norm, weights.noise_weight[:, 0])
     for block_weights, block_modulation in zip(weights.blocks, modulation.unbind(-3), strict=True):
         tokens = block(tokens, block_modulation, block_weights, weights.num_heads)
     normed = F.layer_norm(tokens, tokens.shape[-1:], eps=NORM_EPS)
@@ -83,7 +86,9 @@ def denoise_reference(
         output = (normed * weights.head_weight[:, 0]).sum(-1, keepdim=True) + weights.head_bias
     else:
         output = torch.einsum("bnd,nvd->bnv", normed, weights.head_weight) + weights.head_bias
-    return (scaled + sigma * output) / norm
+    if common:
+        return torch.add(noisy / variance, output, alpha=sigma / norm)
+    return noisy / variance + output * (sigma / norm)
 
 
 def sampler_update_reference(noisy: Tensor, denoised: Tensor, sigma: float, sigma_next: float) -> Tensor:
@@ -98,7 +103,7 @@ def sampler_update_reference(noisy: Tensor, denoised: Tensor, sigma: float, sigm
     Returns:
         ``(B, N, V)`` float at noise level `sigma_next`.
     """
-    return torch.lerp(denoised, noisy, sigma_next / sigma)
+    return denoised if sigma_next == 0 else torch.lerp(denoised, noisy, sigma_next / sigma)
 
 
 def predict_reference(
