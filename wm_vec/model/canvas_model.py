@@ -70,7 +70,8 @@ class CanvasModel(nn.Module):
             self.config.mlp_ratio,
         )
         self._packed: dict[tuple[int, bool], tuple[list[int], PackedWeights]] = {}
-        self._forced_refreshes = 0
+        self._sources: list[Tensor] | None = None  # a walk over all modules takes longer than the rest of `_versions`
+        self._refreshes = 0
         self.register_load_state_dict_post_hook(CanvasModel._force_refresh)
         _MODELS.add(self)
 
@@ -155,16 +156,18 @@ class CanvasModel(nn.Module):
 
     def _versions(self) -> list[int]:
         """Changes whenever a parameter or normaliser is written in place, or its storage replaced."""
-        sources = [*self.parameters(), *self.codec.learned_buffers()]
-        return [self._forced_refreshes, *map(_VERSION, sources), *map(Tensor.data_ptr, sources)]
+        if self._sources is None:
+            self._sources = [*self.parameters(), *self.codec.learned_buffers()]
+        return [self._refreshes, *map(_VERSION, self._sources), *map(Tensor.data_ptr, self._sources)]
 
     def _force_refresh(self, *_: Any) -> None:
         """Pack again at the next step, whatever the versions say."""
-        self._forced_refreshes += 1
+        self._sources = None
+        self._refreshes += 1
 
     def _apply(self, fn: Any, recurse: bool = True) -> CanvasModel:
         """Moves and casts make tensors of another kind, so packed weights are made anew."""
-        self._packed = {}
+        self._packed, self._sources = {}, None
         return super()._apply(fn, recurse)
 
     def __deepcopy__(self, memo: dict[int, object]) -> CanvasModel:
@@ -173,7 +176,7 @@ class CanvasModel(nn.Module):
         return copied
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_packed": {}}
+        return {**self.__dict__, "_packed": {}, "_sources": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
