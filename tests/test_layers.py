@@ -36,6 +36,8 @@ COMPOSE = {
     "wm_vec.cli",
 }
 SUPPORT = {
+    "direct",
+    "view",
     "numpy_io",
     "info",
     "fork_warning",

@@ -20,7 +20,7 @@ from wm_vec.adapters.spaces import ActionCodec, check_spaces
 from wm_vec.core import Dynamics, Engine, EnvState, Perspective, StepResult
 from wm_vec.core.trees import map_tree, rows_of
 from wm_vec.envs.info import LazyInfo
-from wm_vec.envs.numpy_io import collected, element_of, painter_of, render_call
+from wm_vec.envs.numpy_io import element_of, painter_of, render_call
 from wm_vec.envs.replay import sampled_observations
 from wm_vec.render.frames import FramePainter
 
@@ -159,9 +159,9 @@ class WorldModelVectorEnv(VectorEnv):
             world_model, observation_space, action_space: The model, and one env's spaces.
             num_envs: B.
             batching: ``"batched"`` for models that take states and actions with a leading axis ``(B, ...)``, ``"vmap"``
-                for pure functions of one env, ``"loop"`` for anything else.
-            initial_observation, initial_state: Of one env; under ``"batched"`` and ``"vmap"`` also of several, ``(M,
-                ...)``, from which episodes then draw.
+                for pure functions of one env. Any other model is for the scalar `WorldModelEnv`, many of which go into
+                `gymnasium.vector.SyncVectorEnv`.
+            initial_observation, initial_state: Of one env, or of several, ``(M, ...)``, from which episodes then draw.
             reset_fn: Called with one seed at a time, to fill the bank that episodes draw from; marked
                 `wm_vec.batched`, at every reset with a tensor of seeds ``(B,)``.
             transition_fn, reward_fn, terminal_fn, action_transform_fn, encode: See `CallableDynamics`.
@@ -170,11 +170,11 @@ class WorldModelVectorEnv(VectorEnv):
             autoreset_mode: Gymnasium's, or its name.
             render_mode: ``"rgb_array"`` or None.
             device: Where tensors live; None for where the model is.
-            torch_actions: Under ``"loop"``, give the model actions as tensors; False for NumPy.
+            torch_actions: True; the scalar `WorldModelEnv` alone gives NumPy.
             seed: Seed of the first reset.
             bank_size: Resets that fill the bank.
             rng: ``"global"`` for a model that draws from torch's global generator; then the batch as a whole is
-                reproducible, not each row by itself (except under ``"loop"``).
+                reproducible, not each env by itself.
             exact_rows: Bit-equal rows at any B.
             validate: Check the values of actions; reads them on the host.
 
@@ -257,8 +257,7 @@ class WorldModelVectorEnv(VectorEnv):
             raise ValueError(f"reset: unknown options {sorted(own)}; it takes {' or '.join(map(repr, MASK_OPTIONS))}.")
         observation = self.engine.reset(seed, self._reset_mask(options), own or None)
         self._draws = 0
-        info = collected(self.engine.start_info, self.num_envs, self.device)
-        return observation, LazyInfo(info, self._lazy(self.engine.model_state()))
+        return observation, LazyInfo(self.engine.start_info, self._lazy(self.engine.model_state()))
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
         """Step all envs; no host sync.
@@ -333,7 +332,7 @@ class WorldModelVectorEnv(VectorEnv):
     def _info(self, result: StepResult) -> dict[str, Any]:
         episode = {"r": result.episode_return, "l": result.episode_length}
         info: dict[str, Any] = {
-            **collected(result.info, self.num_envs, self.device),
+            **result.info,
             "episode": episode,
             "_episode": result.finished,
             "diverged": result.diverged,
