@@ -38,6 +38,8 @@ COMPOSE = {
     "wm_vec.cli",
 }
 SUPPORT = {
+    "direct",
+    "view",
     "numpy_io",
     "info",
     "fork_warning",

@@ -65,9 +65,11 @@ class VectorWorld(nn.Module):
         return self.decoder(latent)
 
     def predict_next_state(self, state: Tensor, action: Tensor) -> Tensor:
+        action = torch.as_tensor(action)  # what an action_transform_fn returns comes as it is
         return 0.9 * state + 0.3 * torch.tanh(self.dynamics(torch.cat([state, action], -1)))
 
     def predict_reward(self, state: Tensor, action: Tensor) -> Tensor:
+        action = torch.as_tensor(action)
         return self.reward_head(torch.cat([state, action], -1)).squeeze(-1)
 
     def predict_terminal(self, state: Tensor) -> Tensor:

@@ -47,8 +47,8 @@ def test_one_adapter(model, initial_latent):
     latent = model.sample_initial_state(seed=7)
     obs, info = env.reset(seed=7)
     np.testing.assert_allclose(obs, model.decode_observation(latent).detach(), atol=1e-6)
-    assert info["source"] == "world_model"
-    np.testing.assert_array_equal(info["model_state"], latent)
+    assert info == {"source": "world_model"}
+    np.testing.assert_array_equal(env.state, latent)
     actions = np.random.default_rng(0).uniform(-1, 1, (50, 6)).astype(np.float32)
     for step, action in enumerate(actions, start=1):
         latent, *expected = bare_step(model, latent, action)
@@ -59,6 +59,8 @@ def test_one_adapter(model, initial_latent):
         assert truncated is (step == 50)
         assert info["elapsed_steps"] == step
         np.testing.assert_allclose(info["model_state"], latent, atol=1e-5)
+        assert info["model_state"] is env.state
+        assert set(info) == {"model_state", "elapsed_steps"}
         assert not terminated
 
 

@@ -1,4 +1,4 @@
-"""The adapters of the seeds, as they stand, over 2,048 envs; every row is what the model says by itself."""
+"""The adapters of the seeds, as they stand, over 2,048 envs; every env is what the model computes by itself."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import wm_vec
 from tests.seeds import blocks_000
 from tests.seeds.models import PixelWorld, VectorWorld
 from tests.seeds.test_001 import define
-from wm_vec.envs import WorldModelVectorEnv
+from wm_vec.envs import WorldModelEnv, WorldModelVectorEnv
 
 NUM_ENVS = 2048
-BATCHINGS = ["batched", "vmap", "loop"]
+BATCHINGS = ["batched", "vmap"]
 PIXELS = gym.spaces.Box(0, 255, (3, 64, 64), np.uint8)
 PUSHES = gym.spaces.Box(-1.0, 1.0, (6,), np.float32)
 
@@ -83,7 +83,7 @@ def test_seed_001(batching):
         batching=batching,
     )
     _, info = envs.reset(seed=0)
-    latents = as_batch(info["model_state"])
+    latents = info["model_state"]
     different = latents.unique(dim=0).shape[0]
     assert 700 < different <= 1024
     for step, action in enumerate(pushes(3), start=1):
@@ -97,7 +97,7 @@ def test_seed_001(batching):
         torch.testing.assert_close(info["final_obs"], expected, atol=1e-5, rtol=0)
         torch.testing.assert_close(reward.float(), expected_reward, atol=1e-5, rtol=0)
     # The next episodes have begun, from the bank again.
-    started = as_batch(info["model_state"])
+    started = info["model_state"]
     torch.testing.assert_close(obs, model.decode_observation(started).detach(), atol=1e-5, rtol=0)
     assert 700 < started.unique(dim=0).shape[0] <= 1024
     assert (started != latents).any(-1).all()
@@ -126,13 +126,13 @@ def test_seed_001_with_a_reset_of_all_seeds_at_once(batching):
     obs, info = envs.reset(seed=10)
     for row in (0, 1, NUM_ENVS - 1):
         torch.testing.assert_close(info["model_state"][row], model.sample_initial_state(10 + row))
-        # The scalar env of the text, at the row's seed.
+        # The scalar env of the text, at the same seed.
         expected, _ = names["env"].reset(seed=10 + row)
         np.testing.assert_allclose(obs[row], expected, atol=1e-6)
 
 
 def test_action_transforms_in_numpy_run_env_by_env():
-    """`int(action)` takes one env's action, so it needs the loop, which every other batching says."""
+    """`int(action)` takes one env's action: scalar envs take it, as many as there are, and batches say so."""
     model = PixelWorld()
     names = {"trained_model": model, "initial_latent": None, "obs_space": PIXELS}
     exec(blocks_000.BASIC_USAGE, names)
@@ -142,22 +142,20 @@ def test_action_transforms_in_numpy_run_env_by_env():
         "action_space": gym.spaces.Discrete(6),
         "transition_fn": names["transition"],
         "action_transform_fn": names["action_transform"],
-        "num_envs": NUM_ENVS,
-        "autoreset_mode": "disabled",
     }
-    envs = WorldModelVectorEnv.from_callables(model, batching="loop", bank_size=8, **options)
-    _, info = envs.reset(seed=0)
-    latents = as_batch(info["model_state"])
-    classes = torch.arange(NUM_ENVS) % 6
-    _, reward, *_ = envs.step(classes)
+    envs = gym.vector.SyncVectorEnv([lambda: WorldModelEnv(model, **options)] * 64)
+    envs.reset(seed=0)
+    latents = torch.stack([model.reset_state(seed)[0] for seed in range(64)])
+    classes = torch.arange(64) % 6
+    _, reward, *_ = envs.step(classes.numpy())
     with torch.no_grad():
         expected = model.reward(model.imagine_step(latents, torch.eye(6)[classes]))
-    torch.testing.assert_close(reward.float(), expected, atol=1e-5, rtol=0)
-    for batching in ("batched", "vmap"):
-        envs = WorldModelVectorEnv.from_callables(model, batching=batching, bank_size=8, **options)
-        envs.reset(seed=0)
+    np.testing.assert_allclose(reward, expected, atol=1e-5)
+    for batching in BATCHINGS:
+        many = WorldModelVectorEnv.from_callables(model, batching=batching, bank_size=8, num_envs=64, **options)
+        many.reset(seed=0)
         with pytest.raises((ValueError, RuntimeError), match=r"item\(\)|only one element") as caught:
-            envs.step(classes)
+            many.step(classes)
         assert any("action_transform_fn" in note for note in caught.value.__notes__)
 
 
@@ -184,8 +182,3 @@ def test_action_transforms_in_torch_run_at_once():
         latents = model.imagine_step(model.initial_latent().expand(NUM_ENVS, 8), torch.eye(6)[classes])
     for reward in rewards:
         torch.testing.assert_close(reward, model.reward(latents).detach(), atol=1e-5, rtol=0)
-
-
-def as_batch(states):
-    """Under "loop" states come as a list."""
-    return torch.stack(states) if isinstance(states, list) else states

@@ -8,28 +8,26 @@ from typing import Any, Literal
 
 import gymnasium as gym
 import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import TensorDictBase
 from torch import Tensor
 
-from wm_vec.adapters.batch import BatchRunner, VmapRunner
 from wm_vec.adapters.calls import ModelCalls
-from wm_vec.adapters.errors import AdapterError
+from wm_vec.adapters.errors import ENV_BY_ENV, NO_LOOP, AdapterError
 from wm_vec.adapters.forms import ResetParts, read_reset
-from wm_vec.adapters.loop import LoopRow, LoopRunner
 from wm_vec.adapters.modes import device_of, warn_of_training_mode
-from wm_vec.adapters.objects import ObjectTensor, duplicate
 from wm_vec.adapters.randomness import GlobalGenerator, warn_of_draws
-from wm_vec.adapters.running import Runner, Setting
+from wm_vec.adapters.reading import given_start
+from wm_vec.adapters.runner import BatchRunner
 from wm_vec.adapters.spaces import ActionCodec, ObservationCodec, check_spaces, space_signature
-from wm_vec.adapters.states import STATE
-from wm_vec.core import CounterRNG, Perspective, Transition
+from wm_vec.adapters.vmap import VmapRunner
+from wm_vec.compat import tree_leaves
+from wm_vec.core import CounterRNG, Dynamics, Perspective, Transition
 from wm_vec.core.functions import is_batched
 from wm_vec.core.rng import STREAM_RESET
-from wm_vec.core.single import RowTransition
-from wm_vec.core.trees import Tree, leaves_of
+from wm_vec.core.trees import Tree
 
-Batching = Literal["batched", "vmap", "loop"]
-RUNNERS: dict[str, type[Runner]] = {"batched": BatchRunner, "vmap": VmapRunner, "loop": LoopRunner}
+Batching = Literal["batched", "vmap"]
+RUNNERS: dict[str, type[BatchRunner]] = {"batched": BatchRunner, "vmap": VmapRunner}
 NO_START = (
     "CallableDynamics: nothing says how episodes start. Give reset_fn, initial_state or initial_observation, or a "
     "model with reset_env, reset_state or reset."
@@ -40,8 +38,8 @@ OWN_SEED_LIMIT = 2**32
 """Below it an env's own seed is handed to its first reset as it is."""
 
 
-class CallableDynamics:
-    """The bridge between an engine and a model that knows nothing of it.
+class CallableDynamics(Dynamics):
+    """Any model that takes batches, or one env's tensors as a pure function, as a `Dynamics`.
 
     The state holds the model's own under ``state`` and the last observation under ``observation``, several parts with
     dots in between.
@@ -53,7 +51,7 @@ class CallableDynamics:
         observation_space: One env's observations.
         action_space: One env's actions.
         batching: ``"batched"``: the model takes states and actions with a leading axis ``(B, ...)``; ``"vmap"``: it is
-            a pure function of one env; ``"loop"``: env by env, states of any kind.
+            a pure function of one env. States are tensors, or TensorDicts, dicts and tuples of them.
         initial_observation: What episodes start with where nothing resets; None for the state itself, if it is an
             observation, or what the model's ``decode_observation``, ``decode`` or ``observe`` makes of it.
         initial_state: The model's state at the start of episodes where nothing resets; None for the observation.
@@ -69,10 +67,9 @@ class CallableDynamics:
             model's state at a real observation, so that episodes can start from such; as `batching` says, of many or of
             one. None takes the observation for the state, where episodes start so.
         device: Where tensors live; None for where the model's parameters are.
-        torch_actions: Under ``"loop"``, whether models get actions as tensors or as NumPy. `action_transform_fn` always
-            gets NumPy there.
-        rng: ``"global"`` for models that draw from the global generators of torch, NumPy or Python: under ``"loop"``
-            they are seeded for every env and step, otherwise once per seeded reset for the whole batch.
+        torch_actions: True; the scalar `WorldModelEnv` alone gives NumPy.
+        rng: ``"global"`` for models that draw from the global generators of torch, NumPy or Python: they are seeded
+            once per seeded reset for the whole batch.
         starts_fresh: Reset at every episode instead of drawing from a bank, which functions marked batched do anyway.
 
     Raises:
@@ -105,6 +102,13 @@ class CallableDynamics:
         starts_fresh: bool = False,
     ) -> None:
         check_spaces(observation_space, action_space)
+        if batching == "loop":
+            raise AdapterError(NO_LOOP)
+        if not torch_actions:
+            raise AdapterError(
+                f"torch_actions=False: under batching={batching!r} models get tensors. One that takes NumPy runs in "
+                f"{ENV_BY_ENV}."
+            )
         if batching not in RUNNERS:
             raise AdapterError(f"batching must be one of {', '.join(map(repr, RUNNERS))}, got {batching!r}.")
         if rng not in ("counter", "global"):
@@ -125,18 +129,14 @@ class CallableDynamics:
         self._device = device_of(model, device)
         generator = GlobalGenerator(self._device) if rng == "global" else None
         forms = self.calls, self.observations, self.actions
-        setting = Setting(type(self).__name__, *forms, self._device, torch_actions, generator)
-        self.runner: Runner = RUNNERS[batching](setting)
+        self.runner = RUNNERS[batching](type(self).__name__, *forms, self._device, generator)
         self.batching = batching
-        # Env by env, every draw is seeded by the env's own counter.
-        self.rng: Literal["counter", "global"] = "counter" if batching == "loop" else rng
+        self.rng = rng
         self._generator = generator
         self._initial_observation, self._initial_state = initial_observation, initial_state
         self._reset_watched = False
         self._resets_batched = self.calls.reset is not None and is_batched(self.calls.reset.fn)
         self.starts_fresh = self.calls.reset is not None and (starts_fresh or self._resets_batched)
-        if self._resets_batched and batching == "loop":
-            raise AdapterError("reset_fn is marked batched: that needs batching='batched' or 'vmap', got 'loop'.")
         if "state" not in self.calls.transition.takes and (self._resets_batched or not self.starts_fresh):
             raise AdapterError(
                 f"CallableDynamics: {self.calls.transition.name} takes ({', '.join(self.calls.transition.takes)}), no "
@@ -159,11 +159,6 @@ class CallableDynamics:
         return self.actions.dtype
 
     @property
-    def reward_dtype(self) -> torch.dtype:
-        """Floating dtype of rewards; float64 env by env, so that a Python number stays what it was."""
-        return torch.float64 if self.batching == "loop" else self.dtype
-
-    @property
     def perspective(self) -> Perspective:
         """The view of one agent that sees and does everything."""
         return Perspective(self.actions.spec)
@@ -171,9 +166,6 @@ class CallableDynamics:
     @property
     def example(self) -> TensorDictBase:
         """States of batch ``(0,)``."""
-        if isinstance(self.runner, LoopRunner):
-            leaves = {STATE: ObjectTensor.of([]), **self.observations.example(self._device)}
-            return TensorDict(leaves, batch_size=[0])
         seeds = torch.zeros(1, dtype=torch.int64, device=self._device)
         return self.start(CounterRNG.from_seeds(seeds), None).state[:0]
 
@@ -197,15 +189,14 @@ class CallableDynamics:
         num_envs = rng.seed.shape[0]
         where = self.runner.where(self.calls.reset or "reset_fn")
         if self._resets_batched:
-            start = read_reset(self._reset(_episode_seeds(rng), options, rng, 0), self.observations, (num_envs,), where)
+            start = read_reset(self._reset(_episode_seeds(rng), options), self.observations, (num_envs,), where)
             state = self.runner.pack([start], (num_envs,))
             info = start.info
         else:
             seeds = _episode_seeds(rng).tolist()
-            # A simulator that is its own state gives the same object at every reset.
-            keep = duplicate if isinstance(self.runner, LoopRunner) and num_envs > 1 else _same
-            results = [keep(self._reset(seed, options, rng, row)) for row, seed in enumerate(seeds)]
-            lead = self._lead(results[0], where)
+            results = [self._reset(seed, options) for seed in seeds]
+            observation = read_reset(results[0], self.observations, (), where).observation
+            lead = (1,) if self.observations.fits(observation, (1,)) else ()
             starts = [read_reset(result, self.observations, lead, where) for result in results]
             state = self.runner.pack(starts, lead)
             info = starts[0].info if num_envs == 1 else {}
@@ -229,9 +220,9 @@ class CallableDynamics:
         for name, leaf in leaves.items():
             if leaf.dtype.is_floating_point and not leaf.is_meta and bool(leaf.isnan().any()):
                 raise AdapterError(f"{where}: {name} has NaN in it; this model cannot fill in what was not observed.")
-        if not self.runner.begun and self.bank is None:  # it has to know what episodes start with
+        if not self.runner.reader.begun and self.bank is None:  # it has to know what episodes start with
             self.start(CounterRNG.from_seeds(rng.seed[:1]), None)
-        if self.calls.encode is None and not self.runner.starts_as_observed:
+        if self.calls.encode is None and self.runner.reader.own_state:
             raise AdapterError(f"{where}: {self.no_encoder}")
         return self.runner.encode({name: leaf.clone() for name, leaf in leaves.items()}, rng)
 
@@ -239,29 +230,9 @@ class CallableDynamics:
         """Run the model; `action` is ``(B, A)``."""
         return self.runner.step(state, action, rng)
 
-    # -- one env alone --------------------------------------------------------------------------------------------
-
-    @property
-    def steps_rows(self) -> bool:
-        """Whether one env alone is stepped without tensors around its state: under ``"loop"``."""
-        return isinstance(self.runner, LoopRunner)
-
-    def open_row(self, state: TensorDictBase) -> LoopRow:
-        """One env's state and observation."""
-        observation = {leaf.name: state.get(leaf.name) for leaf in self.observations.leaves}
-        return state.get(STATE).objects()[0], observation
-
-    def close_row(self, row: LoopRow) -> TensorDictBase:
-        """The state ``(1,)`` again."""
-        return TensorDict({STATE: ObjectTensor.of([row[0]]), **row[1]}, batch_size=[1])
-
-    def step_row(self, row: LoopRow, action: Tensor, rng: CounterRNG) -> RowTransition:
-        """Run the model for one env; `action` is ``(1, A)``."""
-        return self.runner.step_row(row, action, rng)  # type: ignore[attr-defined]
-
-    def model_state(self, state: TensorDictBase, row: int | None = None) -> Any:
-        """The model's own state in its own structure: of one row, or of all (a list under ``"loop"``)."""
-        return self.runner.model_state(state, row)
+    def model_state(self, state: TensorDictBase, env: int | None = None) -> Any:
+        """The model's own state in its own structure, of one env or of all, as a copy."""
+        return self.runner.model_state(state, env)
 
     def reseed(self, seed: int) -> None:
         """Begin the model's stream of torch's generator anew, for the whole batch."""
@@ -270,7 +241,7 @@ class CallableDynamics:
 
     # -- starts ---------------------------------------------------------------------------------------------------
 
-    def _reset(self, seed: Any, options: Mapping[str, Any] | None, rng: CounterRNG, row: int) -> Any:
+    def _reset(self, seed: Any, options: Mapping[str, Any] | None) -> Any:
         call = self.calls.reset
         assert call is not None
         try:
@@ -294,48 +265,18 @@ class CallableDynamics:
         assert self.calls.reset is not None
         return warn_of_draws(self.calls.reset.name, "a torch.Generator of its own, seeded with its seed argument")
 
-    def _lead(self, result: Any, where: str) -> tuple[int, ...]:
-        """The axes that one env's reset has in front: none, or one of size 1 where the model takes batches."""
-        if not isinstance(self.runner, BatchRunner):
-            return ()
-        observation = read_reset(result, self.observations, (), where).observation
-        return (1,) if self.observations.fits(observation, (1,)) else ()
-
     def _given_start(self) -> tuple[ResetParts, tuple[int, ...]]:
         """What the initial observation and state say, and the axes they have in front."""
         state, observation = self._initial_state, self._initial_observation
         if state is None and observation is None:
             raise AdapterError(NO_START)
-        if observation is None:
-            observation = self._observation_of(state)
-        state = observation if state is None else state
+        start = given_start(state, observation, self.calls, self.observations, batched=True)
         lead: tuple[int, ...] = ()
-        if isinstance(self.runner, BatchRunner) and not self.observations.fits(observation):
-            sizes = {tuple(leaf.shape[:1]) for leaf in leaves_of(_as_tree(observation)) if leaf.dim()}
-            if len(sizes) == 1 and self.observations.fits(observation, *sizes):
+        if not self.observations.fits(start.observation):
+            sizes = {tuple(leaf.shape[:1]) for leaf in tree_leaves(_as_tree(start.observation)) if leaf.dim()}
+            if len(sizes) == 1 and self.observations.fits(start.observation, *sizes):
                 lead = sizes.pop()
-        return ResetParts(state, observation, {}, self._initial_state is not None and state is not observation), lead
-
-    def _observation_of(self, state: Any) -> Any:
-        """What an initial state looks like."""
-        fits = self.observations.fits
-        if fits(state) or (isinstance(state, Tensor) and state.dim() and fits(state, tuple(state.shape[:1]))):
-            return state
-        if self.calls.decode is None:
-            raise AdapterError(
-                "CallableDynamics: initial_state is no observation of the observation space. Give initial_observation "
-                "too, or reset_fn, or a model with decode_observation, decode or observe."
-            )
-        try:
-            with torch.no_grad():
-                return self.calls.decode(state)
-        except Exception as error:
-            error.add_note(f"Raised in {self.calls.decode.name}, called with initial_state.")
-            raise
-
-
-def _same(value: Any) -> Any:
-    return value
+        return start, lead
 
 
 def _episode_seeds(rng: CounterRNG) -> Tensor:

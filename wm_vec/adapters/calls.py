@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from wm_vec.adapters.errors import AdapterError, describe
@@ -69,7 +70,7 @@ def _arguments(
     declared = fn.forward if isinstance(fn, nn.Module) else fn
     try:
         parameters = list(inspect.signature(declared).parameters.values())
-    except (TypeError, ValueError):  # a builtin tells nothing
+    except (TypeError, ValueError):  # a builtin has no signature
         return tuple(forms[0]), {}
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     keywords = _keywords(fn, name, known, parameters)
@@ -151,6 +152,7 @@ class ModelCalls:
         action_transform_fn: ``(model, action)`` or ``(action)``.
         encode: ``(model, observation)`` or ``(observation)``, also with a `CounterRNG` by the name ``rng``.
         resets: Whether the model's own reset counts where there is no `reset_fn`.
+        adapter: Whose callables they are, for errors.
 
     Attributes:
         transition, reset, reward, terminal, action_transform, decode, encode: The calls; None where there is none.
@@ -176,8 +178,9 @@ class ModelCalls:
         action_transform_fn: Callable[..., Any] | None = None,
         encode: Callable[..., Any] | None = None,
         resets: bool = True,
+        adapter: str = "CallableDynamics",
     ) -> None:
-        self.model = model
+        self.model, self.adapter = model, adapter
         self.transition = self._find_transition(transition_fn)
         self.reset = self._find_reset(reset_fn, resets)
         self.reward = self._judge(reward_fn, "reward_fn")
@@ -198,13 +201,13 @@ class ModelCalls:
             return UserCall(transition_fn, "transition_fn", self.TRANSITION, forms)
         if hasattr(self.model, "to_vector_env"):
             raise AdapterError(
-                f"CallableDynamics: a {type(self.model).__name__} makes its own environments; call its to_env() or "
+                f"{self.adapter}: a {type(self.model).__name__} makes its own environments; call its to_env() or "
                 "to_vector_env()."
             )
         found = known_methods(self.model, TRANSITION_METHODS)
         if found is None:
             raise AdapterError(
-                f"CallableDynamics: world_model ({type(self.model).__name__}) has none of the methods "
+                f"{self.adapter}: world_model ({type(self.model).__name__}) has none of the methods "
                 f"{', '.join(TRANSITION_METHODS)}. Give transition_fn(model, state, action)."
             )
         return UserCall(found[1], f"world_model.{found[0]}", self.TRANSITION, [("state", "action"), ("action",)])
@@ -217,6 +220,24 @@ class ModelCalls:
         if found is None:
             return None
         return UserCall(found[1], f"world_model.{found[0]}", self.RESET, [self.RESET[1:], ("seed",), ()])
+
+    def decoded(self, state: Any) -> Any:
+        """What the model's own decoder makes of a given initial state.
+
+        Raises:
+            AdapterError: It has none.
+        """
+        if self.decode is None:
+            raise AdapterError(
+                f"{self.adapter}: initial_state is no observation of the observation space. Give initial_observation "
+                "too, or reset_fn, or a model with decode_observation, decode or observe."
+            )
+        try:
+            with torch.no_grad():
+                return self.decode(state)
+        except Exception as error:
+            error.add_note(f"Raised in {self.decode.name}, called with initial_state.")
+            raise
 
     def _judge(self, fn: Any, name: str) -> UserCall | None:
         if fn is None:

@@ -8,6 +8,14 @@ import numpy as np
 from tensordict import TensorDictBase
 from torch import Tensor
 
+ENV_BY_ENV = "the scalar WorldModelEnv, which calls it directly; many of those go into gym.vector.SyncVectorEnv"
+"""What takes the models that batches cannot, for errors."""
+NO_LOOP = """batching='loop': leave `batching` out of WorldModelEnv, which then calls any model directly; many are
+    gym.vector.SyncVectorEnv([lambda: WorldModelEnv(model, observation_space, action_space) for _ in range(n)])
+and for TorchRL it is
+    torchrl.envs.GymWrapper(WorldModelEnv(model, observation_space, action_space))"""
+"""What to use instead of ``batching="loop"``."""
+
 
 class AdapterError(TypeError, ValueError):
     """A model, a callable or what it returned does not fit what the adapter takes."""

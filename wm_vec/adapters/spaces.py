@@ -13,11 +13,12 @@ from gymnasium import spaces
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from wm_vec.adapters.errors import AdapterError, describe
+from wm_vec.adapters.errors import ENV_BY_ENV, AdapterError, describe
 from wm_vec.core import ActionSpec
 from wm_vec.core.trees import Tree
 
 OBSERVATION = "observation"
+_HOST = torch.device("cpu")
 LEAF_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
 
@@ -61,12 +62,18 @@ class Leaf:
         shape: Of one env.
         dtype: The space's.
         accepts: The dtypes that are taken: those that the space's can hold without a change of kind.
+        array_dtype: The space's dtype in NumPy.
+        takes_arrays: `accepts` in NumPy.
+        is_scalar: Whether Gymnasium has a NumPy scalar for it, as of Discrete spaces, and no array.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: torch.dtype
     accepts: frozenset[torch.dtype]
+    array_dtype: np.dtype
+    takes_arrays: frozenset[np.dtype]
+    is_scalar: bool
 
 
 class ObservationCodec:
@@ -116,13 +123,17 @@ class ObservationCodec:
         _collect(self._structure, value, lead, device, where, OBSERVATION, found)
         return found
 
+    def element(self, value: Any, where: str) -> Any:
+        """One env's observation as an element of the space: new arrays in its dtypes, whatever they are made of.
+
+        Raises:
+            AdapterError: As `tensors`.
+        """
+        return _element(self._structure, value, where, OBSERVATION)
+
     def tree(self, flat: Any) -> Tree:
         """The observation in the space's structure; `flat` maps names to tensors."""
         return flat[self.single.name] if self.single is not None else _rebuild(self._structure, flat)
-
-    def example(self, device: torch.device) -> dict[str, Tensor]:
-        """Leaves of no env, ``(0, *shape)``."""
-        return {leaf.name: torch.empty(0, *leaf.shape, dtype=leaf.dtype, device=device) for leaf in self.leaves}
 
 
 class ActionCodec:
@@ -134,6 +145,7 @@ class ActionCodec:
     Attributes:
         spec: Which actions the engine takes.
         dtype: Of the engine's columns: float64 where the space's is.
+        model_dtype: Of the tensors that a model gets: int64 for whole numbers, the space's otherwise.
     """
 
     def __init__(self, space: gym.Space) -> None:
@@ -152,17 +164,12 @@ class ActionCodec:
         self.dtype = torch.float64 if space.dtype == np.float64 else torch.float32
         if whole and max(np.abs(low).max(), np.abs(high).max()) >= 2**24:
             self.dtype = torch.float64
-        self._model_dtype = torch.int64 if whole else torch_dtype(space)
+        self.model_dtype = torch.int64 if whole else torch_dtype(space)
 
     def unpack(self, columns: Tensor) -> Tensor:
         """``(B, *shape)`` as a model takes it: int64 for whole numbers, the space's dtype otherwise."""
-        actions = columns if columns.dtype is self._model_dtype else columns.to(self._model_dtype)
+        actions = columns if columns.dtype is self.model_dtype else columns.to(self.model_dtype)
         return actions if len(self.spec.shape) == 1 else actions.view(-1, *self.spec.shape)
-
-    def to_numpy(self, action: Tensor) -> Any:
-        """One env's unpacked action as an element of the space."""
-        array = action.cpu().numpy()
-        return array.astype(self.space.dtype)[()]
 
 
 def _bounds(space: gym.Space) -> tuple[np.ndarray, np.ndarray]:
@@ -190,11 +197,19 @@ def _structure(space: gym.Space, name: str) -> Any:
             "or Dict and Tuple of these."
         )
     wanted = np.dtype(space.dtype)
-    numpy_of = {torch.from_numpy(np.zeros(0, d)).dtype: d for d in _NUMPY_DTYPES}
-    accepted = {t for t, d in numpy_of.items() if np.can_cast(d, wanted, "same_kind")}
+    arrays = [np.dtype(d) for d in _NUMPY_DTYPES if np.can_cast(d, wanted, "same_kind")]
+    accepted = {torch.from_numpy(np.zeros(0, d)).dtype for d in arrays}
     if wanted.kind == "f":
         accepted.add(torch.bfloat16)
-    return Leaf(name, tuple(space.shape or ()), torch_dtype(space), frozenset(accepted))
+    return Leaf(
+        name,
+        tuple(space.shape or ()),
+        torch_dtype(space),
+        frozenset(accepted),
+        wanted,
+        frozenset(arrays),
+        isinstance(space, spaces.Discrete),
+    )
 
 
 _NUMPY_DTYPES = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
@@ -225,7 +240,9 @@ def _fits(structure: Any, value: Any, lead: tuple[int, ...]) -> bool:
         return False
     if isinstance(value, Tensor):
         return tuple(value.shape) == (*lead, *structure.shape)
-    if isinstance(value, (tuple, list)) and any(isinstance(part, Tensor) for part in value):
+    if isinstance(value, (tuple, list)) and (
+        [len(value)] != [*lead, *structure.shape][:1] or any(isinstance(part, Tensor) for part in value)
+    ):
         return False
     try:
         array = np.asarray(value)
@@ -246,19 +263,38 @@ def _collect(
     if isinstance(structure, Leaf):
         found[structure.name] = _tensor(structure, value, lead, device, where)
         return
+    _check_structure(structure, value, where, name)
+    for key, part in structure.items() if isinstance(structure, dict) else enumerate(structure):
+        _collect(part, value[key], lead, device, where, f"{name}.{key}", found)
+
+
+def _element(structure: Any, value: Any, where: str, name: str) -> Any:
+    if isinstance(structure, Leaf):
+        if type(value) is np.ndarray and value.shape == structure.shape and value.dtype in structure.takes_arrays:
+            array = value.astype(structure.array_dtype)
+        else:
+            array = _tensor(structure, value, (), _HOST, where).detach().numpy().copy()
+        return array[()] if structure.is_scalar else array
+    _check_structure(structure, value, where, name)
+    if isinstance(structure, dict):
+        return {key: _element(part, value[key], where, f"{name}.{key}") for key, part in structure.items()}
+    return tuple(_element(part, value[i], where, f"{name}.{i}") for i, part in enumerate(structure))
+
+
+def _check_structure(structure: Any, value: Any, where: str, name: str) -> None:
+    """A value must have the parts of a Dict or Tuple space.
+
+    Raises:
+        AdapterError: It has not.
+    """
     if isinstance(structure, dict):
         if not _is_mapping(value) or set(value.keys()) != set(structure):
             raise AdapterError(
                 f"{where}: {name} must be a mapping with the keys {sorted(structure)} of its Dict space, "
                 f"got {describe(value)}."
             )
-        for key, part in structure.items():
-            _collect(part, value[key], lead, device, where, f"{name}.{key}", found)
-        return
-    if not isinstance(value, tuple) or len(value) != len(structure):
+    elif not isinstance(value, tuple) or len(value) != len(structure):
         raise AdapterError(f"{where}: {name} must be a tuple of {len(structure)}, got {describe(value)}.")
-    for i, part in enumerate(structure):
-        _collect(part, value[i], lead, device, where, f"{name}.{i}", found)
 
 
 def _tensor(leaf: Leaf, value: Any, lead: tuple[int, ...], device: torch.device, where: str) -> Tensor:
@@ -295,9 +331,13 @@ def _wrong_shape(leaf: Leaf, tensor: Tensor, lead: tuple[int, ...], where: str) 
         )
     hint = ""
     if not lead and got == (1, *leaf.shape):
-        hint = " Does the model take a leading batch axis? Then say batching='batched'."
+        hint = " Does the model take a leading batch axis? Then give batching='batched'."
     if lead and got == leaf.shape:
-        hint = " Is it one env's? Models without a leading batch axis take batching='vmap' or 'loop'."
+        hint = (
+            " Is it one env's? A model without a leading batch axis takes batching='vmap', or runs in "
+            + ENV_BY_ENV
+            + "."
+        )
     return AdapterError(f"{where}: {leaf.name} must have shape {expected}, got {got}.{hint}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from wm_vec.adapters.errors import AdapterError, describe
+from wm_vec.adapters.errors import ENV_BY_ENV, AdapterError, describe
 
 STATE = "state"
 
@@ -64,8 +65,7 @@ class StateCodec:
             return (type(value), [self._of(part, f"{name}.{i}", where) for i, part in enumerate(value)])
         raise AdapterError(
             f"{where}: under batching={self._batching!r} a state is a tensor, a TensorDict, or dicts and tuples of "
-            f"tensors, but {name} is {describe(value)}. Make it a tensor, or take batching='loop', where a state is "
-            "any Python object."
+            f"tensors, but {name} is {describe(value)}. Make it a tensor, or take {ENV_BY_ENV}."
         )
 
     def _collect(self, structure: Any, value: Any, name: str, where: str, found: dict[str, Tensor]) -> None:
@@ -91,7 +91,8 @@ class StateCodec:
                 return
         raise AdapterError(
             f"{where}: {name} changed its structure: it began as {_told(structure)}, now it is {describe(value)}. "
-            f"Under batching={self._batching!r} every state has the structure of the first; 'loop' takes any."
+            f"Under batching={self._batching!r} every state has the structure of the first. Other models run in "
+            f"{ENV_BY_ENV}."
         )
 
 
@@ -127,3 +128,37 @@ def _rebuild(structure: Any, flat: Any, batch_size: tuple[int, ...]) -> Any:
         return {key: _rebuild(part, flat, batch_size) for key, part in parts.items()}
     values = [_rebuild(part, flat, batch_size) for part in parts]
     return kind(*values) if hasattr(kind, "_fields") else kind(values)
+
+
+def duplicate(value: Any) -> Any:
+    """A deep copy of a state of any kind; tensors in it that hang on a graph, which deepcopy refuses, lose it."""
+    try:
+        try:
+            return copy.deepcopy(value)
+        except RuntimeError:
+            # Found in the memo, they are not copied again.
+            memo: dict[int, Any] = {}
+            _detach_into(memo, value, set())
+            if not memo:
+                raise
+            return copy.deepcopy(value, memo)
+    except Exception as error:
+        error.add_note(
+            f"A state of the kind {describe(value)} cannot be copied, but every reset starts with a copy of what is "
+            "given, so that episodes start alike. Give reset_fn, which makes a state."
+        )
+        raise
+
+
+def _detach_into(memo: dict[int, Any], value: Any, seen: set[int]) -> None:
+    """Collect copies of the tensors with a graph in a value, its containers and its attributes, by their ids."""
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, Tensor):
+        if not value.is_leaf:
+            memo[id(value)] = value.detach().clone()
+        return
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    for part in (*parts, *getattr(value, "__dict__", {}).values()):
+        _detach_into(memo, part, seen)

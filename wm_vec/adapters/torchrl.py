@@ -57,7 +57,7 @@ class TorchRLDynamics(CallableDynamics):
         info_keys: Further outputs, tensors ``(B, ...)``, handed on in ``info``; the parts of nested keys joined by
             dots.
         noise: Key -> shape of one env's standard normal numbers, such as ``{"noise": 30}`` for an RSSMPrior that lists
-            ``"noise"`` in its in_keys. They come from the env's own seed, episode and step, so rows stay independent.
+            ``"noise"`` in its in_keys. They come from the env's own seed, episode and step, so envs stay independent.
         reward_fn: ``(module, state, observation, action)`` or fewer, of the state (a TensorDict ``(B,)``) after the
             step, where the model has no reward head.
         terminal_fn: Likewise for terminations.
@@ -65,7 +65,7 @@ class TorchRLDynamics(CallableDynamics):
             `one_hot`.
         device: Where tensors live; None for where the module's parameters are.
         rng: ``"global"`` if the module draws from torch's global generator: the same seed then gives the same batch as
-            a whole, not each row by itself. None tries a reset and a step, and sees.
+            a whole, not each env by itself. None tries a reset and a step, and sees.
 
     Raises:
         AdapterError: Module, keys and spaces do not fit together: keys that the module does not write or that the
@@ -153,8 +153,8 @@ class TorchRLDynamics(CallableDynamics):
         start, lead = self._given_start()
         return self.runner.pack([start], lead)
 
-    def _reset(self, seed: Any, options: Mapping[str, Any] | None, rng: CounterRNG, row: int) -> Any:
-        start = super()._reset(seed, options, rng, row)
+    def _reset(self, seed: Any, options: Mapping[str, Any] | None) -> Any:
+        start = super()._reset(seed, options)
         # A decoder may sample as the module does.
         with nullcontext() if self._generator is None else self._generator.stream():
             return self._started(start, "reset_fn")

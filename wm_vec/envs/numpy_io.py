@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import operator
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -38,32 +39,61 @@ def only_row(batch: Tensor) -> np.ndarray:
 
 
 def only_env(value: Any) -> Any:
-    """The only env's part of what a dynamics reports: of a tensor ``(1, ...)``, of a list of one, or all of it."""
-    if isinstance(value, Tensor) and value.dim():
-        return only_row(value.detach())
-    return value[0] if isinstance(value, list) and len(value) == 1 else value
+    """The only env's part of what a dynamics reports: a copy of what a tensor ``(1, ...)`` holds, or all of it."""
+    return only_row(value.detach()).copy() if isinstance(value, Tensor) and value.dim() else value
 
 
-def collected(info: Mapping[str, Any], num_envs: int, device: torch.device) -> dict[str, Any]:
-    """What a dynamics reports, for all envs.
+def named_parts(observation: Any, path: str = "") -> dict[str, np.ndarray]:
+    """The arrays of one env's observation by path, keys and places joined by dots; of one array ``observation``."""
+    if not isinstance(observation, (dict, tuple)):
+        return {path or "observation": observation}
+    parts = observation.items() if isinstance(observation, dict) else enumerate(observation)
+    named: dict[str, np.ndarray] = {}
+    for key, part in parts:
+        named.update(named_parts(part, f"{path}.{key}" if path else str(key)))
+    return named
 
-    Lists of every env's own become tensors ``(B, ...)`` where all have numbers of one shape, and arrays of objects
-    otherwise, None where an env reported nothing; ``_key`` is then the mask of those that did, as in Gymnasium.
+
+class ActionReader:
+    """Reads what a caller hands to ``step`` as an element of a space.
+
+    Args:
+        space: Box, Discrete, MultiDiscrete or MultiBinary.
     """
-    found: dict[str, Any] = {}
-    for key, value in info.items():
-        if not isinstance(value, list) or len(value) != num_envs:
-            found[key] = value
-            continue
-        stacked = _stacked(value, device)
-        if stacked is not None:
-            found[key] = stacked
-            continue
-        found[key] = objects = np.empty(num_envs, dtype=object)
-        for i, one in enumerate(value):
-            objects[i] = one
-        found[f"_{key}"] = torch.tensor([one is not None for one in value], device=device)
-    return found
+
+    def __init__(self, space: gym.Space) -> None:
+        self._space, self._shape, self._dtype = space, space.shape or (), np.dtype(space.dtype)
+        self._whole = np.issubdtype(self._dtype, np.integer)
+        self._classes = range(int(space.start), int(space.start + space.n)) if isinstance(space, Discrete) else None
+
+    def __call__(self, action: Any) -> Any:
+        """The action in the space's dtype, as a copy: a NumPy scalar of a Discrete space, an array of others.
+
+        Raises:
+            ValueError: Another shape or kind of numbers, a class that does not exist, a number that is not finite.
+                Numbers out of a Box of floats are as they are.
+        """
+        if self._classes is not None:
+            try:
+                number = operator.index(action)
+            except TypeError:
+                number = self._classes.stop
+            if number not in self._classes:
+                raise ValueError(f"step: the action must be one whole number of {self._space}, got {action!r}.")
+            return self._dtype.type(number)
+        array = np.asarray(action)
+        if array.shape != self._shape or array.dtype.kind not in ("iu" if self._whole else "fiu"):
+            raise ValueError(
+                f"step: the action must be {'whole ' if self._whole else ''}numbers of shape {self._shape}, "
+                f"got shape {array.shape}, {array.dtype}."
+            )
+        taken = np.array(array, self._dtype)
+        if self._whole:
+            if taken not in self._space or (taken != array).any():
+                raise ValueError(f"step: the action must be one of {self._space}, got {action!r}.")
+        elif not np.isfinite(taken).all():
+            raise ValueError(f"step: the action must be finite, got {action!r}.")
+        return taken
 
 
 class RenderCall(UserCall):
@@ -95,17 +125,3 @@ def painter_of(perspective: Perspective, observation_space: gym.Space) -> FrameP
         names += [path] if size == 1 else [f"{path}[{i}]" for i in range(size)]
     fits = isinstance(observation_space, Box) and len(names) == int(np.prod(observation_space.shape))
     return FramePainter(observation_space, names if fits and len(perspective.obs_fields) > 1 else None)
-
-
-def _stacked(values: list[Any], device: torch.device) -> Tensor | None:
-    """Numbers of one shape as a tensor ``(B, ...)``; None for anything else."""
-    if any(value is None for value in values):
-        return None
-    if all(isinstance(value, Tensor) for value in values):
-        alike = len({(value.shape, value.dtype) for value in values}) == 1
-        return torch.stack(values).to(device) if alike else None
-    try:
-        array = np.asarray(values)
-    except ValueError:  # of different shapes
-        return None
-    return torch.as_tensor(array, device=device) if array.dtype.kind in "biuf" else None

@@ -154,9 +154,9 @@ class WorldModelVectorEnv(VectorEnv):
             world_model, observation_space, action_space: The model, and one env's spaces.
             num_envs: B.
             batching: ``"batched"`` for models that take states and actions with a leading axis ``(B, ...)``, ``"vmap"``
-                for pure functions of one env, ``"loop"`` for anything else.
-            initial_observation, initial_state: Of one env; under ``"batched"`` and ``"vmap"`` also of several, ``(M,
-                ...)``, from which episodes then draw.
+                for pure functions of one env. Any other model is for the scalar `WorldModelEnv`, many of which go into
+                `gymnasium.vector.SyncVectorEnv`.
+            initial_observation, initial_state: Of one env, or of several, ``(M, ...)``, from which episodes then draw.
             reset_fn: Called with one seed at a time, to fill the bank that episodes draw from; marked
                 `wm_vec.batched`, at every reset with a tensor of seeds ``(B,)``.
             transition_fn, reward_fn, terminal_fn, action_transform_fn, encode: See `CallableDynamics`.
@@ -165,11 +165,11 @@ class WorldModelVectorEnv(VectorEnv):
             autoreset_mode: Gymnasium's, or its name.
             render_mode: ``"rgb_array"`` or None.
             device: Where tensors live; None for where the model is.
-            torch_actions: Under ``"loop"``, give the model actions as tensors; False for NumPy.
+            torch_actions: True; the scalar `WorldModelEnv` alone gives NumPy.
             seed: Seed of the first reset.
             bank_size: Resets that fill the bank.
             rng: ``"global"`` for a model that draws from torch's global generator; then the batch as a whole is
-                reproducible, not each row by itself (except under ``"loop"``).
+                reproducible, not each env by itself.
             exact_rows: Bit-equal rows at any B.
             validate: Check the values of actions; reads them on the host.
 

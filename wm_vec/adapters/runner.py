@@ -1,26 +1,28 @@
-"""Running a model for all envs in one call: on batches, or as a function of one env under vmap."""
+"""Running a model for all envs in one call, on batches."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from wm_vec.adapters.calls import UserCall
-from wm_vec.adapters.errors import AdapterError, describe
-from wm_vec.adapters.forms import ResetParts, read_transition, tuple_read
-from wm_vec.adapters.randomness import warn_of_draws
-from wm_vec.adapters.running import Runner, Setting, as_flags, numbers, refuse_flag_as_reward
+from wm_vec.adapters.calls import ModelCalls, UserCall
+from wm_vec.adapters.errors import ENV_BY_ENV, AdapterError, describe
+from wm_vec.adapters.forms import ResetParts, tuple_read
+from wm_vec.adapters.randomness import GlobalGenerator, warn_of_draws
+from wm_vec.adapters.reading import TransitionReader, as_flags, numbers, refuse_flag_as_reward
+from wm_vec.adapters.spaces import ActionCodec, ObservationCodec
 from wm_vec.adapters.states import StateCodec
 from wm_vec.core import CounterRNG, Transition
 from wm_vec.core.trees import Tree
 
 
-class _Outcome(NamedTuple):
-    """What a call of a model gave, as tensors."""
+class Outcome(NamedTuple):
+    """What a call of a model returned, as tensors."""
 
     state: dict[str, Tensor]
     observation: dict[str, Tensor]
@@ -30,22 +32,50 @@ class _Outcome(NamedTuple):
     info: dict[str, Any]
 
 
-class BatchRunner(Runner):
-    """All envs in one call: states, actions and results have a leading axis ``(B, ...)``."""
+class BatchRunner:
+    """All envs in one call: states, actions and results have a leading axis ``(B, ...)``.
+
+    Args:
+        adapter: Name of the adapter's class, for errors.
+        calls: The model's callables.
+        observations: The observation space.
+        actions: The action space.
+        device: Where tensors live.
+        generator: The global generators, where the model draws from them.
+
+    Attributes:
+        reader: Reads transitions, and knows how episodes have started.
+    """
 
     batching = "batched"
 
-    def __init__(self, setting: Setting) -> None:
-        super().__init__(setting)
+    def __init__(
+        self,
+        adapter: str,
+        calls: ModelCalls,
+        observations: ObservationCodec,
+        actions: ActionCodec,
+        device: torch.device,
+        generator: GlobalGenerator | None,
+    ) -> None:
+        self._adapter, self.calls, self.observations, self.actions = adapter, calls, observations, actions
+        self.device, self.generator = device, generator
+        self.reader = TransitionReader(calls, observations, self.where(calls.transition))
         self.states: StateCodec | None = None
         self._examples: dict[str, Tensor] = {}
+        self._watched = False
+
+    def where(self, call: UserCall | str) -> str:
+        """How messages name a callable."""
+        name = call if isinstance(call, str) else call.name
+        return f"{self._adapter}(batching={self.batching!r}), {name}"
 
     def pack(self, starts: Sequence[ResetParts], lead: tuple[int, ...]) -> TensorDict:
-        """The states' tensors stacked, or joined along the axis that they have in front."""
+        """The states ``(M,)`` of started episodes: one env's each without `lead`, else batches with it in front."""
         where = self.where(self.calls.reset or "initial_state")
         join = torch.cat if lead else torch.stack
-        rows = [self.observations.tensors(start.observation, lead, self.device, where) for start in starts]
-        self._begin(starts)
+        seen = [self.observations.tensors(start.observation, lead, self.device, where) for start in starts]
+        self.reader.begin(starts)
         if self.states is None:
             self.states = StateCodec(starts[0].state, where, self.batching)
         states = [self.states.flatten(start.state, where) for start in starts]
@@ -58,13 +88,16 @@ class BatchRunner(Runner):
                     )
         if len({tuple((n, s.shape, s.dtype) for n, s in state.items()) for state in states}) > 1:
             raise AdapterError(f"{where}: states of different shapes or dtypes came back; all must be alike.")
-        column = {name: join([s[name].detach().to(self.device) for s in states]) for name in self.states.names}
-        self._examples = self._examples or {name: leaf.new_empty(0, *leaf.shape[1:]) for name, leaf in column.items()}
-        observation = {name: join([row[name] for row in rows]) for name in rows[0]}
-        return self._finish(column, observation, len(starts) * (lead[0] if lead else 1))
+        packed = {name: join([s[name].detach().to(self.device) for s in states]) for name in self.states.names}
+        self._examples = self._examples or {name: leaf.new_empty(0, *leaf.shape[1:]) for name, leaf in packed.items()}
+        observation = {name: join([one[name] for one in seen]) for name in seen[0]}
+        return _as_state(packed, observation, len(starts) * (lead[0] if lead else 1))
 
     def encode(self, observation: dict[str, Tensor], rng: CounterRNG) -> TensorDict:
-        """One call for all observations."""
+        """States ``(M,)`` of real observations, leaves ``(M, ...)`` by name, by ``calls.encode``.
+
+        Without it an observation is taken for the state, where episodes start with that.
+        """
         call, where = self.calls.encode, self.where(self.calls.encode or "encode")
         num_states = next(iter(observation.values())).shape[0]
         tree = self.observations.tree(observation)
@@ -84,41 +117,41 @@ class BatchRunner(Runner):
                     f"episodes start, got {describe(leaf)}."
                 )
         state = {name: flat[name].detach().to(self.device) for name in self.states.names}
-        return self._finish(state, observation, num_states)
+        return _as_state(state, observation, num_states)
 
     def _encoded(self, call: UserCall, tree: Tree, rng: CounterRNG, where: str) -> dict[str, Tensor]:
         """What the user's encoder makes of observations ``(M, ...)``."""
         assert self.states is not None
-        return self.states.flatten(self._call(call, (self.calls.model, tree, rng), rng, None), where)
+        return self.states.flatten(self._call(call, (self.calls.model, tree, rng), rng), where)
 
     def step(self, state: TensorDictBase, action: Tensor, rng: CounterRNG) -> Transition:
-        """One call for all envs."""
+        """One step of all envs; `action` is ``(B, A)``."""
         lead = (action.shape[0],)
         assert self.states is not None
         before = {name: state.get(name) for name in self.states.names}
         versions = {name: _writes(leaf) for name, leaf in before.items()}
-        with self.generator.stream() if self.generator is not None else self._watch(self.calls.transition):
+        with self.generator.stream() if self.generator is not None else self._watch():
             out = self._run(before, self.actions.unpack(action), rng, lead)
         for name, leaf in out.state.items():
             self._check_leaf(name, before[name], leaf)
             if _writes(before[name]) != versions[name]:
                 raise AdapterError(
-                    f"{self._transition_name} writes into the {name} that it is given. Return a new one, as in "
-                    "state = state + change, or take batching='loop', where states are copied."
+                    f"{self.reader.where} writes into the {name} that it is given. Return a new one, as in "
+                    f"state = state + change, or take {ENV_BY_ENV}."
                 )
-        after = self._finish(out.state, out.observation, lead[0])
+        after = _as_state(out.state, out.observation, lead[0])
         tree = self.observations.tree(out.observation)
         return Transition(after, tree, out.reward, out.terminated, out.truncated, out.info)
 
-    def model_state(self, state: TensorDictBase, row: int | None) -> Any:
-        """A copy in the model's own structure."""
+    def model_state(self, state: TensorDictBase, env: int | None) -> Any:
+        """A copy in the model's own structure, of one env or of all."""
         assert self.states is not None
         leaves = {name: state.get(name) for name in self.states.names}
-        if row is None:
+        if env is None:
             return self.states.rebuild({n: leaf.clone() for n, leaf in leaves.items()}, tuple(state.batch_size))
-        return self.states.rebuild({n: leaf[row].clone() for n, leaf in leaves.items()}, ())
+        return self.states.rebuild({n: leaf[env].clone() for n, leaf in leaves.items()}, ())
 
-    def _run(self, before: dict[str, Tensor], action: Tensor, rng: CounterRNG, lead: tuple[int, ...]) -> _Outcome:
+    def _run(self, before: dict[str, Tensor], action: Tensor, rng: CounterRNG, lead: tuple[int, ...]) -> Outcome:
         return self._outcome(before, action, rng, lead)
 
     def _outcome(
@@ -128,22 +161,19 @@ class BatchRunner(Runner):
         rng: CounterRNG,
         lead: tuple[int, ...],
         own: CounterRNG | None = None,
-    ) -> _Outcome:
+    ) -> Outcome:
         """Call the model once and read what came back; `own` is the generator that it gets, None for `rng`."""
-        calls, states = self.calls, self.states
+        calls, states, reader = self.calls, self.states, self.reader
         assert states is not None
         if calls.action_transform is not None:
-            action = self._call(calls.action_transform, (calls.model, action), rng, None)
+            action = self._call(calls.action_transform, (calls.model, action), rng)
         values = (calls.model, states.rebuild(before, lead), action, own or rng)
-        result = self._call(calls.transition, values, rng, None)
-        where = self._transition_name
-        parts = read_transition(result, self.observations, lead, where)
-        if not self._looked or not parts.has_state:
-            self._look(parts)
-        where += tuple_read(result)
-        reward, terminated = self._judge(parts, action, rng, None)
+        result = self._call(calls.transition, values, rng)
+        parts = reader.read(result, lead)
+        where = reader.where + tuple_read(result)
+        reward, terminated = reader.judged(parts, action, lambda call, values: self._call(call, values, rng))
         truncated = parts.truncated
-        return _Outcome(
+        return Outcome(
             states.flatten(parts.state, where),
             self.observations.tensors(parts.observation, lead, self.device, where),
             self._per_env(reward, "reward", lead, where),
@@ -151,6 +181,21 @@ class BatchRunner(Runner):
             None if truncated is None else as_flags(self._per_env(truncated, "truncated", lead, where)),
             dict(parts.info),
         )
+
+    def _watch(self) -> Any:
+        """The first time, look whether an undeclared model draws from a global generator."""
+        if self._watched or torch.compiler.is_compiling():
+            return nullcontext()
+        self._watched = True
+        return warn_of_draws(self.calls.transition.name)
+
+    def _call(self, call: UserCall, values: tuple[Any, ...], rng: CounterRNG) -> Any:
+        """Call a user's callable; its exceptions say where in the rollout they were raised."""
+        try:
+            return call(*values)
+        except Exception as error:
+            _add_place(error, call, rng)
+            raise
 
     def _per_env(self, value: Any, what: str, lead: tuple[int, ...], where: str) -> Tensor:
         """A number per env, ``lead``, from that, from ``(*lead, 1)``, or from one Python number for all."""
@@ -171,7 +216,7 @@ class BatchRunner(Runner):
     def _check_leaf(self, name: str, before: Tensor, after: Tensor) -> None:
         if after.shape == before.shape and after.dtype is before.dtype:
             return
-        where = self._transition_name
+        where = self.reader.where
         if after.shape[:1] != before.shape[:1] and after.shape[1:] == before.shape[1:]:
             envs = after.shape[0] if after.dim() else 0
             raise AdapterError(
@@ -184,76 +229,22 @@ class BatchRunner(Runner):
         )
 
 
-class VmapRunner(BatchRunner):
-    """A function of one env, mapped over all by `torch.func.vmap`."""
-
-    batching = "vmap"
-
-    def _encoded(self, call: UserCall, tree: Tree, rng: CounterRNG, where: str) -> dict[str, Tensor]:
-        counters = (rng.seed, rng.episode, rng.step) if "rng" in call.takes else ()
-
-        def one(observation: Tree, *counter: Tensor) -> dict[str, Tensor]:
-            assert self.states is not None
-            own = CounterRNG(*(number.unsqueeze(0) for number in counter)) if counter else None
-            return self.states.flatten(self._call(call, (self.calls.model, observation, own), rng, None), where)
-
-        return torch.func.vmap(one, randomness="different")(tree, *counters)
-
-    def _run(self, before: dict[str, Tensor], action: Tensor, rng: CounterRNG, lead: tuple[int, ...]) -> _Outcome:
-        constants: dict[str, Any] = {}
-        draws = "rng" in self.calls.transition.takes
-        counters = (rng.seed, rng.episode, rng.step) if draws else ()
-
-        def one(state: dict[str, Tensor], taken: Tensor, *counter: Tensor) -> tuple[Any, ...]:
-            # As under "loop": the generator of one env, whose draws have a leading axis of size 1.
-            own = CounterRNG(*(number.unsqueeze(0) for number in counter)) if draws else None
-            out = self._outcome(state, taken, rng, (), own)
-            info = {key: value for key, value in out.info.items() if _all_tensors(value)}
-            mixed = [key for key, value in out.info.items() if key not in info and _any_tensor(value)]
-            if mixed:
-                raise AdapterError(
-                    f"{self._transition_name}: info[{mixed[0]!r}] has tensors and other things in one. Under "
-                    "batching='vmap' give them entries of their own."
-                )
-            constants.update((key, value) for key, value in out.info.items() if key not in info)
-            judged = {"reward": out.reward, "terminated": out.terminated}
-            if out.truncated is not None:
-                judged["truncated"] = out.truncated
-            return out.state, out.observation, judged, info
-
-        try:
-            state, observation, judged, info = torch.func.vmap(one, randomness="different")(before, action, *counters)
-        except AdapterError:
-            raise
-        except RuntimeError as error:
-            error.add_note(
-                f"{self._transition_name}: torch.func.vmap takes pure functions of one env's tensors: no "
-                ".item(), float(), NumPy or `if` on values (torch.where instead), no writing in place. What it cannot "
-                "take runs with batching='loop', and models with a leading batch axis with 'batched'."
-            )
-            raise
-        info.update(constants)
-        return _Outcome(state, observation, judged["reward"], judged["terminated"], judged.get("truncated"), info)
+def _as_state(state: Mapping[str, Tensor], observation: Mapping[str, Tensor], num_envs: int) -> TensorDict:
+    return TensorDict._new_unsafe({**state, **observation}, batch_size=torch.Size([num_envs]))
 
 
-def _all_tensors(value: Any) -> bool:
-    """Whether it is a tensor, or dicts, lists and tuples of nothing else: what vmap hands out."""
-    if isinstance(value, Mapping):
-        return bool(value) and all(map(_all_tensors, value.values()))
-    if isinstance(value, (tuple, list)):
-        return bool(value) and all(map(_all_tensors, value))
-    return isinstance(value, Tensor)
-
-
-def _any_tensor(value: Any) -> bool:
-    """Whether there is a tensor in it."""
-    if isinstance(value, Mapping):
-        return any(map(_any_tensor, value.values()))
-    if isinstance(value, (tuple, list)):
-        return any(map(_any_tensor, value))
-    return isinstance(value, Tensor)
+def _add_place(error: Exception, call: UserCall, rng: CounterRNG) -> None:
+    """Note in an exception where in the rollout it was raised; its type and traceback stay as they are."""
+    what = f"Raised in {call.name}, called with ({', '.join(call.takes)})"
+    try:
+        step, episode, seed = (int(counter[0]) for counter in (rng.step, rng.episode, rng.seed))
+    except Exception:  # no values to read, as on the meta device
+        error.add_note(f"{what}.")
+        return
+    envs = rng.seed.shape[0]
+    error.add_note(f"{what} for {envs} envs at once, in step {step + 1} of episode {episode} of env 0 (seed {seed}).")
 
 
 def _writes(leaf: Tensor) -> int:
-    """How often a tensor was written into; inference tensors do not count, and no tracing can tell."""
+    """How often a tensor was written into; inference tensors do not count, and nothing counts while tracing."""
     return 0 if torch.compiler.is_compiling() or leaf.is_inference() else leaf._version

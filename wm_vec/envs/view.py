@@ -1,0 +1,112 @@
+"""One env of an engine: NumPy in and out, infos that are made when they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+
+from wm_vec.compat import tree_leaves, tree_map
+from wm_vec.core import AutoresetMode, Engine
+from wm_vec.envs.info import ScalarInfo
+from wm_vec.envs.numpy_io import ActionReader, element_of, only_env, only_row, painter_of
+from wm_vec.envs.transfer import Packed
+from wm_vec.render.frames import FramePainter
+
+
+class EngineView:
+    """One env of an engine, NumPy in and out.
+
+    Args:
+        engine: An engine of one env and one perspective without autoreset.
+        observation_space, action_space: The env's.
+
+    Raises:
+        ValueError: Another engine.
+    """
+
+    def __init__(self, engine: Engine, observation_space: gym.Space, action_space: gym.Space) -> None:
+        self._perspective = engine.only_perspective("WorldModelEnv")
+        if engine.num_envs != 1 or engine.autoreset_mode is not AutoresetMode.DISABLED:
+            raise ValueError(
+                "WorldModelEnv needs an engine of one env with autoreset_mode='disabled', "
+                f"got num_envs={engine.num_envs}, {engine.autoreset_mode}."
+            )
+        self.engine = engine
+        self._space, self._actions = observation_space, ActionReader(action_space)
+        self._state: TensorDictBase | None = None
+
+    @property
+    def state(self) -> Any:
+        """The model's state in its own structure, as a copy; None before the first reset."""
+        return None if self._state is None else self.engine.dynamics.model_state(self._state, 0)
+
+    def reset(
+        self, seed: int | None, options: dict[str, Any] | None, generator: np.random.Generator
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start an episode; seeds of later ones are the engine's own, `generator` is not drawn from."""
+        observation = self.engine.reset(seed, options=options)[self._perspective.name]
+        info = self._info(0, self.engine.model_state())
+        info.update({key: only_env(value) for key, value in self.engine.start_info.items()})
+        return element_of(observation, self._space), info
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """One step; one transfer to the host."""
+        taken = torch.as_tensor(np.asarray(self._actions(action))[None])
+        dtype = torch.int64 if self._perspective.action.kind == "discrete" else self.engine.dtype
+        out = self.engine.step({self._perspective.name: taken.to(self.engine.device, dtype)})
+        observation = tree_map(_packable, out.final_observation[self._perspective.name])
+        leaves = dict(enumerate(tree_leaves(observation)))
+        flags = {name: getattr(out, name) for name in ("reward", "terminated", "truncated", "diverged")}
+        host = Packed.of({**leaves, **flags, "length": out.episode_length}).to_host()
+        arrays = iter([torch.from_numpy(host[i]) for i in leaves])
+        seen = element_of(tree_map(lambda _: next(arrays), observation), self._space)
+        info = self._info(host["length"].item(), out.final_state)
+        if host["diverged"].item():
+            info["diverged"] = True
+        if out.info:
+            info.update({key: only_env(value) for key, value in out.info.items()})
+        return seen, float(host["reward"].item()), host["terminated"].item(), host["truncated"].item(), info
+
+    def seen(self) -> Any:
+        """The last observation; None before the first reset."""
+        if self._state is None:
+            return None
+        return element_of(self._perspective.observe(self.engine.dynamics.observe(self._state)), self._space)
+
+    def named(self) -> dict[str, np.ndarray]:
+        """The last observation's values by field."""
+        return self._named(self._state)
+
+    def painter(self) -> FramePainter:
+        """What draws observations."""
+        return painter_of(self._perspective, self._space)
+
+    def _info(self, step: int, state: TensorDictBase) -> ScalarInfo:
+        self._state = state
+        lazy: dict[str, Callable[[], Any]] = {
+            "obs_dict": lambda: self._named(state),
+            "predictions": lambda: self._everything(state),
+            "model_state": lambda: self.engine.dynamics.model_state(state, 0),
+        }
+        return ScalarInfo({"step": step, "elapsed_steps": step}, lazy)
+
+    def _named(self, state: TensorDictBase) -> dict[str, np.ndarray]:
+        """The observed values of a dynamics' state ``(1,)`` by field, as copies."""
+        named = self._perspective.named(self._perspective.observe(self.engine.dynamics.observe(state)))
+        return {path: only_row(values) for path, values in named.items()}
+
+    def _everything(self, state: TensorDictBase) -> dict[str, np.ndarray]:
+        """All values of a dynamics' state ``(1,)`` by field, as copies."""
+        named = self._perspective.everything(tree_map(Tensor.clone, self.engine.dynamics.observe(state)))
+        return {path: only_row(values) for path, values in named.items()}
+
+
+def _packable(leaf: Tensor) -> Tensor:
+    """A tensor in a dtype that NumPy has."""
+    return leaf.float() if leaf.dtype is torch.bfloat16 else leaf
