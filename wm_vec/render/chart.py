@@ -11,9 +11,9 @@ from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
 
 from wm_vec.render.entries import KeyPath
 
-DPI, WIDTH, LEAST, MOST = 100, 400, 160, 900
+DPI, WIDTH, LEAST, MOST = 100, 320, 240, 900
 """Dots per inch, and pixels of a frame's width and of its least and greatest height."""
-MAX_BARS, ROW, MAP = 24, 27, 190
+MAX_BARS, ROW, MAP = 24, 27, 180
 """Values of an entry that get a bar each, and pixels of a bar's row and of a heat map."""
 OPEN = 1e6
 """Bounds of at least this size are none: a linear axis over the whole of int32 or float32 shows nothing."""
@@ -50,8 +50,10 @@ class Chart:
         bounds = [_bounds(space) for space in entries.values()]
         heights = [ROW * low.size if low.size <= MAX_BARS else MAP for low, _ in bounds]
         shown = int((np.cumsum(heights) <= MOST).sum())
+        stretch = min(1.7, max(1, (LEAST - 20) / max(1, sum(heights))))
+        heights = [max(1, round(stretch * height)) for height in heights[:shown]]
         # The last part is blank, so that a few bars do not fill the frame.
-        heights = [*(max(1, height) for height in heights[:shown]), max(20, LEAST - sum(heights))]
+        heights.append(max(20, LEAST - sum(heights)))
         # A hundredth of a pixel more, as sizes in inches are cut down to whole pixels.
         size = (WIDTH + 0.01) / DPI, (sum(heights) // 2 * 2 + 0.01) / DPI
         figure = Figure(size, DPI, facecolor="white", layout=ConstrainedLayoutEngine(h_pad=0.01, hspace=0))
