@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete, Tuple
 
-from wm_vec.render.frames import FramePainter, find_image, observation_frame
+from wm_vec.render.frames import FramePainter
+from wm_vec.render.images import find_image
 
 RNG = np.random.default_rng(3)
 RGB = RNG.integers(0, 256, (64, 72, 3), dtype=np.uint8)
@@ -55,7 +56,7 @@ def test_every_layout_comes_back_pixel_for_pixel(layout: str, dtype: type) -> No
         array, space = (array / 255).astype(dtype), unit_space(array.shape, dtype)
     assert find_image(space) == ()
     before = array.copy()
-    frame = observation_frame(array, space)
+    frame = FramePainter(space)(array)
     assert frame.dtype == np.uint8
     np.testing.assert_array_equal(frame, expected)
     frame[:] = 0
@@ -78,12 +79,12 @@ def test_gymnasiums_own_frame_stack_shows_the_newest_frame() -> None:
     env = FrameStackObservation(Pictures(), 4)
     env.reset()
     observation = env.step(0)[0]
-    np.testing.assert_array_equal(observation_frame(observation, env.observation_space), RGB)
+    np.testing.assert_array_equal(FramePainter(env.observation_space)(observation), RGB)
 
 
 def test_small_images_grow_by_whole_factors_and_sides_are_even() -> None:
     small = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
-    frame = observation_frame(small, bytes_space(small.shape))
+    frame = FramePainter(bytes_space(small.shape))(small)
     # 13 is the least factor that brings 5 to 64; 65 x 91 are odd.
     assert frame.shape == (66, 92, 3)
     for y in range(65):
@@ -108,13 +109,13 @@ def test_small_images_grow_by_whole_factors_and_sides_are_even() -> None:
     ],
 )
 def test_sizes(shape: tuple[int, ...], frame: tuple[int, ...]) -> None:
-    assert observation_frame(np.zeros(shape, np.uint8), bytes_space(shape)).shape == frame
+    assert FramePainter(bytes_space(shape))(np.zeros(shape, np.uint8)).shape == frame
 
 
 def test_fractions_are_rounded_and_numbers_beyond_the_range_clipped() -> None:
     image = np.zeros((64, 64), np.float32)
     image[0, :6] = [np.nan, -3, 7, np.inf, 0.31, 0.999]  # 79.05 and 254.745
-    frame = observation_frame(image, unit_space((64, 64)))
+    frame = FramePainter(unit_space((64, 64)))(image)
     assert frame[0, :6, 0].tolist() == [0, 0, 255, 255, 79, 255]
 
 
@@ -170,6 +171,6 @@ def test_the_image_of_nested_spaces_is_shown() -> None:
 )
 def test_an_image_of_another_shape_is_refused(observation, words) -> None:
     with pytest.raises(ValueError, match=words):
-        observation_frame(observation, IMAGE)
+        FramePainter(IMAGE)(observation)
     with pytest.raises(ValueError, match=r"observation\['view'\].*" + words):
-        observation_frame({"view": observation}, Dict(view=IMAGE))
+        FramePainter(Dict(view=IMAGE))({"view": observation})

@@ -211,7 +211,7 @@ def test_the_report_is_plain_json_a_table_and_a_picture(exact, tmp_path):
 
     from matplotlib.image import imread
 
-    from wm_vec.render.reality_plot import plot_reality
+    from wm_vec.render.evaluation_plot import plot_reality
 
     plot_reality(exact, tmp_path / "report.png")
     picture = imread(tmp_path / "report.png")

@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
             args.out_json.write_text(json.dumps(finite(payload), indent=2, allow_nan=False) + "\n")
             reporter.note(f"wrote {args.out_json}")
         if args.out_png is not None:
-            from wm_vec.render.reality_plot import plot_reality
+            from wm_vec.render.evaluation_plot import plot_reality
 
             plot_reality(report, args.out_png)
             reporter.note(f"wrote {args.out_png}")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
+
+from wm_vec.render.evaluation_plot import draw_paths
 
 NAMES = ("cart position [m]", "cart velocity [m/s]", "pole angle [rad]", "pole velocity [rad/s]")
 
@@ -20,7 +22,7 @@ def plot_demo(
     random: Sequence[float],
     speed: float,
 ) -> None:
-    """Draw imagined against real, the policy's progress, and what came of it. Needs matplotlib.
+    """Draw imagined against real, the policy's progress, and its returns. Needs matplotlib.
 
     Args:
         path: PNG to write.
@@ -30,33 +32,22 @@ def plot_demo(
         random: Real returns of random actions.
         speed: Imagined env steps/s.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 6.5), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(f"CartPole, learned and imagined: {speed:,.0f} imagined env steps/s", fontsize=13)
-    top, bottom = cast("Any", figure.subfigures(2, 1))
+    figure: Any = Figure((13, 7), dpi=100, layout="constrained")
+    figure.suptitle(f"CartPole, learned and imagined: {speed:,.0f} imagined env steps/s", fontsize=14)
+    top, bottom = figure.subfigures(2, 1)
     for i, axes in enumerate(top.subplots(1, 4)):
-        axes.plot(drift["real"][:, i], color="black", linewidth=3, alpha=0.35, label="real")
-        axes.plot(drift["imagined"][:, i], color="tab:blue", linewidth=1.5, label="imagined")
-        axes.set_title(NAMES[i], fontsize=9)
-        axes.set_xlabel("step", fontsize=8)
-        axes.tick_params(labelsize=7)
-    top.axes[0].legend(fontsize=8)
+        draw_paths(axes, drift["real"][:, i : i + 1], drift["imagined"][:, i : i + 1], NAMES[i])
     learning, returns = bottom.subplots(1, 2)
-    learning.plot([x for x, _ in curve], [y for _, y in curve], color="tab:blue")
-    learning.set_title("policy trained in imagination: length of imagined episodes", fontsize=9)
-    learning.set_xlabel("imagined env steps", fontsize=8)
-    learning.set_ylabel("steps", fontsize=8)
+    learning.plot(*zip(*curve, strict=True))
+    learning.set(title="policy trained in imagination: length of imagined episodes")
+    learning.set(xlabel="imagined env steps", ylabel="steps")
     rng = np.random.default_rng(0)
-    for place, (values, color) in enumerate(((random, "tab:gray"), (trained, "tab:blue"))):
-        returns.bar(place, np.mean(values), color=color, alpha=0.4)
-        returns.scatter(place + rng.uniform(-0.2, 0.2, len(values)), values, color=color, s=12)
-        returns.annotate(f"{np.mean(values):.0f}", (place, np.mean(values)), ha="center", va="bottom", fontsize=11)
-    returns.set_xticks([0, 1], ["random actions", "trained in imagination"])
-    returns.set_title(f"return in the real CartPole-v1, {len(trained)} episodes each", fontsize=9)
-    returns.set_ylim(0, 540)
-    for axes in (learning, returns):
-        axes.tick_params(labelsize=8)
+    for place, (values, colour) in enumerate(((random, "tab:gray"), (trained, "tab:blue"))):
+        returns.bar(place, np.mean(values), color=colour, alpha=0.4)
+        returns.scatter(place + rng.uniform(-0.2, 0.2, len(values)), values, color=colour, s=12)
+    means = f"random actions: {np.mean(random):.0f}", f"trained in imagination: {np.mean(trained):.0f}"
+    returns.set_xticks([0, 1], means, fontsize=12)
+    returns.set(title=f"return in the real CartPole-v1, {len(trained)} episodes each", ylim=(0, 540))
     figure.savefig(path)
