@@ -170,8 +170,8 @@ CAPTAIN, MATE = "captain", "mate"
 
 
 def _of_agent(value: Any, name: str) -> torch.Tensor:
-    """One agent's observation ``(B, n)``, reward or termination ``(B,)`` of what an engine gives of both."""
-    return value[name]
+    """One agent's observation ``(B, n)``, by name, or its column ``(B,)`` of rewards or terminations ``(B, P)``."""
+    return value[:, (CAPTAIN, MATE).index(name)] if isinstance(value, torch.Tensor) else value[name]
 
 
 def _outcome(engine: Engine, actions: dict[str, torch.Tensor]) -> dict[str, Any]:

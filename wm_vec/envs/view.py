@@ -39,6 +39,10 @@ class EngineView:
             )
         self.engine = engine
         self._space, self._actions = observation_space, ActionReader(action_space)
+        spec = self._perspective.action
+        self._bounds = (
+            [np.reshape(bound, spec.shape) for bound in (spec.low, spec.high)] if spec.kind == "box" else None
+        )
         self._state: TensorDictBase | None = None
 
     @property
@@ -57,7 +61,10 @@ class EngineView:
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """One step; one transfer to the host."""
-        taken = torch.as_tensor(np.asarray(self._actions(action))[None])
+        taken = np.asarray(self._actions(action))[None]
+        if self._bounds is not None:
+            taken = taken.clip(*self._bounds)  # users' functions see what the world does
+        taken = torch.as_tensor(taken)
         dtype = torch.int64 if self._perspective.action.kind == "discrete" else self.engine.dtype
         out = self.engine.step({self._perspective.name: taken.to(self.engine.device, dtype)})
         observation = tree_map(_packable, out.final_observation[self._perspective.name])

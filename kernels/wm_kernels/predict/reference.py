@@ -71,24 +71,29 @@ def denoise_reference(
         ``(B, N, V)`` float.
     """
     variance = 1.0 + sigma * sigma
-    common = isinstance(variance, float)  # to all envs: a factor of operations that there are anyway
-    norm = math.sqrt(variance) if common else torch.sqrt(variance)
-    if noisy.shape[-1] > 1:
-        tokens = canvas + torch.einsum("bnv,nvd->bnd", noisy / norm, weights.noise_weight)
-    elif common:
+    if isinstance(variance, float) and noisy.shape[-1] == 1:
+        # One noise level and one channel: the factors ride along in operations that there are anyway.
+        norm = math.sqrt(variance)
         tokens = torch.addcmul(canvas, noisy, weights.noise_weight[:, 0], value=1.0 / norm)
+        output = _blocks(tokens, modulation, weights, block)
+        return torch.add(noisy / variance, output, alpha=sigma / norm)
+    norm = math.sqrt(variance) if isinstance(variance, float) else torch.sqrt(variance)
+    scaled = noisy / norm
+    if noisy.shape[-1] == 1:
+        tokens = torch.addcmul(canvas, scaled, weights.noise_weight[:, 0])
     else:
-        tokens = torch.addcmul(canvas, noisy / norm, weights.noise_weight[:, 0])
+        tokens = canvas + torch.einsum("bnv,nvd->bnd", scaled, weights.noise_weight)
+    return (scaled + sigma * _blocks(tokens, modulation, weights, block)) / norm
+
+
+def _blocks(tokens: Tensor, modulation: Tensor, weights: DenoiserWeights, block: Block) -> Tensor:
+    """All blocks and the read-out: ``(B, N, D)`` -> ``(B, N, V)``."""
     for block_weights, block_modulation in zip(weights.blocks, modulation.unbind(-3), strict=True):
         tokens = block(tokens, block_modulation, block_weights, weights.num_heads)
     normed = F.layer_norm(tokens, tokens.shape[-1:], eps=NORM_EPS)
-    if noisy.shape[-1] == 1:
-        output = (normed * weights.head_weight[:, 0]).sum(-1, keepdim=True) + weights.head_bias
-    else:
-        output = torch.einsum("bnd,nvd->bnv", normed, weights.head_weight) + weights.head_bias
-    if common:
-        return torch.add(noisy / variance, output, alpha=sigma / norm)
-    return noisy / variance + output * (sigma / norm)
+    if weights.head_weight.shape[1] == 1:
+        return (normed * weights.head_weight[:, 0]).sum(-1, keepdim=True) + weights.head_bias
+    return torch.einsum("bnd,nvd->bnv", normed, weights.head_weight) + weights.head_bias
 
 
 def sampler_update_reference(noisy: Tensor, denoised: Tensor, sigma: float, sigma_next: float) -> Tensor:
