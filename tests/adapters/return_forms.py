@@ -2,7 +2,7 @@
 
 A case is the expression of what comes back, and how it is read. The world is so small that a person can follow it: a
 state of two numbers starts at (1, 2), the action 0.5 is added to both at every step, and the observation is ten times
-the state. Where a form gives no state, the observation is the state, and the next step starts from ten times as much.
+the state. Where a form has no state, the observation is the state, and the next step starts from ten times as much.
 
     python -m tests.adapters.return_forms    writes docs/return-forms.md
 """
@@ -221,10 +221,10 @@ TRANSITIONS = [
 INTRODUCTION = """# What resets and transitions may return
 
 Made by `python -m tests.adapters.return_forms` from the cases that `tests/adapters/test_return_forms.py` runs, each in
-the scalar env and in the vector env, under `"loop"`, `"batched"` and `"vmap"`. `state` is the model's own, of any kind
-that the batching takes; `obs` is an element of the observation space as tensors, arrays or numbers; `info` is a
-mapping. Under `"batched"` all of them have a leading axis `(B, ...)`; a reset gives one env's, unless it is marked
-`@wm_vec.batched`.
+the scalar env, which calls the model directly, and in both envs under `batching="batched"` and `"vmap"`. `state` is the
+model's own, under a `batching` made of tensors; `obs` is an element of the observation space as tensors, arrays or
+numbers; `info` is a mapping. Under `"batched"` all of them have a leading axis `(B, ...)`; a reset returns one env's,
+unless it is marked `@wm_vec.batched`.
 
 What decides:
 
@@ -291,7 +291,7 @@ def start() -> Tensor:
 
 
 def reset_returning(case: Case) -> Callable[..., Any]:
-    """A reset that gives the case; of as many envs as it gets seeds, if these are a tensor."""
+    """A reset that returns the case; of as many envs as it gets seeds, if these are a tensor."""
     code = compile(case.returns, str(case), "eval")
 
     def reset(seed: Any) -> Any:
@@ -302,7 +302,7 @@ def reset_returning(case: Case) -> Callable[..., Any]:
 
 
 def transition_returning(case: Case) -> Callable[..., Any]:
-    """A transition that gives the case."""
+    """A transition that returns the case."""
     code = compile(case.returns, str(case), "eval")
 
     def transition(state: Any, action: Tensor) -> Any:

@@ -32,14 +32,15 @@ def test_rewards_of_another_number_of_envs():
     assert f"got Tensor({NUM_ENVS + 1},)" in message
 
 
-def test_models_of_one_env_among_batches_are_told_of_the_other_ways():
+def test_errors_of_models_of_one_env_among_batches_name_the_other_ways():
     message = refused("vector", "batched", lambda state, action: (state, state[0], 0.0))
-    assert "batching='vmap' or 'loop'" in message
+    assert "batching='vmap'" in message
+    assert "WorldModelEnv" in message
+    assert "SyncVectorEnv" in message
 
 
-@pytest.mark.parametrize("shape", ["scalar", "vector"])
-def test_models_of_batches_in_a_loop_are_told_of_batches(shape):
-    message = refused(shape, "loop", lambda state, action: (state, state[None], 0.0))
+def test_errors_of_models_of_batches_called_directly_name_batches():
+    message = refused("scalar", None, lambda state, action: (state, state[None], 0.0))
     assert "batching='batched'" in message
 
 
@@ -63,7 +64,7 @@ def test_starts_of_other_numbers_of_states_and_observations():
 
 @ways
 def test_states_that_change_their_shape_or_dtype(shape, batching):
-    if batching == "loop":
+    if batching is None:
         env, action = make(shape, batching, transition_fn=lambda s, a: (s[..., :1], torch.zeros(2), 0.0))
         env.reset(seed=0)
         env.step(action)

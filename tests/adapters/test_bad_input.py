@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 
-from tests.adapters.ways import BOTH, NUM_ENVS, PAIR, PICTURE, PLANE, lead, make, refused, ways
+from tests.adapters.ways import BOTH, NUM_ENVS, PAIR, PICTURE, PLANE, lead, make, named, refused, ways
 from wm_vec import AdapterError
 from wm_vec.adapters.forms import RESET_FORMS, TRANSITION_FORMS
 
@@ -152,7 +152,7 @@ def test_resets_of_no_known_form(shape, batching, returned, what):
     with pytest.raises(AdapterError) as caught:
         make(shape, batching, reset_fn=lambda: returned, transition_fn=lambda s, a: s)[0].reset(seed=0)
     message = str(caught.value)
-    assert message.startswith(f"CallableDynamics(batching={batching!r}), reset_fn")
+    assert message.startswith(named(batching, "reset_fn"))
     assert what in message
     assert all(form in message for form in RESET_FORMS)
 
@@ -171,5 +171,5 @@ def test_resets_of_no_known_form(shape, batching, returned, what):
     ],
 )
 def test_resets_with_observations_outside_the_space(shape, batching, space, returned, what):
-    with pytest.raises(AdapterError, match=rf"batching='{batching}'\), reset_fn.*{what}"):
+    with pytest.raises(AdapterError, match=rf"{re.escape(named(batching, 'reset_fn'))}.*{what}"):
         make(shape, batching, space, reset_fn=lambda: returned, transition_fn=lambda s, a: s)[0].reset(seed=0)

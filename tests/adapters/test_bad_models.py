@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import traceback
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+import torchrl.envs
 from gymnasium import spaces
 from gymnasium.spaces import Box, Dict, Discrete, Tuple
 from torch import nn
 
 import wm_vec
-from tests.adapters.ways import NUM_ENVS, PLANE, PUSH, make, ways
+from tests.adapters.ways import PLANE, PUSH, make, ways
 from wm_vec import AdapterError
 from wm_vec.envs import WorldModelEnv, WorldModelVectorEnv
 
@@ -22,7 +24,7 @@ def test_models_with_none_of_the_methods(model):
     with pytest.raises(AdapterError) as caught:
         WorldModelEnv(model, PLANE, PUSH, initial_observation=torch.zeros(2))
     message = str(caught.value)
-    assert message.startswith(f"CallableDynamics: world_model ({type(model).__name__}) has none of the methods")
+    assert message.startswith(f"WorldModelEnv: world_model ({type(model).__name__}) has none of the methods")
     for method in ("env_step", "step", "predict_step", "predict", "imagine_step", "transition", "__call__"):
         assert method in message
     assert "transition_fn(model, state, action)" in message
@@ -30,16 +32,17 @@ def test_models_with_none_of_the_methods(model):
 
 @pytest.mark.parametrize("shape", ["scalar", "vector"])
 def test_nothing_says_how_episodes_start(shape):
+    """Of a model that is called directly they start with a sample; see tests/envs/test_direct.py."""
     with pytest.raises(AdapterError, match=r"CallableDynamics: nothing says how episodes start.*reset_fn.*reset_env"):
-        make(shape, "loop", transition_fn=lambda s, a: (s, s, 0.0), initial_state=None, initial_observation=None)[
+        make(shape, "batched", transition_fn=lambda s, a: (s, s, 0.0), initial_state=None, initial_observation=None)[
             0
         ].reset()
 
 
-@pytest.mark.parametrize("shape", ["scalar", "vector"])
-def test_states_that_nobody_can_see(shape):
+@pytest.mark.parametrize(("shape", "batching"), [("scalar", None), ("vector", "batched")])
+def test_states_that_nobody_can_see(shape, batching):
     with pytest.raises(AdapterError, match=r"initial_state is no observation.*decode_observation, decode or observe"):
-        make(shape, "loop", initial_state=torch.zeros(9), initial_observation=None, transition_fn=lambda s, a: s)[
+        make(shape, batching, initial_state=torch.zeros(9), initial_observation=None, transition_fn=lambda s, a: s)[
             0
         ].reset()
 
@@ -67,7 +70,8 @@ def test_spaces_that_are_not_gymnasiums(shape, role, space, what):
     given = {"observation_space": PLANE, "action_space": PUSH, role: space}
     make_env = WorldModelEnv if shape == "scalar" else WorldModelVectorEnv.from_callables
     options = {} if shape == "scalar" else {"num_envs": 2}
-    with pytest.raises(AdapterError, match=rf"CallableDynamics.*{role} must be a gymnasium.Space, {what}"):
+    adapter = "WorldModelEnv" if shape == "scalar" else "CallableDynamics"
+    with pytest.raises(AdapterError, match=rf"{adapter}.*{role} must be a gymnasium.Space, {what}"):
         make_env(None, **given, transition_fn=lambda s, a: (s, s, 0.0), initial_state=torch.zeros(2), **options)
 
 
@@ -91,9 +95,10 @@ def test_spaces_that_are_no_tensors(role, space):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batching": "parallel"}, "batching must be one of 'batched', 'vmap', 'loop', got 'parallel'"),
+        ({"batching": "parallel"}, "batching must be one of 'batched', 'vmap', got 'parallel'"),
+        ({"batching": "vmap", "torch_actions": False}, r"torch_actions=False.*WorldModelEnv.*SyncVectorEnv"),
         ({"rng": "torch"}, "rng must be 'counter' or 'global', got 'torch'"),
-        ({"reset_fn": wm_vec.batched(lambda seeds: seeds)}, "marked batched.*'batched' or 'vmap', got 'loop'"),
+        ({"reset_fn": wm_vec.batched(lambda seeds: seeds)}, "marked batched.*'batched' or 'vmap'"),
         ({"device": "meta"}, r"model is on cpu, device is meta.*model\.to\('meta'\)"),
     ],
 )
@@ -107,6 +112,28 @@ def test_settings_that_do_not_fit(options, message):
             initial_observation=torch.zeros(2),
             **options,
         )
+
+
+@pytest.mark.parametrize("shape", ["scalar", "vector"])
+def test_the_loop_is_replaced_by_code_that_runs(shape):
+    """The message shows what to use instead, for Gymnasium and for TorchRL."""
+    with pytest.raises(AdapterError, match="leave `batching` out") as caught:
+        make(shape, "loop", transition_fn=lambda s, a: (s, s, 0.0))
+    in_gymnasium, in_torchrl = (line.strip() for line in str(caught.value).splitlines() if line.startswith("    "))
+    names = {
+        "gym": gym,
+        "torchrl": torchrl,
+        "WorldModelEnv": WorldModelEnv,
+        "model": lambda state, action: (np.zeros(2, np.float32), 1.0, False, False, {}),
+        "observation_space": PLANE,
+        "action_space": PUSH,
+        "n": 3,
+    }
+    with pytest.warns(UserWarning, match="nothing says how episodes start"):
+        envs, env = eval(in_gymnasium, names), eval(in_torchrl, names)
+    envs.reset(seed=0)
+    assert envs.step(envs.action_space.sample())[1].tolist() == [1.0] * 3
+    assert env.rand_step(env.reset())["next", "reward"].item() == 1.0
 
 
 # -- exceptions of the callables' own ---------------------------------------------------------------------------------
@@ -140,8 +167,7 @@ def test_exceptions_say_in_which_callable_and_step(shape, batching, name):
 
     def later(*args):
         calls.append(args)
-        # Under "loop" a vector env calls once for each of its envs.
-        if len(calls) > 2 * (NUM_ENVS if (shape, batching) == ("vector", "loop") else 1):
+        if len(calls) > 2:
             culprit()
         return args[1] if name == "action_transform_fn" else 0.0
 
@@ -204,11 +230,11 @@ def test_exceptions_of_decoders():
     assert "world_model.decode" in raised_by(begin)
 
 
-@pytest.mark.parametrize("shape", ["scalar", "vector"])
-def test_exceptions_of_renderers(shape):
+@pytest.mark.parametrize(("shape", "batching"), [("scalar", None), ("vector", "batched")])
+def test_exceptions_of_renderers(shape, batching):
     env, action = make(
         shape,
-        "loop",
+        batching,
         transition_fn=lambda s, a: (s, s, 0.0),
         render_fn=lambda model, state, observation: culprit(),
         render_mode="rgb_array",
@@ -218,8 +244,8 @@ def test_exceptions_of_renderers(shape):
     assert "render_fn" in raised_by(env.render)
 
 
-@pytest.mark.parametrize("shape", ["scalar", "vector"])
-def test_the_env_goes_on_after_an_exception(shape):
+@pytest.mark.parametrize(("shape", "batching"), [("scalar", None), ("scalar", "batched"), ("vector", "batched")])
+def test_the_env_goes_on_after_an_exception(shape, batching):
     """A step that raised changed nothing: the next one starts from the same state."""
     fail = [True]
 
@@ -228,7 +254,7 @@ def test_the_env_goes_on_after_an_exception(shape):
             culprit()
         return state + 1, state + 1, 0.0
 
-    env, action = make(shape, "batched", transition_fn=transition)
+    env, action = make(shape, batching, transition_fn=transition)
     env.reset(seed=0)
     raised_by(lambda: env.step(action))
     fail[0] = False

@@ -108,7 +108,7 @@ def test_a_real_environment_as_the_model_gives_its_own_rollouts(env_id, unwrappe
         assert env.observation_space.contains(got[0])
 
 
-@pytest.mark.parametrize("batching", ["loop", "batched"])
+@pytest.mark.parametrize("batching", ["batched", "vmap"])
 def test_a_model_that_is_one_env_is_never_taken_for_many(batching):
     """Its steps would all go to the same simulator, whose resets the bank's would be too."""
     model = gym.make("CartPole-v1").unwrapped
@@ -117,4 +117,4 @@ def test_a_model_that_is_one_env_is_never_taken_for_many(batching):
             model, model.observation_space, model.action_space, num_envs=2, batching=batching
         )
     with pytest.raises(AdapterError, match="no state"):
-        WorldModelEnv(model, model.observation_space, model.action_space, bank_size=4)
+        WorldModelEnv(model, model.observation_space, model.action_space, batching=batching, bank_size=4)

@@ -24,8 +24,10 @@ from tests.adapters.return_forms import (
 from wm_vec.envs import WorldModelEnv, WorldModelVectorEnv
 
 PUSH = Box(-1.0, 1.0, (1,), np.float32)
-BATCHINGS = ["loop", "batched", "vmap"]
 SHAPES = ["scalar", "vector"]
+ways = pytest.mark.parametrize(
+    ("shape", "batching"), [("scalar", None), *((shape, way) for shape in SHAPES for way in ("batched", "vmap"))]
+)
 
 # The places that three pushes of 0.5 lead to: from (1, 2); and where the observation, ten times as much, is the state.
 PLACES = {
@@ -54,7 +56,7 @@ def expect_state(state, case, place):
 
 
 def assert_same(got, expected):
-    """The same structure and numbers; of a batch, in every row."""
+    """The same structure and numbers; of a batch, in every env."""
     if isinstance(expected, dict):
         assert set(got) == set(expected)
         for key, part in expected.items():
@@ -71,28 +73,13 @@ def assert_same(got, expected):
 
 
 def make(shape, batching, space, **callables):
-    """An env, its action, and how to read one row's number."""
+    """An env and its action."""
     if shape == "scalar":
         env = WorldModelEnv(None, SPACES[space], PUSH, batching=batching, **callables)
         return env, np.array([0.5], np.float32)
     options = {"num_envs": 3, "batching": batching, "autoreset_mode": "disabled", "bank_size": 2}
     env = WorldModelVectorEnv.from_callables(None, SPACES[space], PUSH, **options, **callables)
     return env, torch.full((3, 1), 0.5)
-
-
-def model_state(info):
-    """In vector envs under "loop" a list; of one kind here, so it can be put together."""
-    state = info["model_state"]
-    return stacked(state) if isinstance(state, list) else state
-
-
-def stacked(states):
-    first = states[0]
-    if isinstance(first, dict):
-        return {key: stacked([state[key] for state in states]) for key in first}
-    if isinstance(first, tuple):
-        return tuple(stacked(list(parts)) for parts in zip(*states, strict=True))
-    return torch.stack(states)
 
 
 def plain_transition(space):
@@ -107,8 +94,7 @@ def plain_transition(space):
     return transition
 
 
-@pytest.mark.parametrize("batching", BATCHINGS)
-@pytest.mark.parametrize("shape", SHAPES)
+@ways
 @pytest.mark.parametrize("case", RESETS, ids=str)
 def test_resets(case: Case, shape, batching):
     env, action = make(
@@ -116,8 +102,10 @@ def test_resets(case: Case, shape, batching):
     )
     observation, info = env.reset(seed=0)
     assert_same(observation, SEEN[case.space](1.0, 2.0))
-    expect_state(model_state(info), case, [1.0, 2.0])
-    if shape == "scalar":
+    expect_state(env.state if shape == "scalar" else info["model_state"], case, [1.0, 2.0])
+    if batching is None:
+        assert info == ({"source": 3} if case.info else {})
+    elif shape == "scalar":
         assert info.get("source") == (3 if case.info else None)
     # The step starts from what was taken for the state: 0.5 further than (1, 2), or than (10, 20).
     place = [1.5, 2.5] if case.state == "state" else [10.5, 20.5]
@@ -139,14 +127,13 @@ def test_resets_of_all_envs_at_once(case: Case, shape, batching):
     )
     observation, info = env.reset(seed=0)
     assert_same(observation, SEEN[case.space](1.0, 2.0))
-    expect_state(model_state(info), case, [1.0, 2.0])
+    expect_state(info["model_state"], case, [1.0, 2.0])
     assert info.get("source") == (3 if case.info else None)
     observation, *_ = env.step(action)
     assert_same(observation, SEEN[case.space](*([1.5, 2.5] if case.state == "state" else [10.5, 20.5])))
 
 
-@pytest.mark.parametrize("batching", BATCHINGS)
-@pytest.mark.parametrize("shape", SHAPES)
+@ways
 @pytest.mark.parametrize("case", TRANSITIONS, ids=str)
 def test_transitions(case: Case, shape, batching):
     judges = {
@@ -172,22 +159,24 @@ def test_transitions(case: Case, shape, batching):
     for i, place in enumerate(PLACES[case.state]):
         observation, reward, terminated, truncated, info = env.step(action)
         assert_same(observation, SEEN[case.space](*place))
-        expect_state(model_state(info), case, place)
+        expect_state(info["model_state"], case, place)
         assert_same(reward, rewards[case.reward][i])
         assert_same(terminated, flags[case.terminated][i])
         assert_same(truncated, CUT[i] if case.truncated else False)
+        if batching is None:
+            assert set(info) == {"model_state", "elapsed_steps"} | ({"source"} if case.info else set())
         if case.info:
             assert_same(info["source"], 3)
         else:
             assert "source" not in info
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_the_time_limit_truncates_besides_the_models_own(shape):
+@ways
+def test_the_time_limit_truncates_besides_the_models_own(shape, batching):
     case = TRANSITIONS[3]
     assert case.truncated
     options = {"reset_fn": lambda: (start(), 10 * start()), "transition_fn": transition_returning(case)}
-    env, action = make(shape, "loop", "Box", max_episode_steps=2, **options)
+    env, action = make(shape, batching, "Box", max_episode_steps=2, **options)
     env.reset(seed=0)
     flags = []
     for _ in range(3):
@@ -197,8 +186,7 @@ def test_the_time_limit_truncates_besides_the_models_own(shape):
     assert flags == [False, True, True]
 
 
-@pytest.mark.parametrize("batching", BATCHINGS)
-@pytest.mark.parametrize("shape", SHAPES)
+@ways
 @pytest.mark.parametrize(
     ("flag", "expected"),
     [(0.7, True), (0.5, False), (0.3, False), (1, True), (0, False), (np.True_, True), (torch.tensor(0.9), True)],

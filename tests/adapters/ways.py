@@ -1,4 +1,4 @@
-"""The ways to run a model without methods: one env or some, env by env, batched or mapped."""
+"""The ways to run a model without methods: one env called directly, one env or some batched or mapped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BOTH = Dict(place=PLANE, kind=Discrete(3))
 PAIR = Tuple((PLANE, Discrete(3)))
 PUSH = Box(-1.0, 1.0, (2,), np.float32)
 NUM_ENVS = 3
-WAYS = [(shape, batching) for shape in ("scalar", "vector") for batching in ("loop", "batched", "vmap")]
+WAYS = [("scalar", None), *((shape, batching) for shape in ("scalar", "vector") for batching in ("batched", "vmap"))]
 ways = pytest.mark.parametrize(("shape", "batching"), WAYS)
 batches = pytest.mark.parametrize(("shape", "batching"), [way for way in WAYS if way[1] == "batched"])
 
@@ -44,14 +44,20 @@ def zeros(space):
 
 
 def refused(shape, batching, transition, space=PLANE, **options):
-    """The message of the refusal, which names the adapter, the batching and the callable."""
+    """The message of the refusal, which names the adapter and the callable."""
     env, action = make(shape, batching, space, transition_fn=transition, **options)
     env.reset(seed=0)
     with pytest.raises(AdapterError) as caught:
         env.step(action)
     message = str(caught.value)
-    assert message.startswith(f"CallableDynamics(batching={batching!r}), transition_fn")
+    assert message.startswith(named(batching, "transition_fn"))
     return message
+
+
+def named(batching, callable_name):
+    """How messages begin."""
+    adapter = "WorldModelEnv" if batching is None else f"CallableDynamics(batching={batching!r})"
+    return f"{adapter}, {callable_name}"
 
 
 def lead(shape, batching):

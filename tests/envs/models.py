@@ -88,6 +88,25 @@ class Game:
         return np.asarray(board.cells, np.float32) / 4, np.int64(board.moves % 3)
 
 
+class Games:
+    """The board game for many at once, in tensors."""
+
+    def reset(self, seed=None):
+        board = Game().reset(seed)[0]
+        state = {"cells": torch.tensor(board.cells), "moves": torch.tensor(board.moves)}
+        return state, self.see(state)
+
+    def step(self, state, action):
+        change = nn.functional.one_hot(action[..., 0], 4) * (2 * action[..., 1:] - 1)
+        after = {"cells": (state["cells"] + change) % 5, "moves": state["moves"] + 1}
+        won = (after["cells"] == after["cells"][..., :1]).all(-1)
+        reward = won.float() - 0.01 * after["moves"]
+        return after, self.see(after), reward, won, torch.zeros_like(won), {"moves": after["moves"]}
+
+    def see(self, state):
+        return state["cells"].float() / 4, state["moves"] % 3
+
+
 CONTINUOUS = Box(-1.0, 1.0, (2,), np.float32)
 FLAT = Box(-np.inf, np.inf, (3,), np.float32)
 PICTURE = Dict(image=Box(0, 255, (3, 40, 40), np.uint8), side=Discrete(2))
@@ -96,12 +115,16 @@ MODELS = {
     "latent": (Latent, FLAT, CONTINUOUS, "batched", {}),
     "vmapped": (Latent, FLAT, CONTINUOUS, "vmap", {}),
     "painter": (Painter, PICTURE, Discrete(3), "batched", {"rng": "global"}),
-    "game": (Game, BOARD, gym.spaces.MultiDiscrete([4, 2]), "loop", {"torch_actions": False}),
+    "game": (Games, BOARD, gym.spaces.MultiDiscrete([4, 2]), "batched", {}),
 }
+"""Model, spaces, how many of it are run, and options."""
+ALONE = {"game": (Game, {"torch_actions": False})}
+"""Models that the scalar env takes in place of those for many, whose states are Python objects, and their options."""
 
 
 def scalar_env(name: str, **options) -> gym.Env:
     model, observation_space, action_space, _, own = MODELS[name]
+    model, own = ALONE.get(name, (model, own))
     return WorldModelEnv(model(), observation_space, action_space, **own, **options)
 
 

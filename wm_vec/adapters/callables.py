@@ -138,13 +138,7 @@ class CallableDynamics(Dynamics):
         self._resets_batched = self.calls.reset is not None and is_batched(self.calls.reset.fn)
         self.starts_fresh = self.calls.reset is not None and (starts_fresh or self._resets_batched)
         if "state" not in self.calls.transition.takes and (self._resets_batched or not self.starts_fresh):
-            raise AdapterError(
-                f"CallableDynamics: {self.calls.transition.name} takes ({', '.join(self.calls.transition.takes)}), no "
-                "state. A model of concatenated input takes transition_fn=lambda model, state, action: "
-                "model(torch.cat([state, action], -1)). One that keeps its state in itself is one env: the scalar "
-                "WorldModelEnv resets it by reset_fn or the model's own reset; for many, put several into "
-                "gym.vector.SyncVectorEnv."
-            )
+            raise self.calls.takes_no_state()
 
     # -- Dynamics -------------------------------------------------------------------------------------------------
 

@@ -221,6 +221,15 @@ class ModelCalls:
             return None
         return UserCall(found[1], f"world_model.{found[0]}", self.RESET, [self.RESET[1:], ("seed",), ()])
 
+    def takes_no_state(self) -> AdapterError:
+        """The error for a transition that takes no state, where episodes start from one."""
+        return AdapterError(
+            f"{self.adapter}: {self.transition.name} takes ({', '.join(self.transition.takes)}), no state. A "
+            "model of concatenated input takes transition_fn=lambda model, state, action: model(torch.cat([state, "
+            "action], -1)). One that keeps its state in itself is one env: the scalar WorldModelEnv resets it by reset_fn or the "
+            "model's own reset; for many, put several into gym.vector.SyncVectorEnv."
+        )
+
     def decoded(self, state: Any) -> Any:
         """What the model's own decoder makes of a given initial state.
 

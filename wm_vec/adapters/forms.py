@@ -186,11 +186,12 @@ def _holds_observation(result: Any, observations: ObservationCodec) -> bool:
 
 def _take(found: dict[str, Any], keys: tuple[str, ...]) -> Any:
     """The entry under the first of these keys that stands there, taken out; None counts as left out."""
-    for key in keys:
-        if key in found:
-            value = found.pop(key)
-            return MISSING if value is None else value
-    return MISSING
+    key = next((key for key in keys if key in found), None)
+    value = None if key is None else found.pop(key)
+    if keys is STATE_KEYS:  # what else goes by these names is the state before the step, no info
+        for other in keys:
+            found.pop(other, None)
+    return MISSING if value is None else value
 
 
 def _as_info(info: Any, where: str, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -178,6 +178,8 @@ class DirectModel:
                 stacklevel=4,
             )
             return None
+        if "state" not in self.calls.transition.takes:
+            raise self.calls.takes_no_state()
         start = given_start(state, observation, self.calls, self._observations)
         self._observations.element(start.observation, self._start_name)
         return start

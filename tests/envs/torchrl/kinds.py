@@ -114,11 +114,11 @@ def fields_of_cartpole(num_envs: int, **options) -> WorldModelVectorEnv:
 # -- other people's ------------------------------------------------------------------------------------------------
 
 
-class DictGame(models.Game):
-    """The board game, its states Python objects, with a Dict of observations."""
+class DictGames(models.Games):
+    """The board game with a Dict of observations."""
 
-    def see(self, board):
-        cells, phase = super().see(board)
+    def see(self, state):
+        cells, phase = super().see(state)
         return {"cells": cells, "phase": phase}
 
 
@@ -127,12 +127,10 @@ BOARD = gym.spaces.Dict(cells=Box(0.0, 1.0, (4,), np.float32), phase=Discrete(3)
 
 def board(num_envs: int, **options) -> WorldModelVectorEnv:
     return WorldModelVectorEnv.from_callables(
-        DictGame(),
+        DictGames(),
         BOARD,
         MultiDiscrete([4, 2]),
         num_envs=num_envs,
-        batching="loop",
-        torch_actions=False,
         bank_size=16,
         **options,
     )

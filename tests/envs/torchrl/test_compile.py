@@ -175,11 +175,6 @@ def test_inductor_gives_the_same_world_on_cuda():
 # -- what cannot be compiled ---------------------------------------------------------------------------------------
 
 
-def test_python_models_say_that_they_cannot_be_compiled():
-    with pytest.raises(ValueError, match=r"batching='loop'.*cannot trace"):
-        BY_NAME["board"].torchrl(B).compile(backend="eager")
-
-
 def test_models_on_the_global_generator_have_no_full_graph():
     env = BY_NAME["painter"].torchrl(B, max_episode_steps=5)
     with pytest.raises(ValueError, match=r"rng='global'.*Leave fullgraph=True out"):

@@ -231,23 +231,14 @@ def test_states_come_out_of_a_replay_buffer_as_they_went_in(pendulum):
         assert torch.equal(again["next"].get(key), sample["next"].get(key))
 
 
-@pytest.mark.parametrize("batching", ["batched", "vmap", "loop"])
+@pytest.mark.parametrize("batching", ["batched", "vmap"])
 def test_any_dynamics_does(batching):
-    """Also one whose states are Python objects: kept states stand for copies, which stepping does not change."""
-
     def move(state, action):
-        if batching == "loop":
-            state["trail"].append(float(action))
-            place = torch.tensor([sum(state["trail"])])
-            return {"state": state, "observation": place, "reward": place[0]}
         after = state + action
         return {"state": after, "observation": after, "reward": after[..., 0]}
 
-    start = {"trail": [0.5]} if batching == "loop" else torch.tensor([0.5])
     space = gym.spaces.Box(-10.0, 10.0, (1,), np.float32)
-    dynamics = CallableDynamics(
-        move, space, space, batching=batching, initial_state=start, initial_observation=torch.tensor([0.5])
-    )
+    dynamics = CallableDynamics(move, space, space, batching=batching, initial_state=torch.tensor([0.5]))
     env = TorchRLEnv.from_dynamics(dynamics, space, space, num_envs=2).to_stateless()
     td = env.reset(fresh(2, 2))
     pushes = torch.tensor([[[1.0], [2.0]], [[3.0], [4.0]]])
@@ -256,9 +247,8 @@ def test_any_dynamics_does(batching):
         assert after["observation"].tolist() == [[[1.5], [2.5]], [[3.5], [4.5]]]
         further = env.step(after.exclude("reward").set("action", pushes))["next"]
         assert further["reward"].tolist() == [[[2.5], [4.5]], [[6.5], [8.5]]]
-    if batching != "loop":
-        with torch.no_grad():
-            assert env.rollout(3, tensordict=fresh(3)).shape == (3, 3)
+    with torch.no_grad():
+        assert env.rollout(3, tensordict=fresh(3)).shape == (3, 3)
 
 
 # -- gradients ------------------------------------------------------------------------------------------------
