@@ -16,6 +16,7 @@ from tests.envs.torchrl.kinds import BY_NAME
 from wm_vec import WorldModel
 
 B, STEPS = 4, 14
+AGENT = "agent"
 
 
 @pytest.fixture(autouse=True)
@@ -79,12 +80,12 @@ def test_a_compiled_step_of_the_engine_takes_turns_with_eager_ones():
     """What eager steps keep on the host must not be part of a graph: each step would need one of its own."""
     engine, eager = (BY_NAME["pendulum"].vector(B, max_episode_steps=5, seed=0).engine for _ in range(2))
     engine.reset(), eager.reset()
-    step = torch.compile(lambda action: engine.step_columns(action).observation, backend="eager", fullgraph=True)
+    step = torch.compile(lambda action: engine.step(action).observation[AGENT], backend="eager", fullgraph=True)
     for i in range(24):
         action = torch.full((B, 1), i / 24)
         with torch.no_grad():
-            seen = engine.step_columns(action).observation if i % 2 else step(action)
-            assert torch.equal(seen, eager.step_columns(action).observation)
+            seen = engine.step(action).observation[AGENT] if i % 2 else step(action)
+            assert torch.equal(seen, eager.step(action).observation[AGENT])
     assert counters["stats"]["unique_graphs"] <= 2
 
 
@@ -131,16 +132,16 @@ def test_gradients_flow_through_a_compiled_environment_as_through_any(fullgraph)
 def test_a_compiled_step_that_keeps_its_graph_keeps_the_state_too():
     engine, eager = (BY_NAME["pendulum"].vector(B, max_episode_steps=5, seed=0).engine for _ in range(2))
     engine.reset(), eager.reset()
-    step = torch.compile(lambda action: engine.step_columns(action).observation, backend="eager")
+    step = torch.compile(lambda action: engine.step(action).observation[AGENT], backend="eager")
     torque = torch.zeros(B, 1, requires_grad=True)
     with engine.keep_graph(), eager.keep_graph():
         for _ in range(4):
-            seen, expected = step(torque), eager.step_columns(torque).observation
+            seen, expected = step(torque), eager.step(torque).observation[AGENT]
             assert torch.equal(seen, expected)
     gradients = [torch.autograd.grad(end.sum(), torque)[0] for end in (seen, expected)]
     assert torch.equal(*gradients)
     assert gradients[0].abs().min() > 0
-    whole = torch.compile(lambda action: engine.step_columns(action).observation, backend="eager", fullgraph=True)
+    whole = torch.compile(lambda action: engine.step(action).observation[AGENT], backend="eager", fullgraph=True)
     with pytest.raises(torch._dynamo.exc.Unsupported, match="keeps its graph"), engine.keep_graph():
         whole(torque)
 

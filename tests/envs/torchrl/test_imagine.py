@@ -18,7 +18,6 @@ from torchrl.objectives.value.functional import vec_td_lambda_return_estimate
 
 from tests.envs.torchrl.test_env import plane_env
 from wm_vec.adapters import CallableDynamics
-from wm_vec.core import starts
 from wm_vec.envs import TorchRLEnv
 
 LINE = gym.spaces.Box(-np.inf, np.inf, (1,), np.float32)
@@ -175,14 +174,6 @@ def jacobian(rewards, actions):
     return torch.stack(rows)
 
 
-@pytest.fixture(params=["host", "device"])
-def resets(request, monkeypatch):
-    """Both ways of resetting: in host memory by row numbers, on a device by a masked select."""
-    if request.param == "device":
-        monkeypatch.setattr(starts, "is_plain_host_tensor", lambda tensor: False)
-
-
-@pytest.mark.usefixtures("resets")
 @pytest.mark.parametrize("ending", ["none", "truncated", "terminated"])
 def test_gradients_by_hand(ending):
     """x' = x / 2 + a from 1, paid x': rewards 0.5 + a0, 0.25 + a0 / 2 + a1, ...; d r_i / d a_j = 2^-(i-j) for j <= i.
@@ -208,7 +199,6 @@ def test_gradients_by_hand(ending):
     assert not rollout["done"].any()
 
 
-@pytest.mark.usefixtures("resets")
 def test_one_rows_end_leaves_the_others_gradients_alone():
     env = line_env(2)
     actions = torch.tensor([[9.0, 0.0, 0.0], [1.0, 0.0, 0.0]], requires_grad=True)
