@@ -62,7 +62,7 @@ def test_ordinary_environments():
     assert wm_vec.make_env("CartPole-v1", backend="gym", num_envs=3).num_envs == 3
 
 
-def test_what_it_does_not_know_it_says():
+def test_unknown_names_and_missing_spaces_are_errors():
     with pytest.raises(ValueError, match=r"'mujoco'.*'world-model'.*'wm'.*'gym'"):
         wm_vec.make_env(halve, backend="mujoco")
     with pytest.raises(ValueError, match=r"neither a bundled world \(CartPole-v1, Pendulum-v1\).*backend='gym'"):
