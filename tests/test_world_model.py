@@ -165,8 +165,9 @@ def test_states_that_the_model_makes_share_no_noise_with_steps(world, monkeypatc
 
 def test_an_untrained_world_runs_and_warns_once():
     made = firm()
-    with pytest.warns(UserWarning, match=r"untrained.*finetune\(\)"):
+    with pytest.warns(UserWarning, match=r"untrained.*finetune\(\)") as warned:
         env = made.to_vector_env(3, ["market.price"], ["firm.revenue"], by_market)
+    assert warned[0].filename == __file__, "it points at the caller's line"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         made.predict()
@@ -511,6 +512,18 @@ def test_an_engine_takes_perspectives_with_its_own_action(cartpole):
     wide = Perspective(ActionSpec("box", (2,), (0.0, 0.0), (1.0, 1.0)))
     with pytest.raises(SchemaError, match=r"actions have 2 numbers.*1 positions"):
         cartpole.to_engine(3, [wide])
+
+
+def test_an_engine_without_perspectives_has_the_environments_own(cartpole):
+    for engine in (cartpole.to_engine(3), cartpole.to_engine(3, act_fields=["action"])):
+        assert engine.perspectives[0].action == ActionSpec("discrete", (), (0.0,), (1.0,))
+        assert engine.reset(seed=0).shape == (3, 4)
+
+
+@pytest.mark.parametrize("perspectives", [None, [Perspective(ActionSpec("box", (1,), (0.0,), (1.0,)))]])
+def test_an_engine_of_a_schema_world_needs_perspectives_and_act_fields(world, perspectives):
+    with pytest.raises(SchemaError, match="from a schema, not from an environment: give perspectives and act_fields"):
+        world.to_engine(3, perspectives)
 
 
 @pytest.mark.parametrize(

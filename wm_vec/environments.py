@@ -46,16 +46,19 @@ class EnvFactory:
     config: EngineConfig
 
     def engine(self, num_envs: int, perspectives: Sequence[Perspective] | None = None) -> Engine:
-        """An engine over the world, seen from the perspective that `canvas` describes, or from others.
+        """An engine over the world, from the environment's own perspective or from others, as `to_engine` has it.
 
         Raises:
-            SchemaError: `act_fields` is no list of paths, names one twice, or does not fit the actions' sizes.
+            SchemaError: A world of a schema needs more, or `act_fields` is no list of paths, names one twice, or does
+                not fit the actions' sizes.
         """
         world, canvas, own = self.world, self.canvas, self.world.signature is not None
+        if not own and (perspectives is None or canvas.act_fields is None):
+            raise SchemaError(
+                "to_engine: this world comes from a schema, not from an environment: give perspectives and act_fields."
+            )
         if perspectives is None:
-            perspectives = [self.view().perspective]
-        if canvas.act_fields is None and not own:
-            raise SchemaError("This world comes from a schema, not from an environment: give act_fields.")
+            perspectives = [replace(self, canvas=CanvasConfig()).view().perspective]
         act_fields = [ACTION] if canvas.act_fields is None else canvas.act_fields
         check_paths("act_fields", act_fields)
         columns, positions = sum(p.action.size for p in perspectives), len(world.bound.indices(act_fields))
