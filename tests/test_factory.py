@@ -54,7 +54,8 @@ def test_worlds_by_name_by_path_and_by_themselves(cartpole, tmp_path):
         assert env.engine.max_episode_steps == 500
         firsts.append(env.reset(seed=3)[0])
     assert all((first == firsts[0]).all() for first in firsts)
-    assert wm_vec.make_env("CartPole-v1", num_envs=5, max_episode_steps=7).engine.max_episode_steps == 7
+    for horizon in ("max_episode_steps", "max_steps"):
+        assert wm_vec.make_env("CartPole-v1", num_envs=5, **{horizon: 7}).engine.max_episode_steps == 7
 
 
 def test_ordinary_environments():
@@ -62,7 +63,7 @@ def test_ordinary_environments():
     assert wm_vec.make_env("CartPole-v1", backend="gym", num_envs=3).num_envs == 3
 
 
-def test_what_it_does_not_know_it_says():
+def test_unknown_names_and_missing_spaces_are_errors():
     with pytest.raises(ValueError, match=r"'mujoco'.*'world-model'.*'wm'.*'gym'"):
         wm_vec.make_env(halve, backend="mujoco")
     with pytest.raises(ValueError, match=r"neither a bundled world \(CartPole-v1, Pendulum-v1\).*backend='gym'"):

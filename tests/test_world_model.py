@@ -77,7 +77,7 @@ def test_samples_are_independent_and_seeded(world):
     torch.testing.assert_close(world.predict(seed=4)["market.rate"], many["market.rate"][1], atol=1e-5, rtol=1e-5)
 
 
-def test_what_was_observed_moves_the_rest_until_it_is_cleared():
+def test_observations_change_the_rest_until_they_are_cleared():
     made = firm()
     made.trained = True
     with torch.no_grad():
@@ -85,8 +85,8 @@ def test_what_was_observed_moves_the_rest_until_it_is_cleared():
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)) * 0.1)
     prior = made.predict()["market.rate"]
     made.observe("firm.revenue", 4.0)
-    told = made.predict()["market.rate"]
-    assert not torch.equal(told, prior)
+    given = made.predict()["market.rate"]
+    assert not torch.equal(given, prior)
     made.clear_observations()
     assert torch.equal(made.predict()["market.rate"], prior)
 
@@ -112,7 +112,7 @@ def test_observations_that_cannot_be(world, path, value, error, message):
     with pytest.raises(error, match=message):
         world.observe(path, value)
     after = world.predict()
-    assert all(torch.equal(before[name], after[name]) for name in before), "nothing half-observed"
+    assert all(torch.equal(before[name], after[name]) for name in before), "no part of it was observed"
 
 
 def test_tensors_in_a_graph_or_of_half_precision_can_be_observed(world):
@@ -138,7 +138,7 @@ def test_predicting_takes_a_whole_number_of_steps(world, steps, message):
 
 
 class RecordedRNG(CounterRNG):
-    """Remembers the streams that normals were drawn from."""
+    """Records the streams that normals are drawn from."""
 
     drawn = None
 
@@ -165,8 +165,9 @@ def test_states_that_the_model_makes_share_no_noise_with_steps(world, monkeypatc
 
 def test_an_untrained_world_runs_and_warns_once():
     made = firm()
-    with pytest.warns(UserWarning, match=r"untrained.*finetune\(\)"):
+    with pytest.warns(UserWarning, match=r"untrained.*finetune\(\)") as warned:
         env = made.to_vector_env(3, ["market.price"], ["firm.revenue"], by_market)
+    assert warned[0].filename == __file__, "it points at the caller's line"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         made.predict()
@@ -319,11 +320,11 @@ def test_a_refused_resume_leaves_the_world_as_it_was(world, tmp_path):
 # -- weights and banks in place -----------------------------------------------------------------------------
 
 
-def priced(price, rows=3):
+def priced(price, num_states=3):
     """A world whose episodes start at a given price."""
     made = firm()
     made.trained = True
-    made.bank = torch.full((rows, made.num_positions), float(price))
+    made.bank = torch.full((num_states, made.num_positions), float(price))
     return made
 
 
@@ -332,10 +333,10 @@ def test_environments_start_from_a_bank_that_was_loaded(tmp_path):
     env = made.to_vector_env(2, *fields)
     own = made.to_vector_env(2, *fields, initial_obs_fn=lambda: {"market.price": 0.25})
     assert env.reset(seed=0)[0].tolist() == [[1.0]] * 2
-    priced(-1.5, rows=5).save(tmp_path / "other")
+    priced(-1.5, num_states=5).save(tmp_path / "other")
     made.load_weights(tmp_path / "other")
     assert env.reset(seed=0)[0].tolist() == [[-1.5]] * 2
-    assert own.reset(seed=0)[0].tolist() == [[0.25]] * 2, "an initial_obs_fn stays what it was told"
+    assert own.reset(seed=0)[0].tolist() == [[0.25]] * 2, "an env with an initial_obs_fn has a bank of its own"
     made.finetune({"market.price": np.full(20, 0.75)}, config=QUICK)
     assert env.reset(seed=0)[0].tolist() == [[0.75]] * 2
 
@@ -513,6 +514,18 @@ def test_an_engine_takes_perspectives_with_its_own_action(cartpole):
         cartpole.to_engine(3, [wide])
 
 
+def test_an_engine_without_perspectives_has_the_environments_own(cartpole):
+    for engine in (cartpole.to_engine(3), cartpole.to_engine(3, act_fields=["action"])):
+        assert engine.perspectives[0].action == ActionSpec("discrete", (), (0.0,), (1.0,))
+        assert engine.reset(seed=0).shape == (3, 4)
+
+
+@pytest.mark.parametrize("perspectives", [None, [Perspective(ActionSpec("box", (1,), (0.0,), (1.0,)))]])
+def test_an_engine_of_a_schema_world_needs_perspectives_and_act_fields(world, perspectives):
+    with pytest.raises(SchemaError, match="from a schema, not from an environment: give perspectives and act_fields"):
+        world.to_engine(3, perspectives)
+
+
 @pytest.mark.parametrize(
     ("act_fields", "message"),
     [
@@ -537,7 +550,7 @@ def test_numpys_whole_numbers_are_whole_numbers(world):
 
 
 def spent(obs, action, info, so_far):
-    """Pays what was put in since the episode began."""
+    """The sum of all actions since the episode began."""
     so_far = so_far + action.sum()
     return so_far, so_far
 

@@ -54,15 +54,7 @@ def field_values(field: BoundField, value: Any, where: str) -> Tensor:
 def fill_in(
     model: CanvasModel, values: Tensor, known: Tensor, seed: int = 0, n_denoise_steps: int | None = None
 ) -> Tensor:
-    """States ``(M, N)`` in which what is not `known` is sampled.
-
-    Args:
-        model: The network.
-        values: ``(M, N)`` in the fields' own units.
-        known: ``(M, N)`` bool.
-        seed: State i is sampled at ``seed + i``.
-        n_denoise_steps: K; None for the model's own.
-    """
+    """States ``(M, N)`` in which what is not `known`, ``(M, N)`` bool, is sampled: state i at the seed ``seed + i``."""
     seeds = torch.arange(seed, seed + len(values), device=values.device)
     dtype = model.codec.mean.dtype
     noise = CounterRNG.from_seeds(seeds).normal(model.noise_size, STREAM_BANK, dtype)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
 
 from wm_vec.adapters import CanvasDynamics
 from wm_vec.canvas import SchemaError
@@ -20,36 +22,41 @@ if TYPE_CHECKING:
     from wm_vec.world_model import WorldModel
 
 
+class Engines(WeakSet[Engine]):
+    """Engines that start episodes from the bank of one world; a copy of the world has none."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Engines, ()
+
+
 @dataclass(frozen=True)
 class EnvFactory:
     """Makes engines over a world, and environments over engines.
 
     Attributes:
         world: The world. Engines that start from its own bank are added to its `engines`.
+        canvas: What an env's agent sees, controls and is paid for, and how the world steps and starts.
+        config: How engines run their envs.
     """
 
     world: WorldModel
+    canvas: CanvasConfig
+    config: EngineConfig
 
-    def engine(
-        self, num_envs: int, perspectives: Sequence[Perspective] | None, canvas: CanvasConfig, config: EngineConfig
-    ) -> Engine:
-        """An engine over the world.
-
-        Args:
-            num_envs: B.
-            perspectives: Who sees, acts and is paid; None for the one that `canvas` describes.
-            canvas: How the world steps and starts; with `perspectives`, what their agents see and are paid for is in
-                these.
-            config: How the engine runs its envs.
+    def engine(self, num_envs: int, perspectives: Sequence[Perspective] | None = None) -> Engine:
+        """An engine over the world, from the environment's own perspective or from others, as `to_engine` has it.
 
         Raises:
-            SchemaError: `act_fields` is no list of paths, names one twice, or does not fit the actions' sizes.
+            SchemaError: A world of a schema needs more, or `act_fields` is no list of paths, names one twice, or does
+                not fit the actions' sizes.
         """
-        world, own = self.world, self.world.signature is not None
+        world, canvas, own = self.world, self.canvas, self.world.signature is not None
+        if not own and (perspectives is None or canvas.act_fields is None):
+            raise SchemaError(
+                "to_engine: this world comes from a schema, not from an environment: give perspectives and act_fields."
+            )
         if perspectives is None:
-            perspectives = [self._view(canvas).perspective]
-        if canvas.act_fields is None and not own:
-            raise SchemaError("This world comes from a schema, not from an environment: give act_fields.")
+            perspectives = [replace(self, canvas=CanvasConfig()).view().perspective]
         act_fields = [ACTION] if canvas.act_fields is None else canvas.act_fields
         check_paths("act_fields", act_fields)
         columns, positions = sum(p.action.size for p in perspectives), len(world.bound.indices(act_fields))
@@ -69,45 +76,34 @@ class EnvFactory:
             bank=world.bank if start is None else bank_from_function(world.model, start),
             heun=canvas.heun,
         )
-        return Engine(dynamics, num_envs, perspectives, config, family=world.engines if start is None else None)
+        family = world.engines if start is None else None
+        return Engine(dynamics, num_envs, perspectives, self.config, family=family)
 
-    def vector_env(
-        self, num_envs: int, canvas: CanvasConfig, config: EngineConfig, render_mode: str | None = None
-    ) -> WorldModelVectorEnv:
-        """A Gymnasium vector environment; without a horizon in `config` it has the environment's own."""
-        view, engine = self._seen(num_envs, canvas, self._with_horizon(config))
-        return WorldModelVectorEnv(engine, view.observation_space, view.action_space, render_mode)
-
-    def torchrl_env(
-        self,
-        num_envs: int,
-        canvas: CanvasConfig,
-        config: EngineConfig,
-        *,
-        one_hot: bool = False,
-        expose_state: bool = False,
-    ) -> TorchRLEnv:
-        """A TorchRL environment; without a horizon in `config` it has the environment's own."""
-        config = replace(self._with_horizon(config), autoreset_mode=AutoresetMode.DISABLED)
-        view, engine = self._seen(num_envs, canvas, config)
-        spaces = view.observation_space, view.action_space
-        return TorchRLEnv(engine, *spaces, one_hot=one_hot, expose_state=expose_state)
-
-    def env(self, canvas: CanvasConfig, config: EngineConfig, render_mode: str | None = None) -> WorldModelEnv:
-        """One env with NumPy in and out; without a horizon in `config` there is no time limit."""
-        view, engine = self._seen(1, canvas, replace(config, autoreset_mode=AutoresetMode.DISABLED))
-        return WorldModelEnv.from_engine(engine, view.observation_space, view.action_space, render_mode)
-
-    def _seen(self, num_envs: int, canvas: CanvasConfig, config: EngineConfig) -> tuple[View, Engine]:
-        view = self._view(canvas)
-        return view, self.engine(num_envs, [view.perspective], canvas, config)
-
-    def _view(self, canvas: CanvasConfig) -> View:
+    def view(self) -> View:
+        """What an env's agent sees and does."""
         world = self.world
-        return view_of(world.bound, world.signature, canvas, world.device, world.model.codec.mean.dtype)
+        return view_of(world.bound, world.signature, self.canvas, world.device, world.model.codec.mean.dtype)
 
-    def _with_horizon(self, config: EngineConfig) -> EngineConfig:
-        signature = self.world.signature
-        if config.max_episode_steps is not None or signature is None:
-            return config
-        return replace(config, max_episode_steps=signature.max_episode_steps)
+    def vector_env(self, num_envs: int, render_mode: str | None = None) -> WorldModelVectorEnv:
+        """A Gymnasium vector environment; its horizon is the environment's own where `config` has none."""
+        return WorldModelVectorEnv(*self._with_horizon()._seen(num_envs), render_mode)
+
+    def torchrl_env(self, num_envs: int, one_hot: bool = False, expose_state: bool = False) -> TorchRLEnv:
+        """A TorchRL environment; its horizon is the environment's own where `config` has none."""
+        seen = self._with_horizon(autoreset_mode=AutoresetMode.DISABLED)._seen(num_envs)
+        return TorchRLEnv(*seen, one_hot=one_hot, expose_state=expose_state)
+
+    def env(self, render_mode: str | None = None) -> WorldModelEnv:
+        """One env with NumPy in and out; there is no time limit where `config` has none."""
+        config = replace(self.config, autoreset_mode=AutoresetMode.DISABLED)
+        return WorldModelEnv.from_engine(*replace(self, config=config)._seen(1), render_mode)
+
+    def _seen(self, num_envs: int) -> tuple[Engine, gym.Space, gym.Space]:
+        view = self.view()
+        return self.engine(num_envs, [view.perspective]), view.observation_space, view.action_space
+
+    def _with_horizon(self, **changes: Any) -> EnvFactory:
+        signature, horizon = self.world.signature, self.config.max_episode_steps
+        if horizon is None and signature is not None:
+            horizon = signature.max_episode_steps
+        return replace(self, config=replace(self.config, max_episode_steps=horizon, **changes))

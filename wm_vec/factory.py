@@ -40,9 +40,10 @@ def make_env(model_or_id: Any, backend: str = "world-model", *, num_envs: int | 
         return gym.make(model_or_id, **options) if num_envs is None else gym.make_vec(model_or_id, num_envs, **options)
     world = _load(model_or_id) if isinstance(model_or_id, (str, Path)) else model_or_id
     if isinstance(world, WorldModel):
-        if world.signature is not None:
-            options.setdefault("max_episode_steps", world.signature.max_episode_steps)
-        return world.to_env(**options) if num_envs is None else world.to_vector_env(num_envs, **options)
+        if num_envs is not None:
+            return world.to_vector_env(num_envs, **options)
+        horizon = None if world.signature is None else world.signature.max_episode_steps
+        return world.to_env(**{"max_episode_steps": horizon, **options})
     missing = [name for name in ("observation_space", "action_space") if name not in options]
     if missing:
         raise TypeError(f"make_env: a {type(world).__name__} as a world model needs {' and '.join(missing)} too.")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -34,87 +33,58 @@ class View(NamedTuple):
 
 
 def view_of(
-    bound: BoundSchema, signature: EnvSignature | None, canvas: CanvasConfig, device: torch.device, dtype: torch.dtype
+    bound: BoundSchema,
+    signature: EnvSignature | None,
+    canvas: CanvasConfig,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
 ) -> View:
-    """The view that a config describes: the environment's own, or one over fields, with the user's functions.
+    """The view that a config describes: the environment's own, or one of named fields.
+
+    The environment's own has its spaces, whatever the network's `dtype`; only a float64 network makes a float32 Box a
+    float64 one. Observed fields are a flat float32 Box (float64 of a float64 network) in the declared order, act
+    fields a flat Box, or Discrete for one categorical position.
 
     Raises:
         UnknownFieldError: A path that the schema does not have.
-        SchemaError: Fields that cannot be seen or acted on so, or something left to an environment that there is not.
+        SchemaError: No fields, fields named twice, bounds that leave no room, categorical fields beside others, or
+            something left to an environment that there is not.
     """
-    if canvas.obs_fields is None and canvas.act_fields is None and signature is not None:
-        view = signature_view(bound, signature, device, dtype)
-    elif signature is None and (canvas.obs_fields is None or canvas.act_fields is None):
+    seen, acted = canvas.obs_fields, canvas.act_fields
+    if signature is None and (seen is None or acted is None):
         raise SchemaError(
             "This world comes from a schema, not from an environment, so there is no env of it without both "
             "obs_fields and act_fields: give them."
         )
-    elif signature is None and canvas.reward_fn is None:
+    if signature is None and canvas.reward_fn is None:
         raise SchemaError("This world has no learned reward: give reward_fn(obs, action, info) -> float.")
+    own = signature is not None and seen is None and acted is None
+    seen, acted = [OBSERVATION] if seen is None else seen, [ACTION] if acted is None else acted
+    check_paths("obs_fields", seen)
+    check_paths("act_fields", acted)
+    fields = [bound[path] for path in seen]
+    if own:
+        assert signature is not None
+        space, action_space = signature.observation_space, signature.action_space
+        action = _space_action(action_space)
     else:
-        seen = [OBSERVATION] if canvas.obs_fields is None else canvas.obs_fields
-        acted = [ACTION] if canvas.act_fields is None else canvas.act_fields
-        view = field_view(bound, seen, acted, device, dtype, act_low=canvas.act_low, act_high=canvas.act_high)
-    functions = {name: getattr(canvas, name) for name in ("reward_fn", "terminated_fn", "reward_state")}
-    return view._replace(perspective=replace(view.perspective, **functions))
-
-
-def signature_view(
-    bound: BoundSchema, signature: EnvSignature, device: torch.device, dtype: torch.dtype = torch.float32
-) -> View:
-    """The environment's own view, with its learned reward and termination.
-
-    Observations have the space's dtype, whatever the network's `dtype`; only a float64 network makes a float32 Box a
-    float64 one.
-    """
-    space, actions = _in_precision(signature.observation_space, dtype), signature.action_space
-    perspective = Perspective(
-        action=_space_action(actions),
-        obs_index=torch.tensor(bound[OBSERVATION].indices(), device=device),
-        obs_shape=tuple(space.shape or ()),
-        obs_dtype=_torch_dtype(space),
-        obs_offset=int(space.start) if isinstance(space, Discrete) else 0,
-        obs_fields={OBSERVATION: slice(0, bound[OBSERVATION].num_positions)},
-        all_fields=all_fields(bound),
-    )
-    return View(perspective, space, actions)
-
-
-def field_view(
-    bound: BoundSchema,
-    obs_fields: Sequence[str],
-    act_fields: Sequence[str],
-    device: torch.device,
-    dtype: torch.dtype = torch.float32,
-    *,
-    act_low: float | None = None,
-    act_high: float | None = None,
-) -> View:
-    """A view of named fields.
-
-    Observations are a flat float32 Box (float64 of a float64 network) in the declared order. Actions are a flat Box
-    between `act_low` and `act_high` (None for the fields' own bounds where finite, else -1 and 1), or Discrete for one
-    categorical position.
-
-    Raises:
-        UnknownFieldError: A path that the schema does not have.
-        SchemaError: No fields, fields named twice, bounds that leave no room, or categorical fields beside others.
-    """
-    check_paths("obs_fields", obs_fields)
-    check_paths("act_fields", act_fields)
-    seen = [bound[path] for path in obs_fields]
-    action, action_space = _field_action([bound[path] for path in act_fields], act_low, act_high)
-    ends = list(accumulate(field.num_positions for field in seen))
-    observation_space = _in_precision(Box(*_observed_bounds(seen), dtype=np.float32), dtype)
+        space = Box(*_observed_bounds(fields), dtype=np.float32)
+        action, action_space = _field_action([bound[path] for path in acted], canvas.act_low, canvas.act_high)
+    space = _in_precision(space, dtype)
+    ends = accumulate(field.num_positions for field in fields)
     perspective = Perspective(
         action=action,
-        obs_index=torch.tensor(bound.indices(obs_fields), device=device),
-        obs_shape=(ends[-1],),
-        obs_dtype=_torch_dtype(observation_space),
-        obs_fields={f.path: slice(end - f.num_positions, end) for f, end in zip(seen, ends, strict=True)},
-        all_fields=all_fields(bound),
+        obs_index=torch.tensor(bound.indices(seen), device=device),
+        obs_shape=tuple(space.shape or ()),
+        obs_dtype=torch.from_numpy(np.zeros(0, space.dtype)).dtype,
+        obs_offset=int(space.start) if isinstance(space, Discrete) else 0,
+        obs_fields={f.path: slice(end - f.num_positions, end) for f, end in zip(fields, ends, strict=True)},
+        all_fields={f.path: slice(f.start, f.start + f.num_positions) for f in bound.bound_fields()},
+        reward_fn=canvas.reward_fn,
+        terminated_fn=canvas.terminated_fn,
+        reward_state=canvas.reward_state,
     )
-    return View(perspective, observation_space, action_space)
+    return View(perspective, space, action_space)
 
 
 def check_paths(role: str, paths: Sequence[str]) -> None:
@@ -128,11 +98,6 @@ def check_paths(role: str, paths: Sequence[str]) -> None:
     twice = sorted({path for path in paths if list(paths).count(path) > 1})
     if twice:
         raise SchemaError(f"{role} overlap: {', '.join(twice)} stands more than once. Name each field once.")
-
-
-def all_fields(bound: BoundSchema) -> Mapping[str, slice]:
-    """Every field's place on the canvas."""
-    return {f.path: slice(f.start, f.start + f.num_positions) for f in bound.bound_fields()}
 
 
 def _observed_bounds(fields: Sequence[BoundField]) -> tuple[np.ndarray, np.ndarray]:
@@ -178,7 +143,3 @@ def _in_precision(space: gym.Space, dtype: torch.dtype) -> gym.Space:
     if isinstance(space, Box) and space.dtype == np.float32 and dtype == torch.float64:
         return Box(space.low.astype(np.float64), space.high.astype(np.float64), dtype=np.float64)
     return space
-
-
-def _torch_dtype(space: gym.Space) -> torch.dtype:
-    return torch.from_numpy(np.zeros(0, space.dtype)).dtype

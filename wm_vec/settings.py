@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from wm_vec.adapters.canvas import ActMode
-from wm_vec.core.config import EngineConfig, whole_number
+from wm_vec.core.config import EngineConfig
 
 
 @dataclass(frozen=True)
@@ -88,13 +88,7 @@ class VectorSettings(EngineSettings, EnvSettings, total=False):
 
 
 def configs_of(
-    method: Callable[..., Any],
-    keywords: type,
-    settings: Mapping[str, Any],
-    obs_fields: Sequence[str] | None = None,
-    act_fields: Sequence[str] | None = None,
-    reward_fn: Callable[..., Any] | None = None,
-    terminated_fn: Callable[..., Any] | None = None,
+    method: Callable[..., Any], keywords: type, settings: Mapping[str, Any], *view: Any
 ) -> tuple[CanvasConfig, EngineConfig]:
     """The two configs that a call's arguments make.
 
@@ -102,10 +96,7 @@ def configs_of(
         method: What was called; its parameters count as known names.
         keywords: The TypedDict of its `settings`.
         settings: Keywords as they were given.
-        obs_fields: See `CanvasConfig`, as for the next three.
-        act_fields: Likewise.
-        reward_fn: Likewise.
-        terminated_fn: Likewise.
+        *view: The first fields of `CanvasConfig`.
 
     Raises:
         TypeError: A keyword that there is not.
@@ -124,19 +115,4 @@ def configs_of(
     engine_names = {field.name for field in fields(EngineConfig)}
     engine = EngineConfig(**{name: value for name, value in settings.items() if name in engine_names})
     canvas = {name: value for name, value in settings.items() if name not in engine_names}
-    return CanvasConfig(obs_fields, act_fields, reward_fn, terminated_fn, **canvas), engine
-
-
-def one_horizon(max_steps: int | None, max_episode_steps: int | None) -> int | None:
-    """The horizon where `max_steps` is an alias of `max_episode_steps`.
-
-    Raises:
-        ValueError: They differ, or `max_steps` is no whole number of at least 1.
-    """
-    if max_steps is None:
-        return max_episode_steps
-    if max_episode_steps not in (None, whole_number(max_steps, "max_steps")):
-        raise ValueError(
-            f"max_steps is an alias of max_episode_steps; give one of them, got {max_steps} and {max_episode_steps}."
-        )
-    return max_steps
+    return CanvasConfig(*view, **canvas), engine

@@ -10,7 +10,6 @@ from functools import reduce
 from importlib import resources
 from pathlib import Path
 from typing import Any, Self, TypedDict, Unpack
-from weakref import WeakSet
 
 import torch
 from tensordict import TensorDictBase
@@ -21,13 +20,14 @@ from torchrl.envs import EnvBase
 from wm_vec.canvas import BoundSchema, EnvSignature, SchemaError, compile_schema
 from wm_vec.canvas_states import bank_from_data, field_values, fill_in, load_bank
 from wm_vec.core import Engine, Perspective
-from wm_vec.environments import EnvFactory
+from wm_vec.core.config import whole_number
+from wm_vec.environments import Engines, EnvFactory
 from wm_vec.envs import TorchRLEnv, WorldModelEnv, WorldModelVectorEnv
 from wm_vec.envs.fork_warning import warn_if_forked
 from wm_vec.envs.registration import BUNDLED
 from wm_vec.envs.torchrl.spaces import gymnasium_spec, spaces_of
 from wm_vec.model import CanvasModel, ModelConfig
-from wm_vec.settings import EngineSettings, EnvSettings, VectorSettings, configs_of, one_horizon
+from wm_vec.settings import EngineSettings, EnvSettings, VectorSettings, configs_of
 from wm_vec.train import (
     CheckpointError,
     TrainConfig,
@@ -93,16 +93,8 @@ class WorldModel:
         self.bank: Tensor | None = None
         self.trained = False
         self._warned = False
-        self.engines: WeakSet[Engine] = WeakSet()
+        self.engines = Engines()
         self.clear_observations()
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A copy has made no engines; and a WeakSet cannot be pickled.
-        return {name: value for name, value in self.__dict__.items() if name != "engines"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self.engines = WeakSet()
 
     def __repr__(self) -> str:
         kind = self.signature.env_id if self.signature and self.signature.env_id else "schema"
@@ -132,12 +124,6 @@ class WorldModel:
     ) -> WorldModel:
         """An untrained world with the fields of a Gymnasium environment: observation, action, reward, terminated.
 
-        Args:
-            env_id: Its id.
-            env_kwargs: Keywords of ``gym.make``.
-            d_model: Width of the network.
-            **network: Keywords of `WorldModel`.
-
         Raises:
             UnsupportedSpaceError: Spaces other than Box and Discrete.
         """
@@ -147,7 +133,7 @@ class WorldModel:
     def from_signature(
         cls, signature: EnvSignature, *, d_model: int = DEFAULT_D_MODEL, **network: Unpack[NetworkSettings]
     ) -> WorldModel:
-        """An untrained world for given spaces, without the environment itself; the arguments are `from_env`'s."""
+        """An untrained world for given spaces, without the environment itself."""
         world = cls(signature.schema(d_model), **network)
         world.signature = signature
         return world
@@ -244,13 +230,12 @@ class WorldModel:
     def load_weights(self, path: str | os.PathLike[str]) -> None:
         """Take weights, normalisers and bank from a checkpoint of the same schema, in place.
 
-        Environments made from this world step with the new weights from then on, and start from the new bank at
-        their next reset, unless they have an `initial_obs_fn`.
+        Environments made from this world step with them from the next step on, and start from the new bank from the
+        next reset on, unless they have an `initial_obs_fn`.
 
         Raises:
             FileNotFoundError: There is no such file.
-            CheckpointError: The checkpoint is of another schema or network, or incomplete; the world is left as it
-                was.
+            CheckpointError: The checkpoint is of another schema or network, or incomplete; nothing has changed then.
         """
         tensors, config = read_checkpoint(path)
         try:
@@ -279,9 +264,11 @@ class WorldModel:
         if not isinstance(config.get("trained"), bool):
             raise CheckpointError(f"{path}: its configuration does not say whether the world is trained.")
         self.model.load_state_dict(weights)
-        self.trained = config["trained"]
-        self.bank = None if bank is None else bank.to(self.device)
-        load_bank(self.engines, self.bank)
+        self._learned(None if bank is None else bank.to(self.device), config["trained"])
+
+    def _learned(self, bank: Tensor | None, trained: bool = True) -> None:
+        self.bank, self.trained = bank, trained
+        load_bank(self.engines, bank)
 
     # -- learning -------------------------------------------------------------------------------------------------
 
@@ -298,8 +285,7 @@ class WorldModel:
     ) -> TrainReport:
         """Learn from data, in place; also the first time.
 
-        Environments made from this world step with the new weights from then on, and start from the new bank at
-        their next reset, unless they have an `initial_obs_fn`.
+        Environments made from this world change with it, as by `load_weights`.
 
         Args:
             data: A TensorDict of transitions, as TorchRL's collectors yield them, a list of such or a replay buffer of
@@ -332,9 +318,7 @@ class WorldModel:
             for name, buffer in self.model.codec.named_buffers():
                 buffer.copy_(before[name])
             raise
-        self.trained = True
-        self.bank = bank_from_data(self.model, world_data, config.seed)
-        load_bank(self.engines, self.bank)
+        self._learned(bank_from_data(self.model, world_data, config.seed))
         if save_path is not None:
             self.save(save_path)
         if resume_path is not None:
@@ -382,7 +366,7 @@ class WorldModel:
     # -- observing and predicting ---------------------------------------------------------------------------------
 
     def observe(self, path: str, value: Any) -> None:
-        """Tell the world the current value of a field, in its own units.
+        """Set the current value of a field, in its own units, for `predict`.
 
         Raises:
             UnknownFieldError: There is no such field.
@@ -394,7 +378,7 @@ class WorldModel:
         self._observed_known[0, index] = True
 
     def clear_observations(self) -> None:
-        """Forget what `observe` was told."""
+        """Forget all observed values."""
         self._observed = torch.zeros(1, self.num_positions, device=self.device, dtype=self.model.codec.mean.dtype)
         self._observed_known = torch.zeros(1, self.num_positions, dtype=torch.bool, device=self.device)
 
@@ -416,12 +400,11 @@ class WorldModel:
             filled = filled[0]
         return {field.path: filled[..., field.indices()] for field in self.bound.bound_fields()}
 
-    def _warn_if_untrained(self) -> None:
+    def _warn_if_untrained(self, stacklevel: int = 3) -> None:
         if not self.trained and not self._warned:
             self._warned = True
-            warnings.warn(
-                "This world is untrained: what it imagines means nothing yet. Train it with finetune().", stacklevel=3
-            )
+            text = "This world is untrained: what it imagines means nothing yet. Train it with finetune()."
+            warnings.warn(text, stacklevel=stacklevel)
 
     def to(self, device: torch.device | str) -> Self:
         """Move the world; environments made before must be made again."""
@@ -445,18 +428,16 @@ class WorldModel:
         Args:
             num_envs: B.
             perspectives: Who sees, acts and is paid; None for the environment's own.
-            act_fields: Fields that the perspectives' actions are written to, in their order; None for the
-                environment's own.
+            act_fields: Paths that the perspectives' actions are written to, in order; None for the environment's own.
             **settings: See `wm_vec.settings.CanvasConfig` and `wm_vec.core.config.EngineConfig`.
 
         Raises:
             SchemaError: `act_fields` is no list of paths, names one twice, or does not fit the actions' sizes.
-            ValueError: A number that must be whole and is not, or is out of its range.
-            TypeError: Settings that there are not.
+            ValueError: A setting that is out of its range.
+            TypeError: A setting that there is not.
         """
-        self._warn_if_untrained()
-        configs = configs_of(self.to_engine, EngineSettings, settings, act_fields=act_fields)
-        return EnvFactory(self).engine(num_envs, perspectives, *configs)
+        factory = self._factory(self.to_engine, EngineSettings, settings, None, act_fields)
+        return factory.engine(num_envs, perspectives)
 
     def to_vector_env(
         self,
@@ -475,27 +456,30 @@ class WorldModel:
 
         Args:
             num_envs: B.
-            obs_fields: See `wm_vec.settings.CanvasConfig`, as for the next three.
-            act_fields: Likewise.
-            reward_fn: Likewise.
-            terminated_fn: Likewise.
-            max_steps: Alias of `max_episode_steps`, the horizon; None for the environment's own, if any.
+            obs_fields: See `wm_vec.settings.CanvasConfig`, also for the next three.
+            act_fields, reward_fn, terminated_fn: Likewise.
+            max_steps: Alias of `max_episode_steps`, whose default is the environment's own horizon, if any.
             device: Moves this world there; None leaves it where it is.
             render_mode: ``"rgb_array"`` or None.
             **settings: See `wm_vec.settings.CanvasConfig` and `wm_vec.core.config.EngineConfig`.
 
         Raises:
             SchemaError: Fields that cannot be seen or acted on so, or no reward.
-            ValueError: A number that must be whole and is not, or is out of its range.
-            TypeError: Settings that there are not.
+            ValueError: A setting that is out of its range.
+            TypeError: A setting that there is not.
         """
         if device is not None:
             self.to(device)
-        self._warn_if_untrained()
-        settings["max_episode_steps"] = one_horizon(max_steps, settings.get("max_episode_steps"))
+        if max_steps is not None:
+            whole_number(max_steps, "max_steps")
+            if (other := settings.get("max_episode_steps")) not in (None, max_steps):
+                raise ValueError(
+                    f"max_steps is an alias of max_episode_steps; give one of them, got {max_steps} and {other}."
+                )
+            settings["max_episode_steps"] = max_steps
         view = obs_fields, act_fields, reward_fn, terminated_fn
-        configs = configs_of(self.to_vector_env, VectorSettings, settings, *view)
-        return EnvFactory(self).vector_env(num_envs, *configs, render_mode)
+        factory = self._factory(self.to_vector_env, VectorSettings, settings, *view)
+        return factory.vector_env(num_envs, render_mode)
 
     def to_torchrl_env(
         self,
@@ -513,10 +497,9 @@ class WorldModel:
 
         The arguments are `to_vector_env`'s, and `TorchRLEnv`'s ``one_hot`` and ``expose_state``.
         """
-        self._warn_if_untrained()
         view = obs_fields, act_fields, reward_fn, terminated_fn
-        configs = configs_of(self.to_torchrl_env, EnvSettings, settings, *view)
-        return EnvFactory(self).torchrl_env(num_envs, *configs, one_hot=one_hot, expose_state=expose_state)
+        factory = self._factory(self.to_torchrl_env, EnvSettings, settings, *view)
+        return factory.torchrl_env(num_envs, one_hot, expose_state)
 
     def to_env(
         self,
@@ -532,10 +515,8 @@ class WorldModel:
 
         The arguments are `to_vector_env`'s; without `max_episode_steps` there is no time limit.
         """
-        self._warn_if_untrained()
         view = obs_fields, act_fields, reward_fn, terminated_fn
-        configs = configs_of(self.to_env, EnvSettings, settings, *view)
-        return EnvFactory(self).env(*configs, render_mode)
+        return self._factory(self.to_env, EnvSettings, settings, *view).env(render_mode)
 
     def to_openenv(
         self,
@@ -563,6 +544,11 @@ class WorldModel:
             initial_obs_fn=initial_obs_fn,
             render_mode=render_mode,
         )
+
+    def _factory(self, *call: Any) -> EnvFactory:
+        """What makes environments as a call asks for them; the arguments are those of `configs_of`."""
+        self._warn_if_untrained(stacklevel=4)
+        return EnvFactory(self, *configs_of(*call))
 
 
 def _checked_dtype(dtype: torch.dtype | None) -> torch.dtype:

@@ -22,7 +22,8 @@ from wm_vec.canvas import EnvSignature, Field, compile_schema
 from wm_vec.core import CounterRNG, Engine
 from wm_vec.envs import WorldModelVectorEnv
 from wm_vec.model import CanvasModel
-from wm_vec.perspectives import field_view
+from wm_vec.perspectives import view_of
+from wm_vec.settings import CanvasConfig
 from wm_vec.world_model import WorldModel
 
 PLANE = Box(-np.inf, np.inf, (2,), np.float32)
@@ -133,8 +134,8 @@ def firm_engine(num_envs=4):
     )
     torch.manual_seed(0)
     model = CanvasModel(bound)
-    view = field_view(bound, ["price", "stock"], ["price"], torch.device("cpu")).perspective
-    perspective = dataclasses.replace(view, reward_fn=lambda *_: 0.0)
+    canvas = CanvasConfig(["price", "stock"], ["price"], lambda *_: 0.0)
+    perspective = view_of(bound, None, canvas, torch.device("cpu")).perspective
     return Engine(CanvasDynamics(model, ["price"]), num_envs, [perspective], seed=0), bound, model
 
 
@@ -180,7 +181,7 @@ def test_several_views_of_one_world_are_joined():
     bound = compile_schema({"a": Field(), "b": Field(), "c": Field()})
     views = [
         dataclasses.replace(
-            field_view(bound, [see], [act], torch.device("cpu")).perspective, reward_fn=lambda *_: 0.0, name=see
+            view_of(bound, None, CanvasConfig([see], [act], lambda *_: 0.0), torch.device("cpu")).perspective, name=see
         )
         for see, act in (("a", "b"), ("c", "c"))
     ]

@@ -78,4 +78,3 @@ def test_layout_by_hand():
     layout = CanvasLayout.of({"a": Field(2, 3), "b": Field(), "c": Field(1, 4)}, 64)
     assert dict(layout.starts) == {"a": 0, "b": 6, "c": 7}
     assert (layout.num_positions, layout.d_model) == (11, 64)
-    assert layout.T * layout.H * layout.W == 11

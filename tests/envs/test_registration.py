@@ -95,7 +95,6 @@ def test_other_precisions_hand_out_what_the_space_says(dtype):
 
 
 def test_n_denoise_steps_change_the_numbers():
-    """They reach the sampler."""
     last = []
     for steps in (1, 3):
         envs = gym.make_vec("wm_vec/Pendulum-v1", num_envs=2, n_denoise_steps=steps)

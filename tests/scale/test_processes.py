@@ -29,7 +29,7 @@ from wm_vec.workers import RandomActions
 
 STEPS = 2 * HORIZON + 2
 GONE = (RuntimeError, ValueError)
-"""What TorchRL raises when a process is gone; the second where another one takes longer to end than it waits."""
+"""TorchRL's errors when a process dies; the second one where another process ends too late."""
 pytestmark = pytest.mark.timeout(120)
 
 
@@ -81,7 +81,7 @@ def test_a_synchronous_process_collector(cartpole, tmp_path):
 
 
 def test_an_asynchronous_process_collector_loses_nothing(cartpole, tmp_path):
-    """Its workers run on while their world is changed; a message to them would cost a batch and halt them."""
+    """Its workers run on while their world changes; a message to them would stop them and lose a batch."""
     workers = shares(cartpole, 2, expose_state=True)
     collector = Collector(
         workers.makers, RandomActions(), sync=False, backend="process", frames_per_batch=NUM_ENVS // 2 * STEPS
@@ -101,7 +101,7 @@ def test_an_asynchronous_process_collector_loses_nothing(cartpole, tmp_path):
             if round_ < 4:
                 assert goes_on(batch, cartpole)
             elif worker in under_way:
-                under_way.discard(worker)  # begun before the change, and it may be that it saw it on its way
+                under_way.discard(worker)  # begun before the change, which it may have seen midway
             else:
                 assert goes_on(batch, new)
             last[worker] = batch
@@ -117,7 +117,7 @@ def test_an_asynchronous_process_collector_loses_nothing(cartpole, tmp_path):
 
 @pytest.fixture
 def threads(request):
-    """Torch has run on so many: what is forked from here has a copy of their pool, but none of the threads."""
+    """Torch has run on so many threads: a forked process has a record of them, but not the threads."""
     torch.set_num_threads(request.param)
     torch.randn(512, 512) @ torch.randn(512, 512)
     yield

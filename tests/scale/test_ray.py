@@ -1,4 +1,4 @@
-"""Two real Ray workers on this machine, and what happens when one is lost."""
+"""Two real Ray workers on this machine, and the loss of one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.timeout(180)
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
-    """A Ray of our own, which asks nothing of the network."""
+    """A local Ray, without network access."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray.init(
         address="local",
@@ -45,7 +45,7 @@ def cluster():
         object_store_memory=80 * 2**20,
         log_to_driver=False,
         logging_level="error",
-        runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
+        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")])}},
     )
     yield
     ray.shutdown()
@@ -119,14 +119,14 @@ def test_a_lost_worker_is_replaced_as_ray_is_told_to_and_the_batch_is_whole(cart
         before = next(batches)
 
         victim, other = pids(collector)
-        os.kill(victim, signal.SIGSTOP)  # so that it is in the middle of a batch when it is killed
+        os.kill(victim, signal.SIGSTOP)  # so that it is killed in the middle of a batch
         threading.Timer(1.0, os.kill, (victim, signal.SIGKILL)).start()
         with pytest.warns(RuntimeWarning, match="worker 0 of 2 is lost .* is replaced"):
             batch = next(batches)
         assert batch.shape == (2, NUM_ENVS // 2, STEPS)
         assert bool((batch["action"] == 1).all())
         assert pids(collector)[1] == other
-        assert continues(batch[1], before[1]), "the other one was not disturbed"
+        assert continues(batch[1], before[1]), "the other worker continues its episodes"
         assert goes_on(batch[1], new)
         seeds, elapsed = batch["world_state", "seed"][:, :, 0], batch["world_state", "elapsed"][:, :, 0]
         assert seeds.tolist() == [[106, 107, 108], [103, 104, 105]]
@@ -151,7 +151,7 @@ def test_a_lost_worker_is_replaced_as_ray_is_told_to_and_the_batch_is_whole(cart
 
 def test_an_asynchronous_collector_waits_for_no_worker_longer_than_it_is_told(cartpole, tmp_path):
     workers = shares(cartpole, 2, expose_state=True)
-    # Half a CPU each: Ray takes its time to kill a process that is stopped, and there must be room for another.
+    # Half a CPU each: Ray is slow to kill a stopped process, and its replacement needs a CPU meanwhile.
     collector = collector_of(workers, sync=False, timeout=5.0, remote_configs={"num_cpus": 0.5, "max_restarts": 1})
     try:
         batches = iter(collector)
@@ -174,7 +174,7 @@ def test_an_asynchronous_collector_waits_for_no_worker_longer_than_it_is_told(ca
         assert all(goes_on(batch, cartpole) for batch in last.values())
         new = changed(cartpole, tmp_path / "world")
         collector.update_world_(new)
-        for _ in range(2):  # what was under way when the world was sent
+        for _ in range(2):  # begun before the world was sent
             take()
         for _ in range(3):
             assert goes_on(take(), new)

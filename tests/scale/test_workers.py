@@ -1,4 +1,4 @@
-"""How envs are shared out, and worlds sent after them: all in one process."""
+"""How envs are divided among workers, and how they take new worlds: all in one process."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_any_number_of_workers_gives_the_same_trajectories(cartpole, act):
 def test_without_exact_rows_they_differ_by_rounding_alone(pendulum):
     expected = one_env(pendulum, exact_rows=False).rollout(2 * STEPS, break_when_any_done=False)
     got = collected(shares(pendulum, 4, exact_rows=False).makers, RandomActions())
-    assert torch.equal(got["action"], expected["action"]), "they come from counters alone"
+    assert torch.equal(got["action"], expected["action"]), "actions come from counters alone"
     torch.testing.assert_close(got["observation"], expected["observation"], rtol=1e-4, atol=1e-4)
 
 
@@ -129,13 +129,13 @@ def test_worlds_keep_their_precision(pendulum):
 
 
 def fall(state, action):
-    """Something falls; far down it has landed."""
+    """A body falls; an episode ends when it has landed."""
     after = state - 0.1 - 0.05 * torch.rand(1, generator=torch.Generator().manual_seed(1)) + 0.02 * action
     return {"state": after, "observation": after, "reward": -after[:, 0], "terminated": after[:, 0] < -0.6}
 
 
 def falling(num_envs, seed):
-    """As somebody with a model of their own writes it."""
+    """Envs of a model that is no world of wm_vec."""
     from wm_vec.adapters import CallableDynamics
 
     spaces = gym.spaces.Box(-np.inf, np.inf, (1,), np.float32), gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
@@ -177,7 +177,7 @@ def test_a_direct_collector_steps_with_the_weights_that_were_sent(cartpole, tmp_
     assert goes_on(next(batches), mine)
     new.save(tmp_path / "new")
     mine.load_weights(tmp_path / "new")
-    assert goes_on(next(batches), cartpole), "what happens to it is of no concern to them until it is sent"
+    assert goes_on(next(batches), cartpole), "workers keep their copy until a new one is sent"
     workers.update_world_()
     assert goes_on(next(batches), new)
     workers.update_world_(tmp_path / "mine")
@@ -237,7 +237,7 @@ def test_two_changes_within_one_tick_of_the_clock_are_two(cartpole, tmp_path):
     assert len({*times}) == len(times)
 
 
-def test_the_folder_goes_when_nobody_needs_it(cartpole):
+def test_the_folder_is_removed_with_its_owner(cartpole):
     workers = shares(cartpole, 1)
     env = workers.makers[0]()
     workers.update_world_()
@@ -273,7 +273,7 @@ def test_bytes_of_a_world_are_taken_whole_or_not_at_all(cartpole, pendulum, tmp_
 def test_what_does_not_fit_is_refused(cartpole, pendulum, tmp_path):
     with pytest.raises(ValueError, match="3 workers need at least as many envs, got 2"):
         WorkerEnvs(cartpole, 2, 3)
-    with pytest.raises(ValueError, match=r"num_workers must be a whole number of at least 1, got 1\.5"):
+    with pytest.raises(ValueError, match=r"WorkerEnvs: num_workers must be a whole number, got 1\.5"):
         WorkerEnvs(cartpole, 2, 1.5)
     with pytest.raises(ValueError, match="one device or one each"):
         WorkerEnvs(cartpole, 4, 2, device=["cpu"])

@@ -1,4 +1,4 @@
-"""What the tests of several processes share; in a module, so that workers can import it."""
+"""Worlds, policies and comparisons for tests with several processes; a module that workers can import."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def shares(world, num_workers, **options) -> WorkerEnvs:
 
 
 def one_env(world, **options):
-    """The six envs as one, made without any of what makes workers' envs."""
+    """The same six envs as one, without any code of workers."""
     options = {"seed": ROOT_SEED, "max_episode_steps": HORIZON, "exact_rows": True, **options}
     return world.to_torchrl_env(NUM_ENVS, **options)
 
@@ -39,7 +39,7 @@ def changed(world: WorldModel, path) -> WorldModel:
 
 
 def lean(tensordict):
-    """A policy that needs nothing but the observation: to the side that the pole leans to."""
+    """A policy of the observation alone: to the side that the pole leans to."""
     return tensordict.set("action", (tensordict["observation"][..., 2] > 0).long())
 
 
@@ -71,9 +71,9 @@ def same(batch: TensorDict, expected: TensorDict) -> bool:
 
 
 def goes_on(batch: TensorDict, world: WorldModel) -> bool:
-    """Whether a batch with the state of the world is what a fresh env of `world` makes from its first state.
+    """Whether a batch with the state of the world is what a fresh env of `world` computes from its first state.
 
-    The fresh env is another number of envs, was never any other world's, and is handed the actions alone.
+    The fresh env has another number of envs, never had another world, and gets the actions alone.
     """
     num_envs, num_steps = batch.shape
     env = world.to_torchrl_env(num_envs, max_episode_steps=HORIZON, exact_rows=True, expose_state=True)
@@ -93,7 +93,7 @@ def same_step(one: TensorDict, other: TensorDict) -> bool:
 
 
 def continues(batch: TensorDict, before: TensorDict) -> bool:
-    """Whether the episodes that `before` did not end go on in `batch` where it left them."""
+    """Whether the episodes that did not end in `before` continue in `batch`."""
     open_ones = ~before["next", "done"][:, -1, 0]
     assert bool(open_ones.any())
     return torch.equal(batch["observation"][:, 0][open_ones], before["next", "observation"][:, -1][open_ones])

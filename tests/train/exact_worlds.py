@@ -10,7 +10,8 @@ from tensordict import TensorDict
 
 from wm_vec.canvas import EnvSignature
 from wm_vec.core import Engine, Transition
-from wm_vec.perspectives import signature_view
+from wm_vec.perspectives import view_of
+from wm_vec.settings import CanvasConfig
 
 CPU = torch.device("cpu")
 
@@ -67,7 +68,7 @@ class RulesWorld:
         self.bound = self.signature.schema(32)
 
     def to_engine(self, num_envs, *, max_episode_steps=None, n_denoise_steps=None, autoreset_mode="same_step"):
-        perspective = signature_view(self.bound, self.signature, CPU).perspective
+        perspective = view_of(self.bound, self.signature, CanvasConfig(), CPU).perspective
         return Engine(
             RulesDynamics(self),
             num_envs,

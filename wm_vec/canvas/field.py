@@ -22,8 +22,8 @@ class Field:
         period: Steps between two changes of the field; it holds its value in between.
         loss_weight: Weight of the field in the training loss.
         is_output: Whether the model predicts the field. An action that only goes in is no output.
-        is_input: Whether the field's current value tells the model anything. A reward or a termination flag, which
-            describe the step that led here, are predicted but not read.
+        is_input: Whether the model reads the field's current value. A reward or a termination flag describes the step
+            before, so it is predicted but not read.
         low: Lower bound in the field's own units: one number, or one per position in row-major order.
         high: Upper bound, likewise.
         num_classes: Number of classes of a categorical field, whose values are the whole numbers below it;

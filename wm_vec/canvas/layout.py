@@ -10,29 +10,19 @@ from wm_vec.canvas.field import Field
 
 @dataclass(frozen=True)
 class CanvasLayout:
-    """A canvas of ``T x H x W`` positions, each of which belongs to exactly one field.
+    """A canvas of N positions, each of which belongs to exactly one field.
 
-    Fields lie one after another in the order of the schema, row-major inside each, so no position is dead.
+    Fields lie one after another in the order of the schema, row-major inside each.
 
     Attributes:
         d_model: Width of a position's latent row.
         num_positions: N.
         starts: First position of each field, by path.
-        T: Frames on the canvas; 1: the current one.
-        H: Rows; 1.
-        W: Columns; N.
     """
 
     d_model: int
     num_positions: int
     starts: Mapping[str, int]
-    T: int = 1
-    H: int = 1
-
-    @property
-    def W(self) -> int:
-        """Columns of the canvas: ``num_positions / (T * H)``."""
-        return self.num_positions // (self.T * self.H)
 
     @classmethod
     def of(cls, fields: Mapping[str, Field], d_model: int) -> CanvasLayout:

@@ -89,8 +89,6 @@ class BoundSchema:
         # The order counts too: the same fields at other positions are another canvas.
         return self.field_names == other.field_names and self.to_dict() == other.to_dict()
 
-    __hash__ = None  # type: ignore[assignment]
-
     def __repr__(self) -> str:
         return f"BoundSchema({len(self)} fields, {self.layout.num_positions} positions, d_model={self.layout.d_model})"
 
@@ -104,24 +102,19 @@ class BoundSchema:
 
     def to_dict(self) -> dict[str, Any]:
         """The schema as plain data for a checkpoint."""
-        fields = {}
-        for path, bound in self._fields.items():
-            fields[path] = {
-                key: list(map(_plain, value)) if isinstance(value, tuple) else _plain(value)
-                for key, value in dataclasses.asdict(bound.spec).items()
-            }
-        return {"d_model": self.layout.d_model, "fields": fields}
+        fields = {path: dataclasses.asdict(bound.spec) for path, bound in self._fields.items()}
+        return {
+            "d_model": self.layout.d_model,
+            "fields": {path: {name: _plain(value) for name, value in field.items()} for path, field in fields.items()},
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> BoundSchema:
         """Inverse of `to_dict`."""
-        fields = {}
-        for path, attributes in data["fields"].items():
-            plain: dict[str, Any] = {
-                key: tuple(map(_from_plain, value)) if isinstance(value, list) else _from_plain(value)
-                for key, value in attributes.items()
-            }
-            fields[path] = Field(**plain)
+        fields = {
+            path: Field(**{name: _from_plain(value) for name, value in field.items()})
+            for path, field in data["fields"].items()
+        }
         return cls(fields, d_model=data["d_model"])
 
     def _unknown(self, path: object) -> str:
@@ -179,11 +172,15 @@ def compile_schema(
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no infinities: write them as text."""
+    """As JSON has it, which knows neither tuples nor infinities."""
+    if isinstance(value, tuple):
+        return [_plain(part) for part in value]
     return str(value) if isinstance(value, float) and math.isinf(value) else value
 
 
 def _from_plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_from_plain(part) for part in value)
     return float(value) if isinstance(value, str) else value
 
 

@@ -17,7 +17,7 @@ from wm_vec.canvas.schema import BoundSchema, SchemaError
 OBSERVATION, ACTION, REWARD, TERMINATED = "observation", "action", "reward", "terminated"
 MAX_POSITIONS = 4096
 TERMINATED_WEIGHT = 6.0
-"""Loss weight of the termination: rare, and decided at a sharp edge."""
+"""Loss weight of the termination, which is rare and changes at a sharp edge."""
 
 
 class UnsupportedSpaceError(SchemaError):
@@ -26,7 +26,7 @@ class UnsupportedSpaceError(SchemaError):
 
 @dataclass(frozen=True)
 class EnvSignature:
-    """What a world learned from an environment looks like from outside.
+    """The spaces and horizon of the environment that a world is learned from.
 
     Attributes:
         observation_space: One env's observations: Box or Discrete.

@@ -28,19 +28,15 @@ def register_worlds() -> None:
         )
 
 
-def make_scalar(world: str, **options: Any) -> Any:
+def make_scalar(world: str, device: Any = None, dtype: Any = None, **settings: Any) -> Any:
     """Entry point of ``gym.make``: the bundled world's scalar view. Its horizon is left to Gymnasium's TimeLimit."""
     from wm_vec.world_model import WorldModel
 
-    return WorldModel.bundled(world, device=options.pop("device", None), dtype=options.pop("dtype", None)).to_env(
-        **options
-    )
+    return WorldModel.bundled(world, device=device, dtype=dtype).to_env(**settings)
 
 
-def make_vector(world: str, **options: Any) -> Any:
+def make_vector(world: str, device: Any = None, dtype: Any = None, **settings: Any) -> Any:
     """Entry point of ``gym.make_vec``: the bundled world's vector environment."""
     from wm_vec.world_model import WorldModel
 
-    return WorldModel.bundled(
-        world, device=options.pop("device", None), dtype=options.pop("dtype", None)
-    ).to_vector_env(**options)
+    return WorldModel.bundled(world, device=device, dtype=dtype).to_vector_env(**settings)

@@ -1,7 +1,7 @@
 """N envs of one world, shared out among worker processes that each hold a copy of the world.
 
-The workers are TorchRL's: its collectors, `ParallelEnv` and Ray's actors all take functions that make an env. Here are
-those functions, and what brings new weights of the world to the envs that they made. What needs Ray is in
+The workers are TorchRL's: its collectors, `ParallelEnv` and Ray's actors all take functions that make an env. This
+package makes those functions, and sends new weights of the world to their envs. What needs Ray is in
 `wm_vec.workers.ray_collector`.
 """
 

@@ -17,7 +17,7 @@ from wm_vec.envs import TorchRLEnv
 from wm_vec.world_model import WorldModel
 
 FACE_OPTIONS = ("one_hot", "expose_state")
-"""Options of the TorchRL face; the others are the engine's."""
+"""Options of `TorchRLEnv`; the others are those of `WorldModel.to_vector_env`."""
 
 
 class WorkerEnv(TorchRLEnv):
@@ -27,8 +27,8 @@ class WorkerEnv(TorchRLEnv):
         world: The copy.
         num_envs: B.
         seed: Env i has ``seed + i``.
-        follow: A file that is looked at before every step and reset: whenever another one lies there, the world takes
-            its weights, normalisers and initial states. Nothing is taken from a file that is not there.
+        follow: Path that is checked before every step and reset: whenever there is another file, the world takes its
+            weights, normalisers and initial states. There may be none.
         options: Of `WorldModel.to_torchrl_env`.
 
     Attributes:
@@ -55,19 +55,19 @@ class WorkerEnv(TorchRLEnv):
         self._taken = 0.0
 
     def load_world(self, checkpoint: bytes) -> None:
-        """Take weights, normalisers and initial states, from the next step and the next reset on.
+        """Take weights and normalisers from the next step on, and initial states from the next reset on.
 
         Args:
             checkpoint: What `WorldModel.save` writes.
 
         Raises:
-            CheckpointError: Those of another world; nothing has changed then.
+            CheckpointError: They are those of another world; nothing has changed then.
         """
         with on_disk(checkpoint) as path:
             self.world.load_weights(path)
 
-    def _look(self) -> None:
-        """Take what is new in the file that is followed."""
+    def _refresh(self) -> None:
+        """Load the followed file if it is another one than before."""
         if self._follow is None:
             return
         try:
@@ -75,21 +75,21 @@ class WorkerEnv(TorchRLEnv):
             if number != self._taken:
                 self.world.load_weights(self._follow)
                 self._taken = number
-        except FileNotFoundError:  # nothing new yet, or no longer of interest to anybody
+        except FileNotFoundError:  # no update yet, or the `WorkerEnvs` is gone
             return
 
     def _stepped(self, tensordict: TensorDictBase, autoreset_mode: AutoresetMode | None) -> ColumnStep:
-        self._look()  # here, where steps with and without their resets meet
+        self._refresh()  # both `step` and `step_and_maybe_reset` come here
         return super()._stepped(tensordict, autoreset_mode)
 
     def _reset(self, tensordict: TensorDictBase | None = None, *, set_state: bool = False, **kwargs: Any) -> TensorDict:
-        self._look()
+        self._refresh()
         return super()._reset(tensordict, set_state=set_state, **kwargs)
 
 
 @contextmanager
 def on_disk(checkpoint: bytes | str) -> Iterator[str]:
-    """Where a checkpoint lies, for as long as it is needed."""
+    """The path of a checkpoint, for as long as it is needed."""
     if isinstance(checkpoint, str):
         yield checkpoint
         return

@@ -13,7 +13,7 @@ from wm_vec.envs import TorchRLEnv
 class RandomActions:
     """A policy for collectors: random actions from the envs' own counters, the same with any number of workers.
 
-    A collector without a policy draws from torch's generator instead, which every worker seeds anew.
+    A collector without a policy draws from torch's generator instead, which differs by worker.
     """
 
     def __init__(self) -> None:
@@ -21,10 +21,10 @@ class RandomActions:
         self._base: TorchRLEnv | None = None
 
     def register_collector(self, collector: Any) -> None:
-        """Called by the collector that is to act.
+        """Called by the collector.
 
         Raises:
-            TypeError: Its env is none of ours.
+            TypeError: Its env is no `TorchRLEnv`.
         """
         base = collector.env
         while isinstance(base, TransformedEnv):
@@ -37,5 +37,5 @@ class RandomActions:
         """Writes ``"action"``."""
         if self._env is None or self._base is None:
             raise RuntimeError("RandomActions: is for collectors; env.rollout() acts at random without a policy.")
-        self._base._draws = 0  # collectors ask once in vain; the answer must not depend on that
+        self._base._draws = 0  # collectors call a policy once to see its outputs; that draw must not count
         return self._env.rand_action(tensordict)

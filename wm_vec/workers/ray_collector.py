@@ -1,4 +1,4 @@
-"""TorchRL's Ray collector for the envs of a world: workers that die are noticed, and replaced where that is wanted."""
+"""TorchRL's Ray collector for the envs of a world, which replaces workers that die, or raises."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ NOT_TAKEN = (
     "weight_sync_schemes",
     "max_weight_update_interval",
 )
-"""Arguments of `RayCollector` that follow from others here, or that would break a promise."""
+"""Arguments of `RayCollector` that `RayWorldCollector` sets itself, or cannot support."""
 
 
 class WorkerDiedError(RuntimeError):
-    """A worker is gone, or does not answer, and may not be replaced."""
+    """A worker died, or does not answer, and may not be replaced."""
 
 
 class RayWorldCollector(RayCollector):
     """A `RayCollector` over `WorkerEnvs`, one actor per worker.
 
-    A batch is whole or it is not handed out. When a worker dies, or does not answer in time, then either another takes
-    its place, with the policy and the world that were sent last and with new episodes, and the batch is made whole; or
-    `WorkerDiedError` is raised and the others are stopped. Which of the two says Ray's own ``max_restarts``.
+    A batch is returned whole or not at all. When a worker dies, or does not answer in time, either another one takes
+    its place, with the policy and the world that were sent last and with new episodes, and the batch is completed; or
+    `WorkerDiedError` is raised and the others are stopped. Ray's own ``max_restarts`` decides which.
 
     Args:
         workers: The envs. All workers must have the same number of them.
@@ -52,18 +52,18 @@ class RayWorldCollector(RayCollector):
         frames_per_batch: Env steps of a batch, over all workers if `sync`, else of one.
         total_frames: Env steps after which iteration ends; -1 for never.
         sync: A batch has all workers' shares, ``(W, N / W, T)``; otherwise it is one worker's, ``(N / W, T)``, as
-            soon as it is there.
+            soon as it is complete.
         remote_configs: What ``ray.remote`` takes, for all workers or one each: ``num_cpus``, ``num_gpus``,
             ``max_restarts`` (how often a worker may be replaced; 0, the default, for never, -1 for any number).
-        timeout: Seconds that a worker may take to make a batch, or to take weights when it has made its batch. One that
-            takes longer is lost.
+        timeout: Seconds that a worker may take for a batch, or for new weights after its batch. One that takes longer
+            is lost.
         start_timeout: Seconds that a worker may take to start.
         **options: The other arguments of `RayCollector`.
 
     Raises:
         ValueError: Frames or envs that do not divide among the workers.
-        TypeError: Arguments of `RayCollector` that cannot be had here.
-        WorkerDiedError: A worker cannot start, or not in time: there may not be as many CPUs or GPUs as were asked for.
+        TypeError: Arguments of `RayCollector` that this class sets itself or cannot support.
+        WorkerDiedError: A worker cannot start, or not in time: there may be fewer CPUs or GPUs than it asks for.
     """
 
     def __init__(
@@ -93,12 +93,11 @@ class RayWorldCollector(RayCollector):
         self._configs = configs
         self._workers, self._timeout, self._start_timeout = workers, timeout, start_timeout
         self._generation = [0] * count
-        self._sent: list[dict[str, Any]] = [
-            {} for _ in range(count)
-        ]  # of each worker: method -> argument, in Ray's store
+        # Of each worker: method -> its last argument, in Ray's store.
+        self._sent: list[dict[str, Any]] = [{} for _ in range(count)]
         self._ended = False
         with warnings.catch_warnings():
-            # It says of functions that they have no weights to send, and of `RandomActions` too.
+            # RayCollector warns that functions, `RandomActions` too, have no weights to send.
             warnings.filterwarnings("ignore", "The policy is not an nn.Module")
             super().__init__(
                 [workers.maker(worker) for worker in range(count)],
@@ -154,7 +153,7 @@ class RayWorldCollector(RayCollector):
         which = range(self.num_collectors) if worker_ids is None else worker_ids
         which = [which] if isinstance(which, int) else list(which)
         reference = ray.put(argument)
-        for worker in which:  # before anybody is asked: who takes a lost worker's place must have it too
+        for worker in which:  # before any call: a worker's replacement needs it too
             self._sent[worker][method] = reference
         self._ask(lambda actor: actor.cascade_execute.remote(method, reference), which)
 
@@ -165,8 +164,7 @@ class RayWorldCollector(RayCollector):
             The seed after the last one.
         """
         for worker in range(self.num_collectors):
-            call = partial(_seeded, seed=seed, static_seed=static_seed)
-            seed = self._ask(call, [worker])[0]
+            seed = self._ask(partial(_seeded, seed=seed, static_seed=static_seed), [worker])[0]
         self._ask(lambda actor: actor.reset.remote(), range(self.num_collectors))
         return seed
 
@@ -224,7 +222,7 @@ class RayWorldCollector(RayCollector):
     # -- workers --------------------------------------------------------------------------------------------------
 
     def _replace(self, worker: int, actor: Any, cause: Exception) -> None:
-        """Put another actor in the place of one that is lost, unless that has been done already.
+        """Put another actor in the place of a lost one, unless that has happened already.
 
         Raises:
             WorkerDiedError: It may not be replaced.
@@ -254,7 +252,7 @@ class RayWorldCollector(RayCollector):
         self._await_start(worker, self._remote_collectors[worker])
 
     def add_collectors(self, *args: Any) -> None:
-        """Called once, while the collector is made: `RayCollector` would wait for its workers without an end."""
+        """Called once, by the constructor; waits for the workers as long as `start_timeout`, not forever."""
         super().add_collectors(*args)
         for worker, actor in enumerate(self._remote_collectors):
             self._await_start(worker, actor)
@@ -267,7 +265,7 @@ class RayWorldCollector(RayCollector):
         except (RayActorError, GetTimeoutError) as error:
             self.shutdown()
             why = (
-                f"does not run after {self._start_timeout:g} s. `ray status` tells whether the cluster has what "
+                f"does not run after {self._start_timeout:g} s. `ray status` shows whether the cluster has what "
                 f"remote_configs={self._configs[worker]} ask for"
                 if isinstance(error, GetTimeoutError)
                 else "ended while it was starting; the error above says why"
@@ -295,6 +293,6 @@ def _configs(given: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None, coun
     if len(configs) != count:
         raise ValueError(f"RayWorldCollector: {count} workers need one remote config or one each, got {len(configs)}.")
     for config in configs:
-        # Ray's own repetition of a call would start from a fresh actor's weights and episodes unseen.
+        # Ray would repeat a call on a fresh actor, with other weights and episodes, unnoticed.
         config.pop("max_task_retries", None)
     return configs

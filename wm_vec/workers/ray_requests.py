@@ -1,4 +1,4 @@
-"""Calls to Ray actors that may be lost on the way."""
+"""Calls to Ray actors that may die before they answer."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import ray
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError
 
 LOSSES = (RayActorError, ObjectLostError, GetTimeoutError)
-"""How Ray says that a worker, or what it has made, is gone."""
+"""Ray's errors for a worker, or a result of it, that is lost."""
 
 
 class Requests:
-    """Calls that are under way, each to one worker, and made again to whoever takes a lost worker's place.
+    """Pending calls, one per worker; the call to a lost worker is repeated on its replacement.
 
     Args:
-        actors: The workers; looked at for every call.
+        actors: The workers; read at every call.
         call: ``actor -> ObjectRef``.
         timeout: Seconds after which a worker that has not answered is lost.
-        replace: ``(worker, actor, cause)``: puts another actor in the place of one that is lost, or raises.
+        replace: ``(worker, actor, cause)``: puts another actor in the place of a lost one, or raises.
     """
 
     def __init__(
@@ -39,13 +39,13 @@ class Requests:
         self._pending[self._call(actor)] = worker, actor, time.monotonic() + self._timeout
 
     def next(self) -> tuple[int, Any]:
-        """The worker that answers first, and its answer; there must be a call under way.
+        """The worker that answers first, and its answer; at least one call must be pending.
 
         Raises:
             Exception: What `replace` raises, or what the call raised in the worker.
         """
         while True:
-            self._give_up_the_late()
+            self._replace_late()
             left = min(deadline for *_, deadline in self._pending.values()) - time.monotonic()
             ready, _ = ray.wait(list(self._pending), num_returns=1, timeout=max(0.0, left))
             for reference in ready:
@@ -55,12 +55,12 @@ class Requests:
                 except LOSSES as error:
                     self._again(worker, actor, error)
 
-    def _give_up_the_late(self) -> None:
-        """Take for lost who has not answered in time, also while others answer all the time."""
+    def _replace_late(self) -> None:
+        """Replace workers whose time is up, also while others keep answering."""
         now = time.monotonic()
         late = [reference for reference, (*_, deadline) in self._pending.items() if deadline <= now]
         if late:
-            # They may have answered long ago: nobody has asked for a while.
+            # They may have answered since the last check.
             _, late = ray.wait(late, num_returns=len(late), timeout=0)
         for reference in late:
             worker, actor, _ = self._pending.pop(reference)

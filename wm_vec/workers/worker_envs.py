@@ -17,6 +17,7 @@ import torch
 from torchrl.envs import EnvBase
 
 from wm_vec.core import spawn_seeds
+from wm_vec.core.config import whole_number
 from wm_vec.train import read_checkpoint
 from wm_vec.workers.env import WorkerEnv, on_disk
 from wm_vec.world_model import WorldModel
@@ -27,10 +28,10 @@ MAX_ROOT = 2**62
 
 @dataclass(frozen=True, eq=False)  # TorchRL puts them into sets, which options may not be
 class WorldCopies:
-    """Makes envs over a copy of a world; what a worker needs to know to have its own.
+    """Makes envs over a copy of a world; holds what a worker needs to load its own.
 
     Attributes:
-        checkpoint: What `WorldModel.save` writes, or the path where it lies.
+        checkpoint: What `WorldModel.save` writes, or its path.
         device: Where the copy lives.
         dtype: The network's.
         follow: As in `WorkerEnv`.
@@ -52,13 +53,13 @@ class WorldCopies:
 
 @dataclass(frozen=True, eq=False)  # TorchRL puts them into sets, which options may not be
 class EnvMaker:
-    """Makes the envs of one worker. Pickles everywhere, functions without a name among its options too.
+    """Makes the envs of one worker. It pickles everywhere, lambdas among its options too.
 
     Attributes:
         make: ``(num_envs, seed) -> env``.
-        num_envs: How many.
+        num_envs: Envs of this worker.
         seed: The first one's.
-        wrap: Puts transforms and the like around the env; None for nothing.
+        wrap: ``env -> env``: transforms and the like; None for nothing.
     """
 
     make: Callable[[int, int], EnvBase]
@@ -72,7 +73,7 @@ class EnvMaker:
         return env if self.wrap is None else self.wrap(env)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Processes that are spawned take plain pickles alone.
+        # Spawned processes read plain pickles only.
         return _unpickled_maker, (cloudpickle.dumps((self.make, self.num_envs, self.seed, self.wrap)),)
 
 
@@ -83,17 +84,17 @@ def _unpickled_maker(data: bytes) -> EnvMaker:
 class WorkerEnvs:
     """N envs for W workers, with seeds that do not depend on W.
 
-    Env k of the N has the seed ``seed + k``, whichever worker it falls to: any number of workers gives the same N
+    Env k of the N has the seed ``seed + k``, in whichever worker it is: any number of workers yields the same N
     trajectories, bit for bit with ``exact_rows=True`` and a policy that does not depend on the batch size.
 
     Args:
-        world: A `WorldModel`; the path of a saved one, which every worker must find there; or, for models of your own,
-            a function ``(num_envs, seed) -> env`` that seeds env i with ``seed + i``, as `TorchRLEnv` does.
+        world: A `WorldModel`; the path of a saved one, which every worker loads; or, for models of your own, a function
+            ``(num_envs, seed) -> env`` that seeds env i with ``seed + i``, as `TorchRLEnv` does.
         num_envs: N, over all workers.
         num_workers: W. Where it does not divide N, the first workers have one env more.
         seed: A whole number; None takes entropy from the operating system.
-        device: Where the copies of the world live, one for all workers or one each. None for the device of `world`,
-            or the CPU for that of a path.
+        device: Device of the copies of the world, one for all workers or one each. None for that of `world`, or the
+            CPU for a path.
         wrap: ``env -> env``, called in the worker: transforms and the like.
         **options: Of `WorldModel.to_torchrl_env`.
 
@@ -117,7 +118,8 @@ class WorkerEnvs:
         wrap: Callable[[EnvBase], EnvBase] | None = None,
         **options: Any,
     ) -> None:
-        self.num_envs, self.num_workers = _whole(num_envs, "num_envs"), _whole(num_workers, "num_workers")
+        self.num_envs = whole_number(num_envs, "WorkerEnvs: num_envs")
+        self.num_workers = whole_number(num_workers, "WorkerEnvs: num_workers")
         if self.num_workers > self.num_envs:
             raise ValueError(f"WorkerEnvs: {num_workers} workers need at least as many envs, got {num_envs}.")
         whole = isinstance(seed, (int, np.integer)) and not isinstance(seed, bool)
@@ -133,12 +135,12 @@ class WorkerEnvs:
         self.makers = [self.maker(worker) for worker in range(self.num_workers)]
 
     def maker(self, worker: int, generation: int = 0) -> EnvMaker:
-        """What makes the envs of one worker.
+        """The maker of one worker's envs.
 
         Args:
             worker: Its number.
             generation: How often it was replaced: env k has the seed ``seed + generation * N + k``, so that it does
-                not live through the same episodes again.
+                not repeat the lost worker's episodes.
         """
         share, rest = divmod(self.num_envs, self.num_workers)
         first = worker * share + min(worker, rest)
@@ -146,7 +148,7 @@ class WorkerEnvs:
         return EnvMaker(self._makes[worker], share + (worker < rest), seed, self._wrap)
 
     def update_world_(self, world: WorldModel | str | os.PathLike[str] | None = None) -> None:
-        """Have all envs on this machine step with new weights and normalisers, and start from new initial states.
+        """Send new weights, normalisers and initial states to all envs on this machine.
 
         Every step that begins after this call has returned is made with them; workers are not interrupted. Envs on
         other machines do not see it: see `wm_vec.workers.ray_collector.RayWorldCollector`.
@@ -158,8 +160,7 @@ class WorkerEnvs:
             ValueError: A world of another schema or network.
             TypeError: Workers whose envs a function makes.
         """
-        outgoing = Path(self._folder) / "outgoing"
-        outgoing.write_bytes(self.checkpoint(world))
+        outgoing = self._checked_file(world)
         # The modification time carries the number of the update: clocks are too coarse to tell two of them apart.
         self._updates += 1
         os.utime(outgoing, (self._updates, self._updates))
@@ -167,15 +168,27 @@ class WorkerEnvs:
 
     def checkpoint(self, world: WorldModel | str | os.PathLike[str] | None = None) -> bytes:
         """A world as bytes, checked to be one for these workers; for the arguments and errors see `update_world_`."""
+        return self._checked_file(world).read_bytes()
+
+    def _checked_file(self, world: WorldModel | str | os.PathLike[str] | None) -> Path:
         if self._kind is None:
             raise TypeError("update_world_: these envs are made by a function; only worlds of wm_vec can be sent.")
         world = self._world if world is None else world
         if world is None:
             raise TypeError("update_world_: the workers loaded their world from a path; give the new one.")
-        checkpoint = _checkpoint(world)
-        if _kind(checkpoint) != self._kind:
+        outgoing = self._file_of(world)
+        if _kind(outgoing) != self._kind:
             raise ValueError("update_world_: a world of another schema or network; make the workers anew with it.")
-        return checkpoint
+        return outgoing
+
+    def _file_of(self, world: WorldModel | str | os.PathLike[str]) -> Path:
+        """A copy of a world in the workers' folder, until the next one."""
+        outgoing = Path(self._folder) / "outgoing"
+        if isinstance(world, WorldModel):
+            world.save(outgoing)
+        else:
+            shutil.copyfile(world, outgoing)
+        return outgoing
 
     @property
     def _news(self) -> str:
@@ -195,33 +208,16 @@ class WorkerEnvs:
         devices = [device] * self.num_workers if device is None or isinstance(device, (str, torch.device)) else device
         if len(devices) != self.num_workers:
             raise ValueError(f"WorkerEnvs: {self.num_workers} workers need one device or one each, got {devices}.")
-        checkpoint = _checkpoint(world)
-        self._kind = _kind(checkpoint)
-        own = checkpoint if isinstance(world, WorldModel) else os.path.abspath(world)
+        outgoing = self._file_of(world)
+        self._kind = _kind(outgoing)
+        own = outgoing.read_bytes() if isinstance(world, WorldModel) else os.path.abspath(world)
         copies = [WorldCopies(own, None if each is None else str(each), dtype, self._news, options) for each in devices]
-        # Mistakes in the options are better found here than in a worker.
-        EnvMaker(WorldCopies(checkpoint, "cpu", dtype, None, options), 1, self.seed, self._wrap)()
+        # An error in the options is raised here, before any worker starts.
+        EnvMaker(WorldCopies(str(outgoing), "cpu", dtype, None, options), 1, self.seed, self._wrap)()
         return list(copies)
 
 
-def _checkpoint(world: WorldModel | str | os.PathLike[str]) -> bytes:
-    """A world, or the file that it lies in, as bytes."""
-    if not isinstance(world, WorldModel):
-        return Path(world).read_bytes()
-    with tempfile.TemporaryDirectory(prefix="wm_vec-") as folder:
-        path = Path(folder) / "world.safetensors"
-        world.save(path)
-        return path.read_bytes()
-
-
-def _kind(checkpoint: bytes) -> tuple[Any, Any]:
+def _kind(path: Path) -> tuple[Any, Any]:
     """What two worlds must have in common for the one to take the other's weights."""
-    with on_disk(checkpoint) as path:
-        _, config = read_checkpoint(path)
+    _, config = read_checkpoint(path)
     return config.get("schema"), config.get("model")
-
-
-def _whole(value: int, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"WorkerEnvs: {name} must be a whole number of at least 1, got {value!r}.")
-    return int(value)
