@@ -22,13 +22,6 @@ if TYPE_CHECKING:
     from wm_vec.world_model import WorldModel
 
 
-class Engines(WeakSet[Engine]):
-    """Engines that start episodes from the bank of one world; a copy of the world has none."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Engines, ()
-
-
 @dataclass(frozen=True)
 class EnvFactory:
     """Makes engines over a world, and environments over engines.

@@ -21,7 +21,8 @@ from wm_vec.canvas import BoundSchema, EnvSignature, SchemaError, compile_schema
 from wm_vec.canvas_states import bank_from_data, field_values, fill_in, load_bank
 from wm_vec.core import Engine, Perspective
 from wm_vec.core.config import whole_number
-from wm_vec.environments import Engines, EnvFactory
+from wm_vec.core.engine import EngineFamily
+from wm_vec.environments import EnvFactory
 from wm_vec.envs import TorchRLEnv, WorldModelEnv, WorldModelVectorEnv
 from wm_vec.envs.fork_warning import warn_if_forked
 from wm_vec.envs.registration import BUNDLED
@@ -93,7 +94,7 @@ class WorldModel:
         self.bank: Tensor | None = None
         self.trained = False
         self._warned = False
-        self.engines = Engines()
+        self.engines = EngineFamily()
         self.clear_observations()
 
     def __repr__(self) -> str:

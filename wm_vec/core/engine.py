@@ -28,6 +28,13 @@ from wm_vec.core.step import World, step
 from wm_vec.core.trees import Tree
 
 
+class EngineFamily(WeakSet["Engine"]):
+    """Engines that share a bank of their world's own; a copy of a family is a new one without members."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return EngineFamily, ()
+
+
 class Engine:
     """B envs of one dynamics, seen from any number of perspectives.
 
@@ -60,7 +67,7 @@ class Engine:
         config: EngineConfig | None = None,
         *,
         bank: TensorDictBase | None = None,
-        family: WeakSet[Engine] | None = None,
+        family: EngineFamily | None = None,
     ) -> None:
         if not isinstance(dynamics, Dynamics):
             raise TypeError(
@@ -99,7 +106,7 @@ class Engine:
         if rewards.has_functions:
             self._probe_functions()
 
-    def _attach(self, world: World, num_envs: int, config: EngineConfig, family: WeakSet[Engine] | None) -> None:
+    def _attach(self, world: World, num_envs: int, config: EngineConfig, family: EngineFamily | None) -> None:
         """Become an engine of `world` without episodes."""
         if isinstance(num_envs, bool) or not isinstance(num_envs, (int, np.integer)) or num_envs < 1:
             raise ValueError(f"num_envs must be a whole number of at least 1, got {num_envs!r}.")
@@ -111,15 +118,8 @@ class Engine:
         self._state: EnvState | None = None
         self._fork_count = 0
         self._keeps_graph: bool | None = None  # None outside of `keep_graph`
-        self._family = WeakSet() if family is None else family
+        self._family = EngineFamily() if family is None else family
         self._family.add(self)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_family"}  # it cannot be pickled
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._family = WeakSet([self])
 
     @property
     def autoreset_mode(self) -> AutoresetMode:

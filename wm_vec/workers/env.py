@@ -11,8 +11,7 @@ from typing import Any
 
 from tensordict import TensorDict, TensorDictBase
 
-from wm_vec.core import AutoresetMode
-from wm_vec.core.state import ColumnStep
+from wm_vec.core import AutoresetMode, StepOutput
 from wm_vec.envs import TorchRLEnv
 from wm_vec.world_model import WorldModel
 
@@ -78,7 +77,7 @@ class WorkerEnv(TorchRLEnv):
         except FileNotFoundError:  # no update yet, or the `WorkerEnvs` is gone
             return
 
-    def _stepped(self, tensordict: TensorDictBase, autoreset_mode: AutoresetMode | None) -> ColumnStep:
+    def _stepped(self, tensordict: TensorDictBase, autoreset_mode: AutoresetMode | None) -> StepOutput:
         self._refresh()  # both `step` and `step_and_maybe_reset` come here
         return super()._stepped(tensordict, autoreset_mode)
 
