@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     """Check and report."""
     from wm_vec.cli.loading import load_device, load_policy, load_signature, load_world
     from wm_vec.cli.output import finite, reporting
-    from wm_vec.train.evaluation import check_reality
+    from wm_vec.train.evaluation import evaluate_world
 
     for option in ("out_json", "out_png"):
         _check_path(getattr(args, option), option)
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         if env_id is None:
             raise CommandError(f"{args.world} does not say which environment it was learned from: give --env ID.")
         load_signature(env_id, args.env_kwargs)
-        report = check_reality(
+        report = evaluate_world(
             world,
             env_id,
             policies={name: load_policy(name) for name in args.policy},

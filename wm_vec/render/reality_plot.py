@@ -10,7 +10,7 @@ import numpy as np
 from wm_vec.train.rollout_metrics import SAME_RETURN
 
 if TYPE_CHECKING:
-    from wm_vec.train.evaluation_report import PolicyReport, RealityReport
+    from wm_vec.train.evaluation_report import EvaluationReport, PolicyReport
 
 MAX_DIMENSIONS = 4
 """Dimensions that get a panel of trajectories; of more, those that stray furthest."""
@@ -19,11 +19,11 @@ REAL, IMAGINED = "#222222", "#e4572e"
 COLOURS = ("#1f77b4", "#e4572e", "#2ca02c", "#9467bd", "#8c564b", "#17becf", "#bcbd22", "#e377c2")
 
 
-def plot_reality(report: RealityReport, path: str | os.PathLike[str]) -> None:
+def plot_reality(report: EvaluationReport, path: str | os.PathLike[str]) -> None:
     """Write the report as a PNG: per policy open-loop errors, single steps, returns and a few trajectories.
 
     Args:
-        report: What `check_reality` found.
+        report: What `evaluate_world` found.
         path: Where to write; its folder must exist.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg

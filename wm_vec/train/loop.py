@@ -265,9 +265,7 @@ class _Run:
             "data": self.fingerprint,
         }
 
-    def _loss(
-        self, model: CanvasModel, data: WorldData, rows: Tensor, generator: torch.Generator, dropout: float
-    ) -> Tensor:
+    def _loss(self, model: Any, data: WorldData, rows: Tensor, generator: torch.Generator, dropout: float) -> Tensor:
         codec, dtype = model.codec, model.codec.mean.dtype
         values, next_values, known, same_tick, weight = context_batch(data, rows, codec, dropout, generator)
         shape = (len(rows), data.values.shape[1], codec.num_channels)
