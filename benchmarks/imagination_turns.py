@@ -22,8 +22,9 @@ from tensordict import TensorDict
 
 from benchmarks.machine import machine
 from wm_vec import TrainConfig, WorldModel, collect_transitions
+from wm_vec.cli.ppo import Policy, PPOConfig, train_policy
 from wm_vec.train import WorldData
-from wm_vec.train.policy import Policy, PPOConfig, episode_returns, train_policy
+from wm_vec.train.episodes import real_episodes
 
 ENV_ID = "CartPole-v1"
 
@@ -78,19 +79,19 @@ def run(seed: int, config: TurnsConfig, say: Any = print) -> dict[str, Any]:
         env = world.to_vector_env(config.num_envs, max_episode_steps=config.horizon, seed=seed * 1000 + turn)
         env.engine.load_bank(start_states(data, seed + turn))
         env.reset()
-        policy = policy or new_policy(world, seed)
+        policy = policy or Policy(world, seed)
         train_policy(policy, env, ppo_config(config, seed + turn, first=turn == 0))
         turns.append(
             {
                 "real_steps": len(data),
                 "held_out_loss": held_out_loss,
-                "real_return": statistics.mean(episode_returns(ENV_ID, policy, 20, seed=10_000 + seed)),
+                "real_return": float(real_episodes(ENV_ID, 20, policy, seed=10_000 + seed).returns.mean()),
                 "seconds": time.perf_counter() - started,
             }
         )
     assert policy is not None
     policy.load_state_dict(best[1])
-    returns = episode_returns(ENV_ID, policy, 20, seed=20_000 + seed)
+    returns = real_episodes(ENV_ID, 20, policy, seed=20_000 + seed).returns.tolist()
     result = {
         "seed": seed,
         "real_return": statistics.mean(returns),
@@ -122,15 +123,6 @@ def refine(world: WorldModel, data: WorldData, config: TurnsConfig, seed: int, f
         seed=seed,
     )
     return world.finetune(data, config=settings).held_out_loss
-
-
-def new_policy(world: WorldModel, seed: int) -> Policy:
-    """An untrained policy over the world's observations, standardised as the world's own data are."""
-    env = world.to_vector_env(1)
-    codec, where = world.model.codec, world.bound["observation"].indices()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return Policy(env.single_observation_space, env.single_action_space, codec.mean[where], codec.std[where])
 
 
 def ppo_config(config: TurnsConfig, seed: int, first: bool) -> PPOConfig:

@@ -7,7 +7,6 @@ steps. Run: ``python -m benchmarks.train_worlds CartPole-v1 Pendulum-v1`` (about
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,8 @@ from pathlib import Path
 import torch
 
 from wm_vec import TrainConfig, WorldModel, collect_transitions
-from wm_vec.train.policy import Policy, PPOConfig, episode_returns, train_policy
+from wm_vec.cli.ppo import Policy, PPOConfig, train_policy
+from wm_vec.train.episodes import real_episodes
 
 WORLDS = Path(__file__).resolve().parents[1] / "wm_vec" / "worlds"
 
@@ -71,16 +71,12 @@ def make_world(env_id: str, recipe: WorldRecipe, seed: int = 0) -> WorldModel:
     for turn in range(2):
         report = scout.finetune(data, config=TrainConfig(n_steps=2000, seed=seed + turn))
         say(f"scout world {turn}: held-out loss {report.held_out_loss:.5f}")
-        if policy is None:
-            env = scout.to_vector_env(1)
-            codec, where = scout.model.codec, scout.bound["observation"].indices()
-            torch.manual_seed(seed)
-            policy = Policy(env.single_observation_space, env.single_action_space, codec.mean[where], codec.std[where])
+        policy = policy or Policy(scout, seed)
         imagined = scout.to_vector_env(recipe.num_envs, seed=seed)
         imagined.reset()
         train_policy(policy, imagined, recipe.ppo)
-        returns = episode_returns(env_id, policy, 20, seed=seed + 900)
-        say(f"policy {turn}: mean real return {statistics.mean(returns):.1f}")
+        returns = real_episodes(env_id, 20, policy, seed=seed + 900).returns
+        say(f"policy {turn}: mean real return {returns.mean():.1f}")
         policy.greedy = turn == 1
         steps = collect_transitions(env_id, recipe.policy_steps, policy, seed=seed + 1 + turn)
         policy.greedy = True
@@ -88,10 +84,10 @@ def make_world(env_id: str, recipe: WorldRecipe, seed: int = 0) -> WorldModel:
     world = WorldModel.from_env(env_id, seed=seed)
     last = {"step": 0}
 
-    def progress(step: int, figures: dict[str, float]) -> None:
+    def progress(step: int, metrics: dict[str, float]) -> None:
         if step - last["step"] >= 1000:
             last["step"] = step
-            say(f"step {step}: {figures}")
+            say(f"step {step}: {metrics}")
 
     report = world.finetune(
         data, config=TrainConfig(n_steps=recipe.world_steps, patience=None, seed=seed), progress=progress

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +19,9 @@ from rich.console import Console
 from benchmarks.machine import machine
 from benchmarks.train_worlds import RECIPES
 from wm_vec import WorldModel
-from wm_vec.train.evaluation import check_reality
-from wm_vec.train.policy import Policy, episode_returns, train_policy
+from wm_vec.cli.ppo import Policy, train_policy
+from wm_vec.train.episodes import real_episodes
+from wm_vec.train.evaluation import evaluate_world
 
 SEED = 77
 HALF = 8
@@ -35,21 +35,19 @@ def unseen_policies(world: WorldModel, env_id: str) -> dict[str, Policy]:
     for name, parts in (("half-trained", HALF), ("trained", 1)):
         env = world.to_vector_env(recipe.num_envs, seed=SEED)
         env.reset()
-        codec, where = world.model.codec, world.bound["observation"].indices()
-        torch.manual_seed(SEED)
-        policy = Policy(env.single_observation_space, env.single_action_space, codec.mean[where], codec.std[where])
+        policy = Policy(world, SEED)
         train_policy(policy, env, replace(recipe.ppo, total_steps=recipe.ppo.total_steps // parts, seed=SEED))
         policies[name] = policy
     return policies
 
 
 def measure(env_id: str) -> dict[str, Any]:
-    """The whole reality check of one bundled world; prints its table."""
+    """The whole evaluation of one bundled world; prints its table."""
     world = WorldModel.bundled(env_id)
     policies = unseen_policies(world, env_id)
-    report = check_reality(world, env_id, policies=policies, n_denoise_steps=3, seed=SEED)
+    report = evaluate_world(world, env_id, policies=policies, n_denoise_steps=3, seed=SEED)
     Console(width=120).print(report.table())
-    returns = {name: statistics.mean(episode_returns(env_id, p, 20, seed=SEED)) for name, p in policies.items()}
+    returns = {name: float(real_episodes(env_id, 20, p, seed=SEED).returns.mean()) for name, p in policies.items()}
     return {"policy_returns": returns, **report.to_dict()}
 
 

@@ -24,7 +24,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase, TensorDictParams
 from tensordict.nn import InteractionType, TensorDictModule
 from torch import Tensor, nn
-from torchrl.modules import NormalParamExtractor, ProbabilisticActor, TanhNormal, ValueOperator
+from torchrl.modules import MLP, NormalParamExtractor, ProbabilisticActor, TanhNormal, ValueOperator
 from torchrl.objectives import LossModule, SoftUpdate
 from torchrl.objectives.value.functional import vec_td_lambda_return_estimate
 
@@ -100,8 +100,7 @@ class Network(nn.Module):
         super().__init__()
         assert isinstance(observation_space, gym.spaces.Box)
         self.register_buffer("largest", torch.as_tensor(observation_space.high))
-        first, second = nn.Linear(observation_space.shape[0], width), nn.Linear(width, width)
-        self.layers = nn.Sequential(first, nn.ELU(), second, nn.ELU(), nn.Linear(width, outputs))
+        self.layers = MLP(observation_space.shape[0], outputs, depth=2, num_cells=width, activation_class=nn.ELU)
 
     def forward(self, observation: Tensor) -> Tensor:
         """``(..., n)`` -> ``(..., outputs)``."""

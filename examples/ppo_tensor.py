@@ -17,6 +17,7 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from torch import Tensor, nn
 from torch.distributions import Categorical
+from torchrl.modules import MLP
 
 import wm_vec  # noqa: F401 - importing it registers the imagined worlds
 
@@ -69,29 +70,25 @@ def parse_args() -> Args:
     return Args(**vars(parser.parse_args()))
 
 
-def layer_init(layer: nn.Linear, gain: float = 2**0.5) -> nn.Linear:
-    """Orthogonal weights and no bias, which PPO starts best from."""
-    nn.init.orthogonal_(layer.weight, gain)
-    nn.init.zeros_(layer.bias)
-    return layer
+def mlp(num_inputs: int, num_outputs: int, gain: float) -> MLP:
+    """Two hidden layers, with the orthogonal weights that PPO starts best from; `gain` is the last layer's."""
+    network = MLP(num_inputs, num_outputs, depth=2, num_cells=64, activation_class=nn.Tanh)
+    for linear in list(network)[::2]:
+        nn.init.orthogonal_(linear.weight, gain if linear is network[-1] else 2**0.5)
+        nn.init.zeros_(linear.bias)
+    return network
 
 
 class Agent(nn.Module):
     """Actor and critic, for observations ``(..., n)`` float32 and discrete actions."""
 
-    def __init__(self, obs_space: gym.Space, action_space: gym.Space, width: int = 64) -> None:
+    def __init__(self, obs_space: gym.Space, action_space: gym.Space) -> None:
         super().__init__()
         if not (isinstance(obs_space, Box) and len(obs_space.shape) == 1 and isinstance(action_space, Discrete)):
             raise ValueError(f"Agent takes a Box of one axis and Discrete actions, got {obs_space} and {action_space}.")
-        num_inputs, num_actions = obs_space.shape[0], int(action_space.n)
-
-        def network(num_outputs: int, gain: float) -> nn.Sequential:
-            first, second = layer_init(nn.Linear(num_inputs, width)), layer_init(nn.Linear(width, width))
-            last = layer_init(nn.Linear(width, num_outputs), gain)
-            return nn.Sequential(first, nn.Tanh(), second, nn.Tanh(), last)
-
-        self.actor = network(num_actions, 0.01)  # near zero: all actions start out equally likely
-        self.critic = network(1, 1.0)
+        num_inputs = obs_space.shape[0]
+        self.actor = mlp(num_inputs, int(action_space.n), 0.01)  # near zero: all actions start out equally likely
+        self.critic = mlp(num_inputs, 1, 1.0)
 
     def value(self, obs: Tensor) -> Tensor:
         """What is still to come, ``(...)``."""

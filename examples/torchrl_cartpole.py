@@ -25,7 +25,7 @@ from torch.distributions import Categorical
 from torchrl.collectors import Collector
 from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
 from torchrl.envs import EnvBase, GymEnv, InitTracker, SerialEnv, TransformedEnv, set_exploration_type
-from torchrl.modules import EGreedyModule, ProbabilisticActor, ValueOperator
+from torchrl.modules import MLP, EGreedyModule, ProbabilisticActor, ValueOperator
 from torchrl.objectives import ClipPPOLoss
 from torchrl.objectives.value import GAE
 
@@ -113,7 +113,7 @@ class Agent(nn.Module):
         super().__init__()
         size, self.action_spec = env.observation_spec["observation"].shape[-1], env.action_spec
         self.standardise = Standardise(size)
-        logits = nn.Sequential(self.standardise, *mlp(size, int(self.action_spec.space.n), 0.01))
+        logits = nn.Sequential(self.standardise, mlp(size, int(self.action_spec.space.n), 0.01))
         self.actor = ProbabilisticActor(
             TensorDictModule(logits, in_keys=["observation"], out_keys=["logits"]),
             in_keys=["logits"],
@@ -122,7 +122,7 @@ class Agent(nn.Module):
             return_log_prob=True,
             default_interaction_type=InteractionType.RANDOM,  # TorchRL's own default is the most likely action
         )
-        self.critic = ValueOperator(nn.Sequential(self.standardise, *mlp(size, 1, 1.0)), in_keys=["observation"])
+        self.critic = ValueOperator(nn.Sequential(self.standardise, mlp(size, 1, 1.0)), in_keys=["observation"])
 
     def explorer(self, share: float) -> TensorDictSequential:
         """The actor with a share of random actions."""
@@ -131,15 +131,13 @@ class Agent(nn.Module):
         return TensorDictSequential(self.actor, random)
 
 
-def mlp(inputs: int, outputs: int, gain: float, width: int = 64) -> list[nn.Module]:
-    """Two hidden layers, with the orthogonal weights that PPO is used to."""
-    layers: list[nn.Module] = []
-    for size, wide, scale in ((inputs, width, 2**0.5), (width, width, 2**0.5), (width, outputs, gain)):
-        linear = nn.Linear(size, wide)
-        nn.init.orthogonal_(linear.weight, scale)
+def mlp(inputs: int, outputs: int, gain: float) -> MLP:
+    """Two hidden layers, with the orthogonal weights that PPO starts best from; `gain` is the last layer's."""
+    network = MLP(inputs, outputs, depth=2, num_cells=64, activation_class=nn.Tanh)
+    for linear in list(network)[::2]:
+        nn.init.orthogonal_(linear.weight, gain if linear is network[-1] else 2**0.5)
         nn.init.zeros_(linear.bias)
-        layers += [linear, nn.Tanh()]
-    return layers[:-1]
+    return network
 
 
 def real_collector(agent: Agent, args: Args, seed: int) -> Collector:
@@ -181,6 +179,7 @@ def imagine(env: EnvBase, agent: Agent, args: Args, first: bool) -> float:
     optimizer = torch.optim.Adam(loss_module.parameters(), lr=learning_rate, eps=1e-5)
     frames = args.num_envs * args.num_steps
     num_updates = max(1, args.policy_steps // frames)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, total_iters=num_updates)
     collector = Collector(
         env,
         agent.actor,
@@ -190,8 +189,7 @@ def imagine(env: EnvBase, agent: Agent, args: Args, first: bool) -> float:
         auto_register_policy_transforms=False,  # of recurrent policies, which this is not
     )
     length = 0.0
-    for update, rollout in enumerate(collector):
-        optimizer.param_groups[0]["lr"] = learning_rate * (1 - 0.9 * update / num_updates)
+    for rollout in collector:
         with torch.no_grad():
             advantage(rollout)
         rows = rollout.reshape(-1)
@@ -202,6 +200,7 @@ def imagine(env: EnvBase, agent: Agent, args: Args, first: bool) -> float:
                 (losses["loss_objective"] + losses["loss_critic"] + losses["loss_entropy"]).backward()
                 nn.utils.clip_grad_norm_(loss_module.parameters(), args.max_grad_norm)
                 optimizer.step()
+        schedule.step()
         length = frames / max(1, int(rollout["next", "done"].sum()))
     collector.shutdown()
     return length

@@ -226,7 +226,10 @@ def test_the_demo_says_first_that_it_cannot_draw(tmp_path, monkeypatch, capsys):
 
 
 def test_training_that_diverges_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("wm_vec.train.loop._Run.learning_rate", lambda run: 1e30)
+    def far_too_fast(optimizer, n_steps):
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1e33)
+
+    monkeypatch.setattr("wm_vec.train.loop.learning_rate_schedule", far_too_fast)
     assert main([*TRAIN.split(), "--out", str(tmp_path / "w")]) == 2
     error = capsys.readouterr().err
     assert "Training diverged" in error

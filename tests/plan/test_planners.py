@@ -17,7 +17,7 @@ from tests.plan.worlds import World, aim, env_of, gambler, trap
 from wm_vec import WorldModel
 from wm_vec.envs import WorldModelVectorEnv
 from wm_vec.plan import CEM, MPPI
-from wm_vec.plan.planning_env import Futures
+from wm_vec.plan.planning_env import PlanningEnv
 
 PLANNERS = [CEM, MPPI]
 PUSH = Box(-1.0, 1.0, (1,), np.float32)
@@ -157,11 +157,11 @@ def test_no_planner_sees_the_noise_of_the_future(planner):
 def test_candidates_and_calls_meet_noise_of_their_own():
     env = env_of(World(gambler), PUSH, exact_rows=True).to_stateless()
     td = env.reset(fresh(2))
-    futures = Futures(env)
+    planning = PlanningEnv(env)
 
     def imagined():
         many = td.select("world_state")[:, None].expand(2, 50)
-        rollout = futures.rollout(3, lambda here: here.set("action", torch.zeros(2, 50, 1)), many)
+        rollout = planning.rollout(3, lambda here: here.set("action", torch.zeros(2, 50, 1)), many)
         assert "world_state" not in rollout.keys()  # noqa: SIM118
         assert rollout["next", "observation"].shape == (2, 50, 3, 1)
         return rollout["next", "observation"].flatten().tolist()

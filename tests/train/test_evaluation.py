@@ -1,4 +1,4 @@
-"""The reality check against worlds that are right by construction, and with planted faults."""
+"""The evaluation, of worlds that are right by construction, and with planted faults."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from rich.console import Console
 from tests.train.exact_worlds import CartPoleRules, LakeRules, RulesWorld
 from wm_vec import Field, WorldModel, collect_transitions
 from wm_vec.train.episodes import Imagination, real_episodes
-from wm_vec.train.evaluation import RealityError, check_reality
-from wm_vec.train.ground_truth import SETTABLE, real_next
+from wm_vec.train.evaluation import EvaluationError, evaluate_world
+from wm_vec.train.ground_truth import GROUND_TRUTH, true_next_observations
 
 SMALL = {"n_transitions": 1500, "n_starts": 40, "horizon": 30}
 
@@ -28,16 +28,16 @@ def balance(observation):
 @pytest.fixture(scope="module")
 def exact():
     """The report on CartPole's own equations."""
-    return check_reality(RulesWorld(CartPoleRules()), "CartPole-v1", policies={"balance": balance}, **SMALL)
+    return evaluate_world(RulesWorld(CartPoleRules()), "CartPole-v1", policies={"balance": balance}, **SMALL)
 
 
 def of_fault(fault, **sizes):
-    report = check_reality(RulesWorld(CartPoleRules(), fault), "CartPole-v1", **{**SMALL, **sizes})
+    report = evaluate_world(RulesWorld(CartPoleRules(), fault), "CartPole-v1", **{**SMALL, **sizes})
     return report.policies["random"]
 
 
-def by_name(figures):
-    return {f.name: f for f in figures}
+def by_name(metrics):
+    return {f.name: f for f in metrics}
 
 
 def test_an_exact_world_passes_everywhere(exact):
@@ -60,9 +60,9 @@ def test_an_exact_world_passes_everywhere(exact):
 def test_swapped_actions_show():
     rules = CartPoleRules()
     policy = of_fault(lambda obs, action, *_: rules.step(obs, 1 - action))
-    figures = by_name(policy.one_step.dimensions)
-    assert figures["cart velocity"].r2 < -2
-    assert figures["cart position"].r2 > 0.9999, "the action reaches the position one step later"
+    metrics = by_name(policy.one_step.dimensions)
+    assert metrics["cart velocity"].r2 < -2
+    assert metrics["cart position"].r2 > 0.9999, "the action reaches the position one step later"
     assert all(e.sign_agreement == 0 for e in policy.effects if e.sign_agreement is not None)
     assert policy.open_loop.error[1][9] > 0.5
 
@@ -76,9 +76,9 @@ def test_ignored_actions_show():
 
 def test_standing_still_shows():
     policy = of_fault(lambda obs, action, after, *rest: (obs.clone(), *rest))
-    for figures in policy.one_step.dimensions:
-        assert figures.r2 <= 0
-        assert figures.skill_persistence == pytest.approx(0)
+    for metrics in policy.one_step.dimensions:
+        assert metrics.r2 <= 0
+        assert metrics.skill_persistence == pytest.approx(0)
     assert policy.open_loop.error == policy.open_loop.persistence
 
 
@@ -119,7 +119,7 @@ def test_wrong_rewards_and_breakdowns_show():
 def test_a_discrete_observation_and_environment_arguments():
     rules = LakeRules()
     world = RulesWorld(rules)
-    report = check_reality(world, rules.env_id, env_kwargs=rules.env_kwargs, **SMALL)
+    report = evaluate_world(world, rules.env_id, env_kwargs=rules.env_kwargs, **SMALL)
     one_step = report.policies["random"].one_step
     assert one_step.dimensions == []
     assert one_step.classes.accuracy == 1
@@ -128,50 +128,51 @@ def test_a_discrete_observation_and_environment_arguments():
     assert report.policies["random"].open_loop.unit == "mismatch"
     assert report.policies["random"].open_loop.error[0][0] == 0
     # The same world against the lake that slips.
-    slippery = check_reality(world, rules.env_id, **SMALL)
+    slippery = evaluate_world(world, rules.env_id, **SMALL)
     assert slippery.policies["random"].one_step.classes.accuracy < 0.7
 
 
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
 def test_bundled_worlds_do_well_and_untrained_ones_badly(env_id, cartpole, pendulum):
     world = {"CartPole-v1": cartpole, "Pendulum-v1": pendulum}[env_id]
-    policy = check_reality(world, env_id, **SMALL).policies["random"]
+    policy = evaluate_world(world, env_id, **SMALL).policies["random"]
     assert all(d.r2 > 0.9 for d in policy.one_step.dimensions)
     assert all(e.sign_agreement > 0.9 for e in policy.effects if e.sign_agreement is not None)
     assert all(0.7 < e.relative_size < 1.3 for e in policy.effects if e.relative_size is not None)
     assert max(errors[9] for errors in policy.open_loop.error) < 0.3
     with pytest.warns(UserWarning, match="untrained"):
-        untrained = check_reality(WorldModel.from_env(env_id), env_id, **SMALL).policies["random"]
+        untrained = evaluate_world(WorldModel.from_env(env_id), env_id, **SMALL).policies["random"]
     assert all(d.r2 < 0 for d in untrained.one_step.dimensions)
     assert untrained.returns.ks > untrained.returns.ks_critical
 
 
 def test_real_episodes_are_those_of_single_environments():
     episodes = real_episodes("CartPole-v1", 5, None, max_steps=500, keep=12, seed=3)
-    assert episodes.alive.shape[0] == 12
-    assert not episodes.alive.all(), "the case is of no use unless an episode ends early"
+    observations, actions, following, alive = (np.stack(column) for column in zip(*episodes.steps, strict=True))
+    assert alive.shape == (12, 5)
+    assert not alive.all(), "the case is of no use unless an episode ends early"
     for i in range(5):
         env = gym.make("CartPole-v1")
         observation, _ = env.reset(seed=3 + i)
-        np.testing.assert_array_equal(episodes.start[i], observation)
+        np.testing.assert_array_equal(observations[0, i], observation)
         length = int(episodes.lengths[i])
         for t in range(min(12, length)):
-            observation, _, terminated, truncated, _ = env.step(int(episodes.action[t, i]))
-            np.testing.assert_array_equal(episodes.following[t, i], observation)
-            assert episodes.alive[t, i]
+            observation, _, terminated, truncated, _ = env.step(int(actions[t, i]))
+            np.testing.assert_array_equal(following[t, i], observation)
+            assert alive[t, i]
             assert (terminated or truncated) == (t + 1 == length)
-        assert not episodes.alive[length:, i].any()
+        assert not alive[length:, i].any()
         assert episodes.returns[i] == length
     assert episodes.ended.all()
     assert not real_episodes("Pendulum-v1", 2, None, max_steps=7, keep=3, seed=0).ended.any()
 
 
-@pytest.mark.parametrize("env_id", list(SETTABLE))
+@pytest.mark.parametrize("env_id", list(GROUND_TRUTH))
 def test_states_are_set_as_the_environment_reaches_them(env_id):
     data = collect_transitions(env_id, 60, seed=5)
     for row in range(0, 60, 4):
         observation, action = data["observation"][row : row + 1].numpy(), data["action"][row].numpy()
-        (after,) = real_next(env_id, {}, observation, [np.asarray(action)])
+        (after,) = true_next_observations(env_id, {}, observation, [np.asarray(action)])
         np.testing.assert_allclose(after[0], data["next", "observation"][row].numpy(), atol=2e-5)
 
 
@@ -179,18 +180,18 @@ def test_imagined_steps_do_not_depend_on_how_they_are_cut(monkeypatch, cartpole)
     data = collect_transitions("CartPole-v1", 40, seed=1)
     observation, action = data["observation"].numpy(), data["action"].numpy()
     engine = cartpole.to_engine(1, autoreset_mode="disabled")
-    whole = Imagination(engine).one_step(observation, action, seed=7)
+    whole = Imagination(engine).steps(observation, action[None], seed=7)
     monkeypatch.setattr("wm_vec.train.episodes.CHUNK_POSITIONS", 7 * 9)
-    parts = Imagination(engine).one_step(observation, action, seed=7)
+    parts = Imagination(engine).steps(observation, action[None], seed=7)
     np.testing.assert_allclose(whole.observation, parts.observation, atol=1e-5)
 
 
-def test_the_same_seed_gives_the_same_figures_and_no_training_data(exact):
-    again = check_reality(RulesWorld(CartPoleRules()), "CartPole-v1", policies={"balance": balance}, **SMALL)
+def test_the_same_seed_gives_the_same_metrics_and_no_training_data(exact):
+    again = evaluate_world(RulesWorld(CartPoleRules()), "CartPole-v1", policies={"balance": balance}, **SMALL)
     first, second = exact.to_dict(), again.to_dict()
     first["seconds"] = second["seconds"] = 0
     assert first == second
-    other = check_reality(RulesWorld(CartPoleRules()), "CartPole-v1", seed=1, **SMALL)
+    other = evaluate_world(RulesWorld(CartPoleRules()), "CartPole-v1", seed=1, **SMALL)
     assert other.policies["random"].returns.real != exact.policies["random"].returns.real
     trained_on = collect_transitions("CartPole-v1", 5000, seed=0)["observation"].numpy()
     starts = exact.policies["random"].samples.real_paths[0]
@@ -211,20 +212,20 @@ def test_the_report_is_plain_json_a_table_and_a_picture(exact, tmp_path):
 
     from matplotlib.image import imread
 
-    from wm_vec.render.evaluation_plot import plot_reality
+    from wm_vec.render.evaluation_plot import plot_evaluation
 
-    plot_reality(exact, tmp_path / "report.png")
+    plot_evaluation(exact, tmp_path / "report.png")
     picture = imread(tmp_path / "report.png")
     assert picture.shape[0] > 1000
     assert len(np.unique(picture[..., :3].reshape(-1, 3), axis=0)) > 50
 
 
 def test_what_cannot_be_compared_is_refused(cartpole):
-    with pytest.raises(RealityError, match=r"CartPole-v1.*observation space"):
-        check_reality(cartpole, "Acrobot-v1", **SMALL)
-    with pytest.raises(RealityError, match="schema"):
-        check_reality(WorldModel({"a": Field(1, 1)}), "CartPole-v1", **SMALL)
+    with pytest.raises(EvaluationError, match=r"CartPole-v1.*observation space"):
+        evaluate_world(cartpole, "Acrobot-v1", **SMALL)
+    with pytest.raises(EvaluationError, match="schema"):
+        evaluate_world(WorldModel({"a": Field(1, 1)}), "CartPole-v1", **SMALL)
     with pytest.raises(ValueError, match="random"):
-        check_reality(cartpole, "CartPole-v1", policies={"random": balance})
+        evaluate_world(cartpole, "CartPole-v1", policies={"random": balance})
     with pytest.raises(ValueError, match=r"n_starts.*at least 2.*got 1"):
-        check_reality(cartpole, "CartPole-v1", n_starts=1)
+        evaluate_world(cartpole, "CartPole-v1", n_starts=1)

@@ -10,7 +10,7 @@ import torch
 from wm_vec import ModelConfig, TrainConfig, WorldModel, compile_schema
 from wm_vec.canvas import Field
 from wm_vec.train import CheckpointError, data_from_mapping, train_model
-from wm_vec.train.loop import EMA_DECAY
+from wm_vec.train.loop import EMA_DECAY, learning_rate_schedule
 from wm_vec.train.normalise import fit_normalisers
 
 SCHEMA = {"x": Field(), "y": Field(w=2), "mood": Field(num_classes=3)}
@@ -52,7 +52,7 @@ def test_the_loss_falls_and_the_world_learns_to_step():
     made = world()
     reported = []
     config = TrainConfig(n_steps=300, batch_size=128, eval_every=50, context_dropout=0.1)
-    report = made.finetune(recording(), config=config, progress=lambda step, figures: reported.append(figures))
+    report = made.finetune(recording(), config=config, progress=lambda step, metrics: reported.append(metrics))
     held_out = [f["held_out_loss"] for f in reported if math.isfinite(f["held_out_loss"])]
     assert report.held_out_loss == min(held_out)
     assert report.held_out_loss < 0.4 * held_out[0]
@@ -90,7 +90,7 @@ def test_training_leaves_torchs_generator_alone():
 def test_the_kept_weights_are_an_average_of_those_trained():
     """EMA by hand over the live weights that the progress callback sees."""
     made = world()
-    seen = [made.model.denoiser.head_weight.detach().clone()]
+    seen = []
     config = TrainConfig(**{**SMALL.__dict__, "n_steps": 10, "eval_every": 10})
     made.finetune(
         recording(),
@@ -98,11 +98,11 @@ def test_the_kept_weights_are_an_average_of_those_trained():
         progress=lambda step, _: seen.append(made.model.denoiser.head_weight.detach().clone()),
     )
     average = seen[0].double()
-    for step, live in enumerate(seen[1:], 1):
+    for step, live in enumerate(seen[1:], 2):
         decay = min(EMA_DECAY, step / (step + 9))
         average = decay * average + (1 - decay) * live.double()
     torch.testing.assert_close(made.model.denoiser.head_weight.detach().double(), average, rtol=1e-5, atol=1e-7)
-    assert not torch.equal(seen[1], seen[-1]), "the callback sees the live weights"
+    assert not torch.equal(seen[0], seen[-1]), "the callback sees the live weights"
 
 
 def test_early_stopping_keeps_the_best_weights():
@@ -154,6 +154,32 @@ def test_the_log_is_json_a_line_per_evaluation(tmp_path):
     assert lines[-1]["loss"] == report.train_loss
 
 
+@pytest.mark.parametrize(("n_steps", "warmup"), [(1000, 200), (60, 30)])
+def test_the_learning_rate_warms_up_and_falls_as_a_cosine(n_steps, warmup):
+    """Linear to the peak, half of it midway to the end, a hundredth at the end."""
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.5)
+    schedule = learning_rate_schedule(optimizer, n_steps)
+    rates = []
+    for _ in range(n_steps + 1):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates[0] == pytest.approx(0.5 / warmup)
+    assert np.ptp(np.diff(rates[: warmup + 1])) < 1e-9, "a straight line"
+    assert rates[warmup] == max(rates) == 0.5
+    assert rates[(n_steps + warmup) // 2] == pytest.approx(0.5 * 0.505)
+    assert rates[-1] == pytest.approx(0.5 * 0.01)
+    assert np.all(np.diff(rates[warmup:]) < 0)
+
+
+@pytest.mark.parametrize("n_steps", [1, 2, 3])
+def test_the_shortest_runs_train(n_steps):
+    made, report = trained(TrainConfig(**{**SMALL.__dict__, "n_steps": n_steps}))
+    assert report.steps == n_steps
+    assert all(bool(torch.isfinite(p).all()) for p in made.model.parameters())
+
+
 # -- a killed run -------------------------------------------------------------------------------------------
 
 
@@ -162,7 +188,7 @@ class Killed(Exception):
 
 
 def killed_at(step, made, path, config=SMALL, data=None):
-    def stop(now, figures):
+    def stop(now, metrics):
         if now == step:
             raise Killed
 

@@ -1,4 +1,4 @@
-"""The figures of the reality check against cases worked out by hand."""
+"""The metrics of an evaluation against cases worked out by hand."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 
 from wm_vec.train.metrics import (
-    class_figures,
-    dimension_figures,
-    reward_figures,
-    termination_figures,
+    class_metrics,
+    dimension_metrics,
+    reward_metrics,
+    termination_metrics,
 )
 from wm_vec.train.rollout_metrics import (
     distribution,
-    effect_figures,
+    effect_metrics,
     ks_critical,
     ks_statistic,
-    open_loop_figures,
+    open_loop_metrics,
     returns_statistic,
 )
 
@@ -30,12 +30,12 @@ def test_one_step_by_hand():
     moved = column(1, 3, 1, 3)  # mean 2; squares sum to 20; squares about the mean to 4
     guess = column(1, 2, 1, 3)  # one error of 1
     # The other data move by 2 everywhere, so the best fit says 2 everywhere and leaves 4.
-    (figures,) = dimension_figures(["x"], now, now + moved, now + guess, now, now + 2)
-    assert figures.r2 == pytest.approx(0.75)
-    assert figures.skill_persistence == pytest.approx(0.95)
-    assert figures.skill_linear == pytest.approx(0.75)
-    assert figures.linear_r2 == pytest.approx(0, abs=1e-12)
-    assert figures.rmse == pytest.approx(0.5)
+    (metrics,) = dimension_metrics(["x"], now, now + moved, now + guess, now, now + 2)
+    assert metrics.r2 == pytest.approx(0.75)
+    assert metrics.skill_persistence == pytest.approx(0.95)
+    assert metrics.skill_linear == pytest.approx(0.75)
+    assert metrics.linear_r2 == pytest.approx(0, abs=1e-12)
+    assert metrics.rmse == pytest.approx(0.5)
 
 
 def test_standing_still_earns_nothing():
@@ -44,9 +44,9 @@ def test_standing_still_earns_nothing():
     after = now + rng.normal(size=(1000, 1))
     spread = np.square(after - after.mean()).sum()
     assert 1 - np.square(now - after).sum() / spread > 0.999  # what R2 of the next state would say
-    (figures,) = dimension_figures(["x"], now, after, now, now, after)
-    assert figures.r2 <= 0
-    assert figures.skill_persistence == pytest.approx(0)
+    (metrics,) = dimension_metrics(["x"], now, after, now, now, after)
+    assert metrics.r2 <= 0
+    assert metrics.skill_persistence == pytest.approx(0)
 
 
 def test_the_linear_fit_sees_all_dimensions_and_no_action():
@@ -55,19 +55,19 @@ def test_the_linear_fit_sees_all_dimensions_and_no_action():
     after = now.copy()
     after[:, 0] += 3 * now[:, 1] + 0.5  # linear in another dimension
     after[:, 1] += push  # only the action
-    first, second = dimension_figures(["x", "v"], now, after, after + 0.01, now, after)
+    first, second = dimension_metrics(["x", "v"], now, after, after + 0.01, now, after)
     assert first.skill_linear is None, "no skill can be had over a fit that is exact"
     assert first.linear_r2 == pytest.approx(1)
     assert abs(second.linear_r2) < 0.02
     assert second.skill_linear == pytest.approx(second.r2, abs=1e-3)
 
 
-def test_what_never_moves_has_no_figures():
+def test_what_never_moves_has_no_metrics():
     now = column(5, 5, 5)
-    (figures,) = dimension_figures(["x"], now, now, now + 1, now, now)
-    assert (figures.r2, figures.skill_persistence, figures.skill_linear) == (None, None, None)
-    assert figures.rmse == pytest.approx(1), "an error there still shows"
-    (clock,) = dimension_figures(["t"], column(1, 2, 3), column(2, 3, 4), column(2, 3, 4), now, now)
+    (metrics,) = dimension_metrics(["x"], now, now, now + 1, now, now)
+    assert (metrics.r2, metrics.skill_persistence, metrics.skill_linear) == (None, None, None)
+    assert metrics.rmse == pytest.approx(1), "an error there still shows"
+    (clock,) = dimension_metrics(["t"], column(1, 2, 3), column(2, 3, 4), column(2, 3, 4), now, now)
     assert clock.r2 is None
     assert clock.skill_persistence == pytest.approx(1)
 
@@ -77,24 +77,24 @@ def test_classes_by_hand():
     real, imagined = np.array([0, 1, 1, 2]), np.array([0, 1, 2, 2])
     # Elsewhere 0 goes on to 1 twice and to 0 once; 1 was never seen, so it is taken to stay.
     fit_now, fit_action, fit_real = np.array([0, 0, 0]), np.array([0, 1, 1]), np.array([0, 1, 1])
-    figures = class_figures(now, action, real, imagined, fit_now, fit_action, fit_real)
-    assert figures.accuracy == 0.75
-    assert figures.persistence == 0.25
-    assert figures.most_likely == 0.5
-    assert figures.most_likely_with_action == 0.75
-    assert class_figures(now, None, real, imagined, fit_now, None, fit_real).most_likely_with_action is None
+    metrics = class_metrics(now, action, real, imagined, fit_now, fit_action, fit_real)
+    assert metrics.accuracy == 0.75
+    assert metrics.persistence == 0.25
+    assert metrics.most_likely == 0.5
+    assert metrics.most_likely_with_action == 0.75
+    assert class_metrics(now, None, real, imagined, fit_now, None, fit_real).most_likely_with_action is None
 
 
 def test_rewards_and_terminations_by_hand():
-    figures = reward_figures(np.array([0.0, 2.0]), np.array([0.0, 1.0]))
-    assert (figures.r2, figures.rmse, figures.max_error) == (0.5, pytest.approx(0.5**0.5), 1.0)
-    constant = reward_figures(np.ones(3), np.array([1.0, 1.0, 1.5]))
+    metrics = reward_metrics(np.array([0.0, 2.0]), np.array([0.0, 1.0]))
+    assert (metrics.r2, metrics.rmse, metrics.max_error) == (0.5, pytest.approx(0.5**0.5), 1.0)
+    constant = reward_metrics(np.ones(3), np.array([1.0, 1.0, 1.5]))
     assert (constant.r2, constant.max_error) == (None, 0.5)
     real, imagined = np.array([True, True, False, False, False]), np.array([True, False, False, False, True])
-    figures = termination_figures(real, imagined)
-    assert (figures.terminal_accuracy, figures.terminal_count) == (0.5, 2)
-    assert (figures.other_accuracy, figures.other_count) == (pytest.approx(2 / 3), 3)
-    never = termination_figures(np.zeros(3, bool), np.zeros(3, bool))
+    metrics = termination_metrics(real, imagined)
+    assert (metrics.terminal_accuracy, metrics.terminal_count) == (0.5, 2)
+    assert (metrics.other_accuracy, metrics.other_count) == (pytest.approx(2 / 3), 3)
+    never = termination_metrics(np.zeros(3, bool), np.zeros(3, bool))
     assert (never.terminal_accuracy, never.terminal_count, never.other_accuracy) == (None, 0, 1.0)
 
 
@@ -103,13 +103,13 @@ def test_open_loop_by_hand():
     real = np.array([[0.0, 10.0], [1.0, 11.0], [3.0, 99.0]])[..., None]
     imagined = np.array([[1.0, 13.0], [4.0, -50.0]])[..., None]
     alive = np.array([[True, True], [True, False]])
-    figures = open_loop_figures(["x"], real, imagined, alive, np.array([2.0]))
-    assert figures.counts == [2, 1]
-    assert figures.error[0] == pytest.approx([2**0.5 / 2, 0.5])  # errors 0 and 2, then 1 alone, in units of 2
-    assert figures.persistence[0] == pytest.approx([0.5, 1.5])
-    gone = open_loop_figures(["x"], real, imagined, np.zeros((2, 2), bool), np.array([2.0]))
+    metrics = open_loop_metrics(["x"], real, imagined, alive, np.array([2.0]))
+    assert metrics.counts == [2, 1]
+    assert metrics.error[0] == pytest.approx([2**0.5 / 2, 0.5])  # errors 0 and 2, then 1 alone, in units of 2
+    assert metrics.persistence[0] == pytest.approx([0.5, 1.5])
+    gone = open_loop_metrics(["x"], real, imagined, np.zeros((2, 2), bool), np.array([2.0]))
     assert gone.error == [[None, None]]
-    classes = open_loop_figures(["s"], real, np.where(real[1:] > 50, 0, real[1:]), alive | True, None)
+    classes = open_loop_metrics(["s"], real, np.where(real[1:] > 50, 0, real[1:]), alive | True, None)
     assert classes.unit == "mismatch"
     assert classes.error[0] == [0.0, 0.5]
 
@@ -117,7 +117,7 @@ def test_open_loop_by_hand():
 def test_effects_by_hand():
     real = np.array([[2.0, 0.0], [-2.0, 0.0], [2.0, 0.0], [0.01, 0.0]])
     imagined = np.array([[1.0, 0.5], [-1.0, 0.5], [-1.0, 0.5], [-0.01, 0.5]])
-    first, second = effect_figures("1 against 0", ["v", "x"], real, imagined, np.array([2.0, 1.0]))
+    first, second = effect_metrics("1 against 0", ["v", "x"], real, imagined, np.array([2.0, 1.0]))
     assert first.sign_agreement == pytest.approx(2 / 3), "the fourth effect is too small for its sign to count"
     assert first.relative_size == pytest.approx(0.5, rel=1e-3)
     assert first.real == pytest.approx(np.sqrt(12.0001 / 4) / 2)
@@ -132,10 +132,10 @@ def test_returns_by_hand():
     rng = np.random.default_rng(0)
     over = [ks_statistic(rng.normal(size=100), rng.normal(size=150)) > ks_critical(100, 150) for _ in range(500)]
     assert 0.02 < np.mean(over) < 0.08, "about 5 % of samples from one distribution"
-    figures = distribution(np.array([1.0, 2.0, 3.0, 4.0]), np.array([1, 1, 2, 4]), np.array([1, 1, 1, 0], bool))
-    assert (figures.n, figures.cut, figures.mean, figures.mean_length) == (4, 1, 2.5, 2.0)
-    assert figures.std == pytest.approx(1.25**0.5)
-    assert figures.quantiles["0.5"] == 2.5
+    metrics = distribution(np.array([1.0, 2.0, 3.0, 4.0]), np.array([1, 1, 2, 4]), np.array([1, 1, 1, 0], bool))
+    assert (metrics.n, metrics.cut, metrics.mean, metrics.mean_length) == (4, 1, 2.5, 2.0)
+    assert metrics.std == pytest.approx(1.25**0.5)
+    assert metrics.quantiles["0.5"] == 2.5
 
 
 def test_returns_that_differ_by_rounding_are_the_same():

@@ -103,7 +103,7 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from wm_vec.canvas import SchemaError
     from wm_vec.train.checkpoint import CheckpointError
     from wm_vec.train.data import DataError
-    from wm_vec.train.evaluation import RealityError
+    from wm_vec.train.evaluation import EvaluationError
 
     return (
         CommandError,
@@ -112,6 +112,6 @@ def _user_errors() -> tuple[type[Exception], ...]:
         gym.error.Error,
         CheckpointError,
         DataError,
-        RealityError,
+        EvaluationError,
         SchemaError,
     )

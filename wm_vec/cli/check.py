@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     """Check and report."""
     from wm_vec.cli.loading import load_device, load_policy, load_signature, load_world
     from wm_vec.cli.output import finite, reporting
-    from wm_vec.train.evaluation import check_reality
+    from wm_vec.train.evaluation import evaluate_world
 
     for option in ("out_json", "out_png"):
         _check_path(getattr(args, option), option)
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         if env_id is None:
             raise CommandError(f"{args.world} does not say which environment it was learned from: give --env ID.")
         load_signature(env_id, args.env_kwargs)
-        report = check_reality(
+        report = evaluate_world(
             world,
             env_id,
             policies={name: load_policy(name) for name in args.policy},
@@ -87,9 +87,9 @@ def run(args: argparse.Namespace) -> int:
             args.out_json.write_text(json.dumps(finite(payload), indent=2, allow_nan=False) + "\n")
             reporter.note(f"wrote {args.out_json}")
         if args.out_png is not None:
-            from wm_vec.render.evaluation_plot import plot_reality
+            from wm_vec.render.evaluation_plot import plot_evaluation
 
-            plot_reality(report, args.out_png)
+            plot_evaluation(report, args.out_png)
             reporter.note(f"wrote {args.out_png}")
         reporter.result(payload, report.table())
     return 0

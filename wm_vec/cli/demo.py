@@ -46,8 +46,9 @@ def run(args: argparse.Namespace) -> int:
     _check_out(args.out)
     from wm_vec.cli.loading import load_device
     from wm_vec.cli.output import reporting
+    from wm_vec.cli.ppo import Policy, PPOConfig, train_policy
     from wm_vec.render.demo_plot import plot_demo
-    from wm_vec.train.policy import PPOConfig, episode_returns, train_policy
+    from wm_vec.train.episodes import real_episodes
     from wm_vec.world_model import WorldModel
 
     started = time.perf_counter()
@@ -61,12 +62,12 @@ def run(args: argparse.Namespace) -> int:
         reporter.note("2. Training a policy inside imagined worlds alone")
         env = world.to_vector_env(512, seed=args.seed)
         env.reset()
-        policy = _new_policy(world, env, args.seed)
+        policy = Policy(world, args.seed)
         curve: list[tuple[int, float]] = []
         with reporter.progress() as progress:
             task = progress.add_task("imagined steps", total=args.policy_steps, note="")
 
-            def report(steps: int, mean_reward: float, episode_length: float) -> None:
+            def report(steps: int, episode_length: float) -> None:
                 # Steps over ends: where hardly an episode ends within a rollout, it lasts as long as it may.
                 episode_length = min(episode_length, env.max_episode_steps or episode_length)
                 curve.append((steps, episode_length))
@@ -75,8 +76,9 @@ def run(args: argparse.Namespace) -> int:
             train_policy(policy, env, PPOConfig(total_steps=args.policy_steps, seed=args.seed), report)
 
         reporter.note(f"3. Trying it in the real {ENV_ID}, {NUM_EPISODES} episodes")
-        trained = episode_returns(ENV_ID, policy, NUM_EPISODES, seed=args.seed)
-        random = episode_returns(ENV_ID, None, NUM_EPISODES, seed=args.seed)
+        trained, random = (
+            real_episodes(ENV_ID, NUM_EPISODES, who, seed=args.seed).returns.tolist() for who in (policy, None)
+        )
         plot_demo(args.out, drift=drift, curve=curve, trained=trained, random=random, speed=speed)
         payload: dict[str, Any] = {
             "world": ENV_ID,
@@ -142,20 +144,6 @@ def _drift(world: Any, seed: int) -> dict[str, Any]:
     imagined = [env.set_state(state)]
     imagined += [env.step(torch.tensor([a], device=env.device))[0] for a in longest[1]]
     return {"real": longest[0], "imagined": torch.cat(imagined).cpu().numpy()}
-
-
-def _new_policy(world: Any, env: Any, seed: int) -> Any:
-    """An untrained policy, its inputs standardised as the world's data are."""
-    import torch
-
-    from wm_vec.train.policy import Policy
-
-    codec, where = world.model.codec, world.bound["observation"].indices()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return Policy(env.single_observation_space, env.single_action_space, codec.mean[where], codec.std[where]).to(
-            env.device
-        )
 
 
 def _summary(payload: dict[str, Any]) -> str:

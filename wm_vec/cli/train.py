@@ -94,9 +94,9 @@ def run(args: argparse.Namespace) -> int:
         )
         tables = []
         if not args.no_check:
-            from wm_vec.train.evaluation import check_reality
+            from wm_vec.train.evaluation import evaluate_world
 
-            reality = check_reality(
+            reality = evaluate_world(
                 world,
                 args.env,
                 n_transitions=CHECK_TRANSITIONS,

@@ -1,12 +1,8 @@
-"""Model predictive control: TorchRL's planners on imagined futures.
+"""Model predictive control: TorchRL's planners in imagination.
 
-The search is TorchRL's, `CEMPlanner` and `MPPIPlanner`. What they lack is made up for by what they are handed:
-
-- Actions other than floats of about 1 in size. They search from mean 0 and deviation 1, among floats of one axis;
-  `ActionPoints` turns that into bounded, discrete and one-hot actions of any shape.
-- Noise of the candidates' own. A state holds its seed, so candidates would all meet the noise of the real future and
-  the planner know it beforehand; `Futures` forks before every rollout.
-- MPPI without a value network, and its weights ``exp(temperature * advantage)`` without an overflow; see `Advantage`.
+The search is TorchRL's, `CEMPlanner` and `MPPIPlanner`. `PlanningEnv` adapts the world to it: it encodes actions, and
+forks states so that no candidate meets the noise of the real future. `Advantage` adapts returns to MPPI, which wants a
+value network and whose weights ``exp(temperature * advantage)`` would otherwise overflow.
 """
 
 from __future__ import annotations
@@ -18,9 +14,7 @@ from torchrl.modules.planners import CEMPlanner, MPCPlannerBase, MPPIPlanner
 
 from wm_vec.envs.torchrl import StatelessTorchRLEnv, TorchRLEnv
 from wm_vec.envs.torchrl.specs import STATE_KEY
-from wm_vec.plan.planning_env import Futures
-
-ADVANTAGE = "advantage"
+from wm_vec.plan.planning_env import PlanningEnv
 
 
 class Planner(MPCPlannerBase):
@@ -31,7 +25,7 @@ class Planner(MPCPlannerBase):
     count. Candidates are drawn with torch's generator, their noise from the states' counters.
     """
 
-    env: Futures
+    env: PlanningEnv
 
     def forward(self, tensordict: TensorDictBase, tensordict_out: TensorDictBase | None = None) -> TensorDictBase:
         """Plan from every state of `tensordict` ``(*N,)``, and write the first ``"action"`` of each plan.
@@ -41,8 +35,8 @@ class Planner(MPCPlannerBase):
         """
         with torch.no_grad():
             start = self.env.env.reset(tensordict.exclude("_reset"), set_state=True)
-            point = self.action_spec.project(self.planning(start.select(STATE_KEY).to(self.env.device)))
-        return (tensordict if tensordict_out is None else tensordict_out).set("action", self.env.points.actions(point))
+            code = self.action_spec.project(self.planning(start.select(STATE_KEY).to(self.env.device)))
+        return (tensordict if tensordict_out is None else tensordict_out).set("action", self.env.encoding.decode(code))
 
 
 class CEM(Planner, CEMPlanner):
@@ -69,20 +63,15 @@ class CEM(Planner, CEMPlanner):
         num_iterations: int = 5,
         num_elites: int = 64,
     ) -> None:
-        check_numbers("CEM", horizon, num_candidates, num_iterations, num_elites)
-        futures = Futures(stateless(env, "CEM"))
-        super().__init__(futures, horizon, num_iterations, num_candidates, num_elites)
+        numbers = _checked("CEM", horizon, num_iterations, num_candidates, num_elites)
+        super().__init__(PlanningEnv(_stateless(env, "CEM")), *numbers)
 
 
 class MPPI(Planner, MPPIPlanner):
     """Model predictive path integral control: fits the distribution to candidates weighted by what they are worth.
 
     Args:
-        env: The world; of a `TorchRLEnv` its `to_stateless`.
-        horizon: Steps that are planned ahead.
-        num_candidates: Action sequences per state and iteration.
-        num_iterations: How often candidates are drawn and compared.
-        num_elites: The best candidates, which the distribution is fitted to; at least 2.
+        env, horizon, num_candidates, num_iterations, num_elites: As for `CEM`.
         temperature: Per unit of return, above 0: a candidate counts ``exp(temperature * (its return - the best))``,
             as TorchRL has it, so that more is greedier.
         advantage_module: Writes what candidates are worth, ``"advantage"`` ``(*N, K, T, 1)``, as TorchRL's value
@@ -104,63 +93,48 @@ class MPPI(Planner, MPPIPlanner):
         temperature: float = 1.0,
         advantage_module: nn.Module | None = None,
     ) -> None:
-        check_numbers("MPPI", horizon, num_candidates, num_iterations, num_elites)
+        numbers = _checked("MPPI", horizon, num_iterations, num_candidates, num_elites)
         if not temperature > 0:
             raise ValueError(f"MPPI: temperature must be above 0, got {temperature!r}.")
-        futures, advantage = Futures(stateless(env, "MPPI")), Advantage(advantage_module)
-        numbers = horizon, num_iterations, num_candidates, num_elites
-        super().__init__(futures, advantage, temperature, *numbers)
+        super().__init__(PlanningEnv(_stateless(env, "MPPI")), Advantage(advantage_module), temperature, *numbers)
 
 
 class Advantage(nn.Module):
-    """By how much candidates fall short of the best of their state, so that ``exp`` of it never is too large.
+    """By how much candidates fall short of the best of their state, so that ``exp`` of it never overflows.
 
     Args:
-        module: Writes ``"advantage"``, from which the best is then taken; None for returns.
+        module: Writes ``"advantage"``, from which the best is then subtracted; None for returns.
     """
 
     def __init__(self, module: nn.Module | None) -> None:
         super().__init__()
         self.module = module
 
-    def forward(self, futures: TensorDictBase) -> TensorDictBase:
+    def forward(self, rollouts: TensorDictBase) -> TensorDictBase:
         """Set ``"advantage"`` ``(*N, K, T, 1)`` of K candidates' transitions ``(*N, K, T)``."""
         if self.module is None:
-            reward = futures.get(("next", "reward"))
+            reward = rollouts.get(("next", "reward"))
             advantage = reward.sum(-2, keepdim=True).expand_as(reward)
         else:
-            self.module(futures)
-            advantage = futures.get(ADVANTAGE)
-        return futures.set(ADVANTAGE, advantage - advantage.amax(-3, keepdim=True))
+            self.module(rollouts)
+            advantage = rollouts.get("advantage")
+        return rollouts.set("advantage", advantage - advantage.amax(-3, keepdim=True))
 
 
-def stateless(env: StatelessTorchRLEnv | TorchRLEnv, where: str) -> StatelessTorchRLEnv:
-    """The environment that a planner named `where` searches.
-
-    Raises:
-        TypeError: Another kind.
-    """
-    if isinstance(env, StatelessTorchRLEnv):
-        return env
-    if isinstance(env, TorchRLEnv):
-        return env.to_stateless()
+def _stateless(env: StatelessTorchRLEnv | TorchRLEnv, where: str) -> StatelessTorchRLEnv:
+    if isinstance(env, (StatelessTorchRLEnv, TorchRLEnv)):
+        return env if isinstance(env, StatelessTorchRLEnv) else env.to_stateless()
     raise TypeError(
         f"{where} plans in a StatelessTorchRLEnv or TorchRLEnv, got {type(env).__name__}. Every world has one: "
         "world.to_torchrl_env(), vector_env.to_torchrl(), TorchRLEnv.from_dynamics(...)."
     )
 
 
-def check_numbers(where: str, horizon: int, num_candidates: int, num_iterations: int, num_elites: int) -> None:
-    """Check a search's size.
-
-    Raises:
-        ValueError: Less than 1 of something, or elites that no spread can be taken of.
-    """
-    counts = {"horizon": horizon, "num_candidates": num_candidates, "num_iterations": num_iterations}
-    for name, count in counts.items():
+def _checked(where: str, horizon: int, iterations: int, candidates: int, elites: int) -> tuple[int, int, int, int]:
+    """The numbers of a search in TorchRL's order, checked."""
+    for name, count in {"horizon": horizon, "num_iterations": iterations, "num_candidates": candidates}.items():
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise ValueError(f"{where}: {name} must be a whole number of at least 1, got {count!r}.")
-    if not 2 <= num_elites <= num_candidates:
-        raise ValueError(
-            f"{where}: num_elites must lie between 2 and num_candidates, {num_candidates}, got {num_elites!r}."
-        )
+    if not 2 <= elites <= candidates:
+        raise ValueError(f"{where}: num_elites must lie between 2 and num_candidates, {candidates}, got {elites!r}.")
+    return horizon, iterations, candidates, elites

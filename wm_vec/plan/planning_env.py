@@ -1,4 +1,4 @@
-"""The imagined futures that a planner compares."""
+"""The environment that a planner searches."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torchrl.data import Composite
 
 from wm_vec.envs.torchrl.specs import STATE_KEY
 from wm_vec.envs.torchrl.stateless import StatelessTorchRLEnv
-from wm_vec.plan.action_encoding import ActionPoints
+from wm_vec.plan.action_encoding import ActionEncoding
 
 
-class Futures(nn.Module):
+class PlanningEnv(nn.Module):
     """What TorchRL's planners ask of an environment, over a stateless one.
 
-    Three things differ from the environment itself. Every rollout starts from a fork of the states that it is given, so
-    that each candidate meets noise of its own and none the noise of the real future. Actions are points, see
-    `ActionPoints`. And rollouts leave the states out, which would be most of their memory.
+    It differs from the environment itself in three ways. Every rollout starts from a fork of the given states, so that
+    each candidate meets noise of its own and none the noise of the real future. Actions are encoded, see
+    `ActionEncoding`. And rollouts leave the states out, which would be most of their memory.
 
     Args:
         env: The world.
@@ -30,8 +30,8 @@ class Futures(nn.Module):
     def __init__(self, env: StatelessTorchRLEnv) -> None:
         super().__init__()
         self.env = env
-        self.points = ActionPoints(env)
-        self.action_spec = self.points.spec
+        self.encoding = ActionEncoding(env)
+        self.action_spec = self.encoding.spec
         self.observation_spec = Composite({STATE_KEY: env.observation_spec[STATE_KEY]}, device=env.device)
         self.done_keys, self.device = env.done_keys, env.device
 
@@ -43,11 +43,11 @@ class Futures(nn.Module):
         auto_reset: bool = False,
         break_when_any_done: bool = False,
     ) -> TensorDictBase:
-        """Transitions ``(*N, T)`` from a fork of `tensordict`'s states; what is done goes on.
+        """Transitions ``(*N, T)`` from a fork of `tensordict`'s states, past the ends of episodes.
 
         Args:
             max_steps: T.
-            policy: Sets ``"action"`` to points ``(*N, A)``.
+            policy: Sets ``"action"`` to encoded actions ``(*N, A)``.
             tensordict: ``(*N,)``, with the state.
             auto_reset, break_when_any_done: As planners give them: both False.
         """
@@ -55,7 +55,7 @@ class Futures(nn.Module):
         steps = []
         for _ in range(max_steps):
             here = policy(here)
-            here = self.env.step(here.set("action", self.points.actions(here.get("action"))))
+            here = self.env.step(here.set("action", self.encoding.decode(here.get("action"))))
             steps.append(here.exclude(STATE_KEY, ("next", STATE_KEY)))
             here = here.get("next").exclude("reward")
         return torch.stack(steps, -1)

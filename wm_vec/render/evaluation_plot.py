@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from wm_vec.train.evaluation_report import PolicyReport, RealityReport
+    from wm_vec.train.evaluation_report import EvaluationReport, PolicyReport
 
 MAX_PATHS, MAX_CURVES = 4, 8
 """Dimensions that get a panel of trajectories, and curves in one panel; of more, those that stray furthest."""
@@ -16,7 +16,7 @@ REAL, IMAGINED = "#222222", "#e4572e"
 COLOURS = ("#1f77b4", "#e4572e", "#2ca02c", "#9467bd", "#8c564b", "#17becf", "#bcbd22", "#e377c2")
 
 
-def plot_reality(report: RealityReport, path: str | os.PathLike[str]) -> None:
+def plot_evaluation(report: EvaluationReport, path: str | os.PathLike[str]) -> None:
     """Write the report as a PNG: per policy open-loop errors, single steps, returns and a few trajectories.
 
     Args:

@@ -1,9 +1,9 @@
-"""Transitions from a real Gymnasium environment."""
+"""Steps of real Gymnasium environments under a policy."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from itertools import chain
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain, islice
 from typing import Any
 
 import gymnasium as gym
@@ -46,48 +46,57 @@ def collect_transitions(
     if n < 1:
         raise ValueError(f"collect_transitions: n must be at least 1, got {n}.")
     num_envs = min(num_envs, n)
-    envs = gym.make_vec(
-        env_id,
-        num_envs=num_envs,
-        vectorization_mode="sync",
-        vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
-        **(env_kwargs or {}),
-    )
-    try:
-        envs.action_space.seed(seed)
-        observation, _ = envs.reset(seed=seed)
-        observation = np.array(observation)
-        is_init = np.ones(num_envs, bool)
-        episode = np.arange(num_envs)
-        steps: list[tuple[np.ndarray, ...]] = []
-        for step in range(-(-n // num_envs)):
-            action = envs.action_space.sample() if policy is None else act(policy, observation, envs.action_space)
-            following, reward, terminated, truncated, info = envs.step(action)
-            following = np.array(following)
-            last, done = following.copy(), terminated | truncated
-            for i in np.flatnonzero(done):
-                last[i] = info["final_obs"][i]
-            steps.append((observation, action, is_init, episode, last, reward, terminated, truncated))
-            observation, is_init = following, done
-            episode = np.where(done, episode + num_envs, episode)
-            if progress is not None:
-                progress(min(n, (step + 1) * num_envs))
-    finally:
-        envs.close()
+    is_init, episode = np.ones(num_envs, bool), np.arange(num_envs)
+    steps: list[tuple[np.ndarray, ...]] = []
+    for step in islice(real_steps(env_id, num_envs, policy, seed, env_kwargs), -(-n // num_envs)):
+        *_, terminated, truncated = step
+        steps.append((*step, is_init, episode))
+        is_init = terminated | truncated
+        episode = np.where(is_init, episode + num_envs, episode)
+        if progress is not None:
+            progress(min(n, len(steps) * num_envs))
     columns = [torch.from_numpy(np.concatenate(column)[:n]) for column in zip(*steps, strict=True)]
-    obs, acts, init, episodes, next_obs, rewards, terminations, truncations = columns
+    observation, action, after, reward, terminations, truncations, init, episodes = columns
     flags = {"terminated": terminations, "truncated": truncations, "done": terminations | truncations}
-    following_td = {name: flag.unsqueeze(1) for name, flag in flags.items()}
+    following = {name: flag.unsqueeze(1) for name, flag in flags.items()}
     return TensorDict(
         {
-            "observation": obs,
-            "action": acts,
+            "observation": observation,
+            "action": action,
             "is_init": init.unsqueeze(1),
             "episode": episodes,
-            "next": {"observation": next_obs, "reward": rewards.float().unsqueeze(1), **following_td},
+            "next": {"observation": after, "reward": reward.float().unsqueeze(1), **following},
         },
         batch_size=[n],
     )
+
+
+def real_steps(
+    env_id: str, num_envs: int, policy: Policy | None, seed: int, env_kwargs: Mapping[str, Any] | None = None
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """Step real environments without end, arguments as for `collect_transitions`.
+
+    Yields:
+        Observation, action, next observation before any reset ``(num_envs, ...)``, reward, terminated, truncated
+        ``(num_envs,)``.
+    """
+    options = {"autoreset_mode": AutoresetMode.SAME_STEP}
+    envs = gym.make_vec(
+        env_id, num_envs=num_envs, vectorization_mode="sync", vector_kwargs=options, **(env_kwargs or {})
+    )
+    try:
+        envs.action_space.seed(seed)
+        observation = np.array(envs.reset(seed=seed)[0])
+        while True:
+            action = envs.action_space.sample() if policy is None else act(policy, observation, envs.action_space)
+            following, reward, terminated, truncated, info = envs.step(action)
+            after = np.array(following)
+            for i in np.flatnonzero(terminated | truncated):
+                after[i] = info["final_obs"][i]
+            yield observation, action, after, reward, terminated, truncated
+            observation = np.array(following)
+    finally:
+        envs.close()
 
 
 def act(policy: Policy, observation: np.ndarray, action_space: gym.Space) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium.spaces import Box, Discrete
-from tensordict import TensorDictBase
+from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from wm_vec.canvas import BoundSchema, EnvSignature
@@ -121,37 +121,26 @@ def data_from_transitions(transitions: TensorDictBase, bound: BoundSchema, signa
     steps = flat.shape[0]
     values = torch.zeros(steps, bound.layout.num_positions)
     next_values = torch.zeros_like(values)
-    columns = {path: bound[path].indices() for path in (OBSERVATION, ACTION, REWARD, TERMINATED)}
-    values[:, columns[OBSERVATION]] = _flatten(flat["observation"], signature.observation_space, "observation")
-    values[:, columns[ACTION]] = next_values[:, columns[ACTION]] = _flatten(
-        flat["action"], signature.action_space, "action"
+    observation, action, reward, terminated = (
+        bound[path].indices() for path in (OBSERVATION, ACTION, REWARD, TERMINATED)
     )
-    next_values[:, columns[OBSERVATION]] = _flatten(
-        flat["next", "observation"], signature.observation_space, "next observation"
-    )
-    next_values[:, columns[REWARD]] = flat["next", "reward"].reshape(steps, 1).float()
-    next_values[:, columns[TERMINATED]] = flat["next", "terminated"].reshape(steps, 1).float()
+    values[:, observation] = _flatten(flat["observation"], signature.observation_space, "observation")
+    values[:, action] = next_values[:, action] = _flatten(flat["action"], signature.action_space, "action")
+    next_values[:, observation] = _flatten(flat["next", "observation"], signature.observation_space, "next observation")
+    next_values[:, reward] = flat["next", "reward"].reshape(steps, 1).float()
+    next_values[:, terminated] = flat["next", "terminated"].reshape(steps, 1).float()
     for name, table in (("current", values), ("next", next_values)):
         if not bool(torch.isfinite(table).all()):
             row = int((~torch.isfinite(table)).any(1).nonzero()[0])
             raise DataError(f"The transitions' {name} values are not finite at step {row}: {table[row].tolist()}.")
-    seen = columns[OBSERVATION]
-    is_init, episode = _episodes(flat, begins, (values[1:, seen] == next_values[:-1, seen]).all(1))
-    input_known = torch.zeros(bound.layout.num_positions, dtype=torch.bool)
-    input_known[columns[OBSERVATION] + columns[ACTION]] = True
-    start_known = torch.zeros_like(input_known)
-    start_known[columns[OBSERVATION]] = True
-    starts = torch.where(start_known, values[is_init], 0.0)
-    return WorldData(
-        values=values,
-        next_values=next_values,
-        known=input_known.expand(steps, -1).clone(),
-        next_known=torch.ones_like(values, dtype=torch.bool),
-        tick=torch.zeros(steps, dtype=torch.int64),
-        episode=episode,
-        starts=starts,
-        starts_known=start_known.expand(len(starts), -1).clone(),
-    )
+    is_init, episode = _episodes(flat, begins, (values[1:, observation] == next_values[:-1, observation]).all(1))
+    known = torch.zeros_like(values, dtype=torch.bool)
+    known[:, observation] = True
+    starts_known = known[is_init]
+    starts = torch.where(starts_known, values[is_init], 0.0)
+    known[:, action] = True
+    tick, next_known = torch.zeros(steps, dtype=torch.int64), torch.ones_like(known)
+    return WorldData(values, next_values, known, next_known, tick, episode, starts, starts_known)
 
 
 def _hint(missing: list[Any], found: set[Any]) -> str:
@@ -183,11 +172,9 @@ def _episodes(flat: TensorDictBase, begins: Tensor, follows: Tensor) -> tuple[Te
     for name in ("terminated", "truncated", "done"):
         if ("next", name) in keys:
             ended |= flat["next", name].reshape(steps).bool()
-    torn = ~follows & ~ended[:-1] & ~begins[1:]
-    # Where most steps lead somewhere else, they were shuffled: what comes after an end starts nothing.
-    shuffled = 2 * int(torn.sum()) > int((~ended[:-1] & ~begins[1:]).sum())
     after_end = begins.clone()
     after_end[1:] |= ended[:-1]
+    torn = ~follows & ~after_end[1:]
     cut = after_end.clone()
     cut[1:] |= torn
     is_init = torch.zeros(steps, dtype=torch.bool)
@@ -196,11 +183,12 @@ def _episodes(flat: TensorDictBase, begins: Tensor, follows: Tensor) -> tuple[Te
     elif "step_count" in keys:
         is_init = flat["step_count"].reshape(steps) == 0
     if not bool(is_init.any()):
+        # Where most steps lead somewhere else, they were shuffled: what comes after an end starts nothing.
+        shuffled = 2 * int(torn.sum()) > int((~after_end[1:]).sum())
         is_init = torch.ones_like(is_init) if shuffled else after_end
-    if "episode" in keys:
-        return is_init, flat["episode"].reshape(steps)
-    if TRAJECTORY in keys:
-        return is_init, flat[TRAJECTORY].reshape(steps)
+    for key in ("episode", TRAJECTORY):
+        if key in keys:
+            return is_init, flat[key].reshape(steps)
     return is_init, (cut | is_init).cumsum(0)
 
 
@@ -241,17 +229,8 @@ def data_from_mapping(series: Mapping[str, Any], bound: BoundSchema) -> WorldDat
                 raise DataError(f"{path!r} is categorical: its values must be whole numbers from 0 to {classes - 1}.")
         table[:, field.indices()] = column
     known = ~table.isnan()
-    table = table.nan_to_num()
-    return WorldData(
-        values=table[:-1],
-        next_values=table[1:],
-        known=known[:-1],
-        next_known=known[1:],
-        tick=torch.arange(length - 1),
-        episode=torch.zeros(length - 1, dtype=torch.int64),
-        starts=table,
-        starts_known=known,
-    )
+    table, tick = table.nan_to_num(), torch.arange(length - 1)
+    return WorldData(table[:-1], table[1:], known[:-1], known[1:], tick, torch.zeros_like(tick), table, known)
 
 
 def _as_array(path: str, array: Any) -> np.ndarray:
@@ -264,48 +243,43 @@ def _as_array(path: str, array: Any) -> np.ndarray:
 
 def data_from_minari(dataset: Any, bound: BoundSchema, signature: EnvSignature) -> WorldData:
     """The episodes of a Minari dataset (or of anything that iterates over such episodes), as canvas states."""
-    parts: dict[str, list[np.ndarray]] = {k: [] for k in ("obs", "act", "next", "rew", "term", "init", "episode")}
-    for number, episode in enumerate(dataset):
-        if not hasattr(episode, "observations"):
-            raise DataError(
-                f"Element {number} of the {type(dataset).__name__} is no episode but a {type(episode).__name__}. Of "
-                "TorchRL's collectors give what they yield: a TensorDict, a list of them, or a replay buffer."
-            )
-        for what in ("observations", "actions"):
-            if isinstance(getattr(episode, what), (dict, tuple)):
-                raise DataError(
-                    f"Episode {number} has {what} of several parts (a {type(getattr(episode, what)).__name__}); "
-                    "a canvas takes one array of them. Flatten them first."
-                )
-        length = len(episode.actions)
-        observations = np.asarray(episode.observations)
-        if len(observations) != length + 1:
-            raise DataError(
-                f"Episode {number} has {length} actions and {len(observations)} observations; expected {length + 1}."
-            )
-        parts["obs"].append(observations[:-1])
-        parts["next"].append(observations[1:])
-        parts["act"].append(np.asarray(episode.actions))
-        parts["rew"].append(np.asarray(episode.rewards, np.float32))
-        parts["term"].append(np.asarray(episode.terminations, bool))
-        parts["init"].append(np.arange(length) == 0)
-        parts["episode"].append(np.full(length, number))
-    if not parts["obs"]:
+    episodes = [_minari_episode(number, episode, type(dataset).__name__) for number, episode in enumerate(dataset)]
+    if not episodes:
         raise DataError("The dataset has no episodes.")
-    from tensordict import TensorDict
+    return data_from_transitions(torch.cat(episodes), bound, signature)
 
-    joined = {name: torch.from_numpy(np.concatenate(column)) for name, column in parts.items()}
-    transitions = TensorDict(
-        {
-            "observation": joined["obs"],
-            "action": joined["act"],
-            "is_init": joined["init"],
-            "episode": joined["episode"],
-            "next": {"observation": joined["next"], "reward": joined["rew"], "terminated": joined["term"]},
-        },
-        batch_size=[len(joined["rew"])],
-    )
-    return data_from_transitions(transitions, bound, signature)
+
+def _minari_episode(number: int, episode: Any, source: str) -> TensorDict:
+    """One episode in TorchRL's layout."""
+    if not hasattr(episode, "observations"):
+        raise DataError(
+            f"Element {number} of the {source} is no episode but a {type(episode).__name__}. Of TorchRL's collectors "
+            "give what they yield: a TensorDict, a list of them, or a replay buffer."
+        )
+    for what in ("observations", "actions"):
+        if isinstance(getattr(episode, what), (dict, tuple)):
+            raise DataError(
+                f"Episode {number} has {what} of several parts (a {type(getattr(episode, what)).__name__}); "
+                "a canvas takes one array of them. Flatten them first."
+            )
+    length = len(episode.actions)
+    observations = torch.as_tensor(np.asarray(episode.observations))
+    if len(observations) != length + 1:
+        raise DataError(
+            f"Episode {number} has {length} actions and {len(observations)} observations; expected {length + 1}."
+        )
+    following = {
+        "observation": observations[1:],
+        "reward": torch.as_tensor(np.asarray(episode.rewards, np.float32)),
+        "terminated": torch.as_tensor(np.asarray(episode.terminations, bool)),
+    }
+    steps = {
+        "observation": observations[:-1],
+        "action": torch.as_tensor(np.asarray(episode.actions)),
+        "is_init": torch.arange(length) == 0,
+        "episode": torch.full((length,), number),
+    }
+    return TensorDict({**steps, "next": following}, batch_size=[length])
 
 
 def _flatten(batch: Tensor, space: Box | Discrete | Any, name: str) -> Tensor:

@@ -1,46 +1,52 @@
-"""Real and imagined episodes side by side, as the reality check compares them."""
+"""Real and imagined episodes side by side, as the evaluation compares them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from tensordict import TensorDict
 
 from wm_vec.core import Engine, EnvState
-from wm_vec.train.collect import Policy, act
+from wm_vec.train.collect import Policy, act, real_steps
 
+EPISODE_CAP = 1000
+"""Steps after which an episode is cut, where the environment itself has no time limit."""
 CHUNK_POSITIONS = 1 << 15
 """Canvas positions that go through the network together."""
 
 
-@dataclass(frozen=True)
 class Episodes:
     """One episode of each of n environments.
 
     Attributes:
-        start: ``(n, ...)``, first observations.
-        action: ``(H, n, ...)``, the first H actions.
-        following: ``(H, n, ...)``, observations after them, before any reset.
-        alive: ``(H, n)`` bool: the step belongs to the episode; False after its end.
+        steps: The first steps of all: observation, action and next observation ``(n, ...)``, and ``(n,)`` bool, whether
+            the step belongs to the episode.
         returns: ``(n,)`` float64, sums of the rewards of whole episodes.
         lengths: ``(n,)`` int64.
         ended: ``(n,)`` bool; False where the last step came first.
     """
 
-    start: np.ndarray
-    action: np.ndarray
-    following: np.ndarray
-    alive: np.ndarray
-    returns: np.ndarray
-    lengths: np.ndarray
-    ended: np.ndarray
+    def __init__(self, n: int, keep: int = 0) -> None:
+        self._keep = keep
+        self.steps: list[tuple[np.ndarray, ...]] = []
+        self.returns, self.lengths, self.ended = np.zeros(n), np.zeros(n, np.int64), np.zeros(n, bool)
+
+    def add(self, kept: tuple[np.ndarray, ...], reward: np.ndarray, done: np.ndarray) -> bool:
+        """Add a step of all environments; returns whether all episodes have ended."""
+        alive = ~self.ended
+        if len(self.steps) < self._keep:
+            self.steps.append((*kept, alive))
+        self.returns += np.where(alive, reward, 0.0)
+        self.lengths += alive
+        self.ended |= done
+        return bool(self.ended.all())
 
 
 def real_episodes(
@@ -48,9 +54,9 @@ def real_episodes(
     n: int,
     policy: Policy | None,
     *,
-    max_steps: int,
-    keep: int,
-    seed: int,
+    max_steps: int = EPISODE_CAP,
+    keep: int = 0,
+    seed: int = 0,
     env_kwargs: Mapping[str, Any] | None = None,
 ) -> Episodes:
     """One episode in each of n real environments.
@@ -60,62 +66,45 @@ def real_episodes(
         n: Environments.
         policy: As `collect_transitions` takes it; None draws from the action space.
         max_steps: Steps after which episodes are cut.
-        keep: Steps H whose observations and actions are kept.
+        keep: Steps that are kept whole.
         seed: Seeds environments and random actions.
         env_kwargs: Keyword arguments of the environment.
     """
-    envs = gym.make_vec(
-        env_id,
-        num_envs=n,
-        vectorization_mode="sync",
-        vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
-        **(env_kwargs or {}),
-    )
-    record = _Record(n, keep)
-    try:
-        envs.action_space.seed(seed)
-        observation = np.array(envs.reset(seed=seed)[0])
-        start = observation
-        for _ in range(max_steps):
-            action = envs.action_space.sample() if policy is None else act(policy, observation, envs.action_space)
-            following, reward, terminated, truncated, info = envs.step(action)
-            observation, last = np.array(following), np.array(following)
-            for i in np.flatnonzero(terminated | truncated):
-                last[i] = info["final_obs"][i]
-            if record.add(action, last, reward, terminated | truncated):
-                break
-    finally:
-        envs.close()
-    return record.episodes(start)
+    episodes = Episodes(n, keep)
+    for *kept, reward, terminated, truncated in islice(real_steps(env_id, n, policy, seed, env_kwargs), max_steps):
+        if episodes.add(tuple(kept), reward, terminated | truncated):
+            break
+    return episodes
 
 
-class _Record:
-    """Keeps the first steps whole, and of the rest what returns need."""
+def imagined_episodes(
+    engine: Engine, action_space: gym.Space, policy: Policy | None, *, max_steps: int, seed: int
+) -> Episodes:
+    """One imagined episode of each env of an engine without autoreset; none of their steps are kept.
 
-    def __init__(self, n: int, keep: int) -> None:
-        self.keep = keep
-        self.kept: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-        self.returns, self.lengths = np.zeros(n), np.zeros(n, np.int64)
-        self.ended = np.zeros(n, bool)
-
-    def add(self, action: np.ndarray, following: np.ndarray, reward: np.ndarray, done: np.ndarray) -> bool:
-        """Take a step of all environments; returns whether all episodes have ended."""
-        alive = ~self.ended
-        if len(self.kept) < self.keep:
-            self.kept.append((np.array(action), following, alive))
-        self.returns += np.where(alive, reward, 0.0)
-        self.lengths += alive
-        self.ended |= done
-        return bool(self.ended.all())
-
-    def episodes(self, start: np.ndarray) -> Episodes:
-        action, following, alive = (np.stack(column) for column in zip(*self.kept, strict=True))
-        return Episodes(start, action, following, alive, self.returns, self.lengths, self.ended)
+    Args:
+        engine: Over the world; its horizon is the environment's.
+        action_space: One env's actions.
+        policy: As `collect_transitions` takes it; None draws from the action space.
+        max_steps: Steps after which episodes are cut.
+        seed: Seeds the engine and random actions.
+    """
+    spaces = batch_space(action_space, engine.num_envs)
+    spaces.seed(seed)
+    observation = engine.reset(seed=seed)
+    episodes = Episodes(engine.num_envs)
+    for _ in range(max_steps):
+        action = spaces.sample() if policy is None else act(policy, observation.cpu().numpy(), spaces)
+        result = engine.step(_action_tensor(engine, action))
+        observation = result.observation
+        if episodes.add((), result.reward.cpu().numpy(), result.finished.cpu().numpy()):
+            break
+    return episodes
 
 
 @dataclass(frozen=True)
 class ImaginedSteps:
-    """Imagined steps of n rows: next observation ``(n, ...)``; reward, terminated, diverged ``(n,)``."""
+    """H imagined steps of n envs: next observation ``(H, n, ...)``; reward, terminated, diverged ``(H, n)``."""
 
     observation: np.ndarray
     reward: np.ndarray
@@ -141,7 +130,20 @@ class Imagination:
         self._index = torch.arange(positions, device=engine.device) if index is None else index
         self._chunk = max(1, CHUNK_POSITIONS // positions)
 
-    def state_at(self, observation: np.ndarray, seed: int) -> EnvState:
+    @torch.no_grad()
+    def steps(self, start: np.ndarray, action: np.ndarray, seed: int) -> ImaginedSteps:
+        """Imagine from the observations `start` ``(n, ...)`` under the actions ``(H, n, ...)``."""
+        chunks = []
+        for first in range(0, len(start), self._chunk):
+            envs = slice(first, first + self._chunk)
+            state, steps = self._state_at(start[envs], seed + first), []
+            for taken in action[:, envs]:
+                state, result = self.engine.transition(state, _action_tensor(self.engine, taken))
+                steps.append((result.final_observation, result.reward, result.terminated, result.diverged))
+            chunks.append([torch.stack(column) for column in zip(*steps, strict=True)])
+        return ImaginedSteps(*(torch.cat(column, 1).cpu().numpy() for column in zip(*chunks, strict=True)))
+
+    def _state_at(self, observation: np.ndarray, seed: int) -> EnvState:
         """Fresh episodes that stand at the observations ``(n, ...)``, each with noise of its own."""
         n, engine = len(observation), self.engine
         state = self._blank[torch.zeros(n, dtype=torch.int64, device=engine.device)]
@@ -151,60 +153,7 @@ class Imagination:
         state.seed = torch.arange(seed, seed + n, device=engine.device)
         return state
 
-    @torch.no_grad()
-    def one_step(self, observation: np.ndarray, action: np.ndarray, seed: int) -> ImaginedSteps:
-        """One step from each observation ``(n, ...)`` under its action ``(n, ...)``."""
-        parts = []
-        for first in range(0, len(observation), self._chunk):
-            rows = slice(first, first + self._chunk)
-            state = self.state_at(observation[rows], seed + first)
-            result = self.engine.transition(state, self._action(action[rows]))[1]
-            parts.append([result.final_observation, result.reward, result.terminated, result.diverged])
-        return ImaginedSteps(*(torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)))
 
-    @torch.no_grad()
-    def open_loop(self, start: np.ndarray, action: np.ndarray, seed: int) -> np.ndarray:
-        """Observations ``(H, n, ...)`` imagined from `start` ``(n, ...)`` under `action` ``(H, n, ...)``."""
-        parts = []
-        for first in range(0, len(start), self._chunk):
-            rows = slice(first, first + self._chunk)
-            state, steps = self.state_at(start[rows], seed + first), []
-            for t in range(len(action)):
-                state, result = self.engine.transition(state, self._action(action[t, rows]))
-                steps.append(result.final_observation)
-            parts.append(torch.stack(steps))
-        return torch.cat(parts, 1).cpu().numpy()
-
-    def _action(self, action: np.ndarray) -> torch.Tensor:
-        dtype = torch.int64 if self.perspective.action.kind == "discrete" else self.engine.dtype
-        return torch.as_tensor(action).to(self.engine.device, dtype)
-
-
-def imagined_returns(
-    engine: Engine, action_space: gym.Space, policy: Policy | None, *, max_steps: int, seed: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One imagined episode of each env of an engine without autoreset.
-
-    Args:
-        engine: Over the world; its horizon is the environment's.
-        action_space: One env's actions.
-        policy: As `collect_transitions` takes it; None draws from the action space.
-        max_steps: Steps after which episodes are cut.
-        seed: Seeds the engine and random actions.
-
-    Returns:
-        Returns ``(n,)`` float64, lengths ``(n,)`` int64, and whether the episode ended, ``(n,)`` bool.
-    """
-    spaces = batch_space(action_space, engine.num_envs)
-    spaces.seed(seed)
+def _action_tensor(engine: Engine, action: np.ndarray) -> torch.Tensor:
     dtype = torch.int64 if engine.perspectives[0].action.kind == "discrete" else engine.dtype
-    observation = engine.reset(seed=seed)
-    record = _Record(engine.num_envs, 0)
-    for _ in range(max_steps):
-        seen = observation.cpu().numpy()
-        action = spaces.sample() if policy is None else act(policy, seen, spaces)
-        result = engine.step(torch.as_tensor(action).to(engine.device, dtype))
-        observation = result.observation
-        if record.add(action, seen, result.reward.cpu().numpy(), result.finished.cpu().numpy()):
-            break
-    return record.returns, record.lengths, record.ended
+    return torch.as_tensor(action).to(engine.device, dtype)

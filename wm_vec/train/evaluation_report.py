@@ -1,17 +1,25 @@
-"""What the reality check found."""
+"""What an evaluation found: numbers as plain data, and as tables for a terminal."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import numpy as np
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
 
-from wm_vec.train.metrics import ClassFigures, DimensionFigures, RewardFigures, TerminationFigures
-from wm_vec.train.rollout_metrics import Distribution, EffectFigures, OpenLoopFigures
+from wm_vec.train.metrics import ClassMetrics, DimensionMetrics, RewardMetrics, TerminationMetrics
+from wm_vec.train.rollout_metrics import EFFECT_FLOOR, Distribution, EffectMetrics, OpenLoopMetrics
 
-if TYPE_CHECKING:
-    from rich.console import Group
+MAX_ROWS = 16
+"""Dimensions that a table lists; of more, the worst are shown."""
+SHOWN_STEPS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
+Lines = list[Text | Table]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -28,10 +36,10 @@ class OneStep:
     """
 
     n_transitions: int
-    dimensions: list[DimensionFigures]
-    classes: ClassFigures | None
-    reward: RewardFigures
-    termination: TerminationFigures
+    dimensions: list[DimensionMetrics]
+    classes: ClassMetrics | None
+    reward: RewardMetrics
+    termination: TerminationMetrics
     diverged: int
 
 
@@ -75,15 +83,15 @@ class PolicyReport:
     """The figures under one policy. `effects` is None where the real environment's state cannot be set."""
 
     one_step: OneStep
-    open_loop: OpenLoopFigures
-    effects: list[EffectFigures] | None
+    open_loop: OpenLoopMetrics
+    effects: list[EffectMetrics] | None
     returns: Returns
     samples: Samples
 
 
 @dataclass(frozen=True)
-class RealityReport:
-    """What the reality check found.
+class EvaluationReport:
+    """What an evaluation found.
 
     Attributes:
         env_id: The real environment.
@@ -107,7 +115,124 @@ class RealityReport:
         return data
 
     def table(self) -> Group:
-        """The figures for people, as something that a rich console prints."""
-        from wm_vec.train.evaluation_table import report_table
+        """The metrics for people, as something that a rich console prints."""
+        steps = "" if self.n_denoise_steps is None else f", {self.n_denoise_steps} denoise steps"
+        title = f"{self.env_id}: imagined against real{steps}, {self.seconds:.1f} s"
+        parts: Lines = [Text(title, style="bold")]
+        for name, policy in self.policies.items():
+            parts.append(Text(f"\nPolicy: {name}", style="bold cyan"))
+            parts += _one_step(policy.one_step)
+            parts += _open_loop(policy.open_loop)
+            if policy.effects:
+                parts += _effects(policy.effects)
+            parts += _returns(policy.returns)
+        return Group(*parts)
 
-        return report_table(self)
+
+def _one_step(figures: OneStep) -> Lines:
+    parts: Lines = []
+    title = f"One step, {figures.n_transitions:,} held-out transitions"
+    if figures.classes is not None:
+        c = figures.classes
+        right = (c.accuracy, c.persistence, c.most_likely, c.most_likely_with_action)
+        kinds = ("world", "standing still", "most likely next", "most likely next, given the action")
+        parts += _table(f"{title}: share of right classes", [], kinds, [[_percent(x) for x in right]])
+    if figures.dimensions:
+        shown, note = _worst(figures.dimensions, [-2.0 if d.r2 is None else -d.r2 for d in figures.dimensions])
+        names = (
+            "R2 of s'-s",
+            "skill over standing still",
+            "skill over linear fit",
+            "linear fit's R2",
+            "RMSE",
+        )
+        rows = []
+        for d in shown:
+            exact = d.skill_linear is None and d.r2 is not None
+            skill_linear = "fit is exact" if exact else _share(d.skill_linear)
+            shares = (_share(d.r2), _share(d.skill_persistence), skill_linear, _share(d.linear_r2))
+            rows.append([d.name, *shares, f"{d.rmse:.2g}"])
+        parts += _table(title + note, ["dimension"], names, rows)
+    reward, ends = figures.reward, figures.termination
+    r2 = "the real one is constant" if reward.r2 is None else f"R2 {_share(reward.r2)}"
+    parts.append(Text(f"Reward: {r2}, RMSE {reward.rmse:.2g}, largest error {reward.max_error:.2g}"))
+    parts.append(
+        Text(
+            f"Termination: right in {_percent(ends.terminal_accuracy)} of {ends.terminal_count:,} terminal "
+            f"steps, in {_percent(ends.other_accuracy)} of {ends.other_count:,} others"
+        )
+    )
+    if figures.diverged:
+        parts.append(Text(f"The world broke down in {figures.diverged:,} steps", style="red"))
+    return parts
+
+
+def _open_loop(figures: OpenLoopMetrics) -> Lines:
+    steps = [s for s in SHOWN_STEPS if s <= len(figures.counts)]
+    unit = "RMSE in standard deviations" if figures.unit == "std" else "share of wrong classes"
+    worst_error = [max((e for e in errors if e is not None), default=0.0) for errors in figures.error]
+    shown, note = _worst(range(len(figures.names)), worst_error)
+    rows = []
+    for d in shown:
+        errors = [figures.error[d][s - 1] for s in steps]
+        rows.append([figures.names[d], *("-" if e is None else f"{e:.3g}" for e in errors)])
+    rows.append(["(episodes left)", *(str(figures.counts[s - 1]) for s in steps)])
+    title = f"Open loop, same start and actions: {unit}{note}"
+    return _table(title, ["after steps"], [str(s) for s in steps], rows)
+
+
+def _effects(effects: list[EffectMetrics]) -> Lines:
+    rows = []
+    for e in effects:
+        sizes = (f"{e.real:.3g}", f"{e.imagined:.3g}", _percent(e.sign_agreement))
+        relative = ["-" if x is None else f"{x:.3f}" for x in (e.relative_size, e.relative_error)]
+        rows.append([e.actions, e.name, *sizes, *relative])
+    title = (
+        "Effect of the action from the same states, in standard deviations of s'-s "
+        f"(signs where it is at least {EFFECT_FLOOR:.0%} of its usual size)"
+    )
+    numbers = ("real", "imagined", "same sign", "relative size", "relative error")
+    return _table(title, ["actions", "dimension"], numbers, rows)
+
+
+def _returns(returns: Returns) -> Lines:
+    alike = "alike" if returns.ks <= returns.ks_critical else "different"
+    rows = []
+    for name, d in (("real", returns.real), ("imagined", returns.imagined)):
+        numbers = (d.mean, d.std, *d.quantiles.values(), d.mean_length)
+        count = f"{d.n} ({d.cut} cut)" if d.cut else str(d.n)
+        rows.append([name, count, *(f"{x:.1f}" if abs(x) >= 10 else f"{x:.3g}" for x in numbers)])
+    levels = [f"{float(q):.0%}" for q in returns.real.quantiles]
+    title = f"Returns of whole episodes: KS {returns.ks:.3f}, {alike} at 5 % ({returns.ks_critical:.3f})"
+    return _table(title, [""], ["episodes", "mean", "std", *levels, "mean length"], rows)
+
+
+def _worst(items: Sequence[T], badness: Sequence[float]) -> tuple[Sequence[T], str]:
+    """All of a few items in their order; of many the worst, and a note that says so."""
+    if len(items) <= MAX_ROWS:
+        return items, ""
+    ranked = sorted(range(len(items)), key=lambda i: -badness[i])
+    return [items[i] for i in ranked[:MAX_ROWS]], f", the worst {MAX_ROWS} of {len(items)} dimensions"
+
+
+def _table(title: str, words: Iterable[str], numbers: Iterable[str], rows: Iterable[Sequence[str]]) -> Lines:
+    """A table under its title; rich would wrap the table's own title to the table's width."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in words:
+        table.add_column(name)
+    for name in numbers:
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(*row)
+    return [Text(title, style="italic"), table]
+
+
+def _share(value: float | None) -> str:
+    """Four digits, so that 0.999 and 1 are told apart."""
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if value > -100 else f"{value:.2g}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2%}"

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from wm_vec.model import CanvasModel
 from wm_vec.train.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
@@ -21,6 +23,10 @@ from wm_vec.train.data import WorldData
 EMA_DECAY = 0.999
 EVAL_ROWS = 4096
 WARMUP_STEPS = 200
+FINAL_SHARE = 0.01
+"""The last learning rate, as a share of the peak."""
+RESUME_FORMAT = 2
+ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,7 @@ def train_model(
         resume_path: Where the run's state is kept while it goes on. If a state of the same run is there, training
             goes on from it and ends in the same weights, bit for bit, as if it had never been killed. The file stays:
             whoever saves the trained model removes it after that.
-        progress: Called after every step with its number and the latest figures.
+        progress: Called after every step with its number and the latest metrics.
 
     Raises:
         CheckpointError: `resume_path` holds the state of another run.
@@ -118,21 +124,21 @@ def train_model(
     resumed_from = run.step
     while run.step < config.n_steps and not run.out_of_patience:
         run.train_step()
-        figures = {"loss": run.mean_loss, "held_out_loss": run.best_loss}
+        metrics = {"loss": run.mean_loss, "held_out_loss": run.best_loss}
         if run.step % config.eval_every == 0 or run.step == config.n_steps:
-            figures = {"held_out_loss": run.evaluate(), "loss": run.mean_loss}
-            if not math.isfinite(figures["held_out_loss"]):
+            metrics = {"held_out_loss": run.evaluate(), "loss": run.mean_loss}
+            if not math.isfinite(metrics["held_out_loss"]):
                 model.load_state_dict(run.best)
                 raise FloatingPointError(
-                    f"Training diverged by step {run.step}: its held-out loss is {figures['held_out_loss']}. The model "
+                    f"Training diverged by step {run.step}: its held-out loss is {metrics['held_out_loss']}. The model "
                     f"is back at its best weights, of step {run.best_step}. Lower `learning_rate`."
                 )
             if log_path is not None:
-                line = {"step": run.step, "learning_rate": run.learning_rate(), **figures}
+                line = {"step": run.step, "learning_rate": run.learning_rate, **metrics}
                 with Path(log_path).open("a") as log:
                     log.write(json.dumps(line) + "\n")
         if progress is not None:
-            progress(run.step, figures)
+            progress(run.step, metrics)
         if resume_path is not None and run.step % config.checkpoint_every == 0:
             run.save(resume_path)
     model.load_state_dict(run.best)
@@ -144,25 +150,26 @@ class _Run:
 
     def __init__(self, model: CanvasModel, data: WorldData, config: TrainConfig) -> None:
         self.model, self.config = model, config
-        device = model.codec.mean.device
+        self.device = model.codec.mean.device
         training, held_out = data.split(seed=config.seed)
         self.fingerprint = data.fingerprint()
-        self.training = training.to(device)
+        self.training = training.to(self.device)
         chosen = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(config.seed))[:EVAL_ROWS]
-        self.held_out = held_out[chosen].to(device)
+        self.held_out = held_out[chosen].to(self.device)
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.parameters = dict(model.named_parameters())
         self.optimizer = torch.optim.AdamW(
-            self.parameters.values(),
+            model.parameters(),
             lr=config.learning_rate,
             betas=(0.9, 0.99),
             weight_decay=config.weight_decay,
-            fused=device.type in ("cpu", "cuda"),
+            fused=self.device.type in ("cpu", "cuda"),
         )
-        self.ema = {name: p.detach().clone() for name, p in self.parameters.items()}
-        self.best = {name: t.detach().clone() for name, t in model.state_dict().items()}
+        self.schedule = learning_rate_schedule(self.optimizer, config.n_steps)
+        with torch.random.fork_rng(devices=[]):  # a copy of the model draws weights before it takes over those given
+            self.ema = AveragedModel(model, multi_avg_fn=self._average)
+        self.best = _copy(model.state_dict())
         self.best_loss, self.best_step = math.inf, 0
-        self.step, self.loss_sum, self.loss_count = 0, torch.zeros((), device=device), 0
+        self.step, self.loss_sum, self.loss_count = 0, torch.zeros((), device=self.device), 0
         self.mean_loss = math.nan
 
     @property
@@ -170,52 +177,49 @@ class _Run:
         patience = self.config.patience
         return patience is not None and self.step - self.best_step >= patience * self.config.eval_every
 
+    @property
     def learning_rate(self) -> float:
-        """Linear warm-up, then a cosine to 1 % of the peak."""
-        warmup = min(1.0, (self.step + 1) / WARMUP_STEPS)
-        cosine = 0.5 * (1 + math.cos(math.pi * self.step / self.config.n_steps))
-        return self.config.learning_rate * warmup * (0.01 + 0.99 * cosine)
+        """That of the next step."""
+        return self.optimizer.param_groups[0]["lr"]
 
     def train_step(self) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
         rows = torch.randint(len(self.training), (self.config.batch_size,), generator=self.generator)
-        loss = self._loss(self.training, rows, self.generator, self.config.context_dropout)
+        loss = self._loss(self.model, self.training, rows, self.generator, self.config.context_dropout)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.grad_clip)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
         self.optimizer.step()
+        self.schedule.step()
         self.step += 1
-        decay = min(EMA_DECAY, self.step / (self.step + 9))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.ema.values()), list(self.parameters.values()), 1 - decay)
+        self.ema.update_parameters(self.model)
         self.loss_sum += loss.detach()
         self.loss_count += 1
+
+    def _average(self, averages: Any, current: Any, num_averaged: Any) -> None:
+        # The decay grows with the steps, so that the average of a short run forgets the untrained weights.
+        decay = min(EMA_DECAY, self.step / (self.step + 9))
+        get_ema_multi_avg_fn(decay)(averages, current, num_averaged)
 
     @torch.no_grad()
     def evaluate(self) -> float:
         """Held-out loss of the EMA weights, always under the same noise; keeps the best weights."""
         self.mean_loss = float(self.loss_sum) / max(1, self.loss_count)
         self.loss_sum, self.loss_count = torch.zeros_like(self.loss_sum), 0
-        live = {name: p.detach().clone() for name, p in self.parameters.items()}
-        self._load(self.ema)
         rows = torch.arange(len(self.held_out))
         generator = torch.Generator().manual_seed(self.config.seed + 1)
-        held_out_loss = float(self._loss(self.held_out, rows, generator, 0.0))
+        held_out_loss = float(self._loss(self.ema.module, self.held_out, rows, generator, 0.0))
         if held_out_loss < self.best_loss:
             self.best_loss, self.best_step = held_out_loss, self.step
-            self.best = {name: t.detach().clone() for name, t in self.model.state_dict().items()}
-        self._load(live)
+            self.best = _copy(self.ema.module.state_dict())
         return held_out_loss
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything that the rest of the run depends on."""
-        tensors: dict[str, Tensor] = {"generator": self.generator.get_state(), "loss_sum": self.loss_sum}
-        for name, parameter in self.parameters.items():
-            state = self.optimizer.state[parameter]
-            tensors |= {f"adam.{key}.{name}": value for key, value in state.items()}
-            tensors |= {f"live.{name}": parameter, f"ema.{name}": self.ema[name]}
-        tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
+        optimizer = self.optimizer.state_dict()
+        parts = {"live": self.model.state_dict(), "ema": self.ema.state_dict(), "best": self.best}
+        parts |= {f"adam{i}": state for i, state in optimizer["state"].items()}
+        tensors = {f"{part}.{name}": tensor for part, state in parts.items() for name, tensor in state.items()}
+        tensors |= {"generator": self.generator.get_state(), "loss_sum": self.loss_sum}
         numbers = {
             "step": self.step,
             "loss_count": self.loss_count,
@@ -223,34 +227,37 @@ class _Run:
             "best_loss": repr(self.best_loss),
             "best_step": self.best_step,
         }
-        write_checkpoint(path, tensors, {"run": self._identity(), "numbers": numbers})
+        schedules = {"optimizer": optimizer["param_groups"], "schedule": self.schedule.state_dict()}
+        write_checkpoint(path, tensors, {"run": self._identity(), "numbers": numbers, **schedules})
 
     def restore(self, path: str | os.PathLike[str]) -> None:
         """Continue what `save` wrote."""
         tensors, config = read_checkpoint(path)
         if config.get("run") != self._identity():
             raise CheckpointError(
-                f"{path} is the state of another training run (other data, schema or settings). Repeat the run that "
-                "wrote it to finish it, or delete the file to start afresh."
+                f"{path} is the state of another training run (other data, schema, settings or version of wm_vec). "
+                "Repeat the run that wrote it to finish it, or delete the file to start afresh."
             )
+
+        def part(name: str, like: Iterable[str]) -> dict[str, Tensor]:
+            return {key: tensors[f"{name}.{key}"] for key in like}
+
         numbers = config["numbers"]
         self.step, self.loss_count = numbers["step"], numbers["loss_count"]
         self.mean_loss, self.best_loss = float(numbers["mean_loss"]), float(numbers["best_loss"])
         self.best_step = numbers["best_step"]
-        device = self.loss_sum.device
         self.generator.set_state(tensors["generator"])
-        self.loss_sum = tensors["loss_sum"].to(device)
-        self._load({name: tensors[f"live.{name}"] for name in self.parameters})
-        self.ema = {name: tensors[f"ema.{name}"].to(device) for name in self.parameters}
-        self.best = {name: tensors[f"best.{name}"].to(device) for name in self.best}
-        for name, parameter in self.parameters.items():
-            self.optimizer.state[parameter] = {
-                key: tensors[f"adam.{key}.{name}"].to("cpu" if key == "step" and device.type == "cpu" else device)
-                for key in ("step", "exp_avg", "exp_avg_sq")
-            }
+        self.loss_sum = tensors["loss_sum"].to(self.device)
+        self.model.load_state_dict(part("live", self.best))
+        self.ema.load_state_dict(part("ema", self.ema.state_dict()))
+        self.best = {name: tensor.to(self.device) for name, tensor in part("best", self.best).items()}
+        states = {i: part(f"adam{i}", ADAM_STATE) for i in config["optimizer"][0]["params"]}
+        self.optimizer.load_state_dict({"state": states, "param_groups": config["optimizer"]})
+        self.schedule.load_state_dict(config["schedule"])
 
     def _identity(self) -> dict[str, Any]:
         return {
+            "resume_format": RESUME_FORMAT,
             "train": asdict(self.config),
             "model": asdict(self.model.config),
             "schema": self.model.bound.to_dict(),
@@ -258,18 +265,25 @@ class _Run:
             "data": self.fingerprint,
         }
 
-    def _load(self, weights: dict[str, Tensor]) -> None:
-        with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                parameter.copy_(weights[name])
-
-    def _loss(self, data: WorldData, rows: Tensor, generator: torch.Generator, dropout: float) -> Tensor:
-        codec, device = self.model.codec, data.values.device
-        dtype = codec.mean.dtype
+    def _loss(self, model: Any, data: WorldData, rows: Tensor, generator: torch.Generator, dropout: float) -> Tensor:
+        codec, dtype = model.codec, model.codec.mean.dtype
         values, next_values, known, same_tick, weight = context_batch(data, rows, codec, dropout, generator)
         shape = (len(rows), data.values.shape[1], codec.num_channels)
-        noise_level = torch.randn(len(rows), generator=generator).to(device, dtype)
-        noise = torch.randn(shape, generator=generator).to(device, dtype)
-        return self.model.loss(
+        noise_level = torch.randn(len(rows), generator=generator).to(self.device, dtype)
+        noise = torch.randn(shape, generator=generator).to(self.device, dtype)
+        return model.loss(
             values.to(dtype), next_values.to(dtype), known, same_tick, weight.to(dtype), noise_level, noise
         )
+
+
+def learning_rate_schedule(optimizer: torch.optim.Optimizer, n_steps: int) -> LRScheduler:
+    """A linear warm-up to the optimizer's rate, then a cosine down to `FINAL_SHARE` of it at step `n_steps`."""
+    warmup = max(1, min(WARMUP_STEPS, n_steps // 2))
+    rising = LinearLR(optimizer, start_factor=1 / warmup, total_iters=warmup)
+    peak = optimizer.param_groups[0]["initial_lr"]
+    falling = CosineAnnealingLR(optimizer, T_max=max(1, n_steps - warmup), eta_min=FINAL_SHARE * peak)
+    return SequentialLR(optimizer, [rising, falling], milestones=[warmup])
+
+
+def _copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in state.items()}

@@ -1,4 +1,4 @@
-"""Figures of single imagined steps against real ones, in NumPy."""
+"""Metrics of single imagined steps against real ones, in NumPy. None stands for a number that is not defined."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 CONSTANT = 1e-6
-"""What varies by less than this part of its size counts as constant: float32 cannot tell it from rounding."""
+"""What varies by less than this part of its size counts as constant: float32 cannot distinguish it from rounding."""
 EXACT_FIT = 1e-6
-"""A linear fit that leaves less than this share of the variance is exact; no skill over it can be told."""
+"""A linear fit that leaves less than this share of the variance is exact; skill over it is not defined."""
 
 
 @dataclass(frozen=True)
-class DimensionFigures:
-    """One step in one dimension of the observation. None stands for a figure that is not defined.
+class DimensionMetrics:
+    """One step in one dimension of the observation.
 
     Attributes:
         name: The dimension.
@@ -36,7 +36,7 @@ class DimensionFigures:
 
 
 @dataclass(frozen=True)
-class ClassFigures:
+class ClassMetrics:
     """One step of a Discrete observation: shares of steps whose next class was right.
 
     Attributes:
@@ -54,7 +54,7 @@ class ClassFigures:
 
 
 @dataclass(frozen=True)
-class RewardFigures:
+class RewardMetrics:
     """One-step rewards. `r2` is None where the real reward is constant."""
 
     r2: float | None
@@ -63,7 +63,7 @@ class RewardFigures:
 
 
 @dataclass(frozen=True)
-class TerminationFigures:
+class TerminationMetrics:
     """Share of right answers on terminal steps and on the others, None where there are none of them."""
 
     terminal_accuracy: float | None
@@ -72,49 +72,45 @@ class TerminationFigures:
     other_count: int
 
 
-def dimension_figures(
+def dimension_metrics(
     names: Sequence[str],
     now: np.ndarray,
     real: np.ndarray,
     imagined: np.ndarray,
     fit_now: np.ndarray,
     fit_real: np.ndarray,
-) -> list[DimensionFigures]:
-    """One-step figures of every dimension.
+) -> list[DimensionMetrics]:
+    """One-step metrics of every dimension.
 
     Args:
         names: The D dimensions.
-        now: ``(n, D)`` observations before the step.
+        now: ``(n, D)`` float64, observations before the step.
         real: ``(n, D)``, after it.
         imagined: ``(n, D)``, after the imagined step.
         fit_now: ``(m, D)``, before other steps, to which the linear baseline is fitted.
         fit_real: ``(m, D)``, after them.
     """
-    now, real, imagined, fit_now, fit_real = (
-        np.asarray(a, np.float64) for a in (now, real, imagined, fit_now, fit_real)
-    )
+    moved = real - now
     linear = action_blind_fit(fit_now, fit_real - fit_now, now)
-    figures = []
-    for d, name in enumerate(names):
-        moved = real[:, d] - now[:, d]
-        error = float(np.square(imagined[:, d] - real[:, d]).sum())
-        still = float(np.square(moved).sum())
-        left_by_fit = float(np.square(linear[:, d] - moved).sum())
-        spread = float(np.square(moved - moved.mean()).sum())
-        rounding = len(moved) * (CONSTANT * float(np.abs(real[:, d]).max())) ** 2
-        varies, moves = spread > rounding, still > rounding
-        exact = left_by_fit <= max(EXACT_FIT * spread, rounding)
-        figures.append(
-            DimensionFigures(
-                name,
-                r2=1 - error / spread if varies else None,
-                skill_persistence=1 - error / still if moves else None,
-                skill_linear=None if exact else 1 - error / left_by_fit,
-                linear_r2=1 - left_by_fit / spread if varies else None,
-                rmse=float(np.sqrt(error / len(moved))),
-            )
-        )
-    return figures
+    differences = imagined - real, moved, linear - moved, moved - moved.mean(0)
+    error, still, left_by_fit, spread = (np.square(x).sum(0) for x in differences)
+    rounding = len(now) * np.square(CONSTANT * np.abs(real).max(0))
+    varies, moves = spread > rounding, still > rounding
+    exact = left_by_fit <= np.maximum(EXACT_FIT * spread, rounding)
+    columns = (
+        names,
+        _skill(error, spread, varies),
+        _skill(error, still, moves),
+        _skill(error, left_by_fit, ~exact),
+        _skill(left_by_fit, spread, varies),
+        np.sqrt(error / len(now)).tolist(),
+    )
+    return [DimensionMetrics(*column) for column in zip(*columns, strict=True)]
+
+
+def _skill(error: np.ndarray, reference: np.ndarray, defined: np.ndarray) -> list[float | None]:
+    """``1 - error / reference`` of every dimension, None where it is not defined."""
+    return [float(1 - e / r) if ok else None for e, r, ok in zip(error, reference, defined, strict=True)]
 
 
 def action_blind_fit(fit_now: np.ndarray, fit_moved: np.ndarray, now: np.ndarray) -> np.ndarray:
@@ -129,7 +125,7 @@ def action_blind_fit(fit_now: np.ndarray, fit_moved: np.ndarray, now: np.ndarray
     return features(now) @ weights
 
 
-def class_figures(
+def class_metrics(
     now: np.ndarray,
     action: np.ndarray | None,
     real: np.ndarray,
@@ -137,46 +133,38 @@ def class_figures(
     fit_now: np.ndarray,
     fit_action: np.ndarray | None,
     fit_real: np.ndarray,
-) -> ClassFigures:
-    """One-step figures of a Discrete observation: classes ``(n,)``; actions None unless Discrete too."""
+) -> ClassMetrics:
+    """One-step metrics of a Discrete observation: classes ``(n,)``; actions None unless Discrete too."""
     by_state = most_likely(fit_now[:, None], fit_real, now[:, None], now)
     with_action = None
     if action is not None and fit_action is not None:
         key, fit_key = np.stack([now, action], 1), np.stack([fit_now, fit_action], 1)
         with_action = float((most_likely(fit_key, fit_real, key, by_state) == real).mean())
-    return ClassFigures(
-        accuracy=float((imagined == real).mean()),
-        persistence=float((now == real).mean()),
-        most_likely=float((by_state == real).mean()),
-        most_likely_with_action=with_action,
-    )
+    accuracy, persistence, by_count = (float((guess == real).mean()) for guess in (imagined, now, by_state))
+    return ClassMetrics(accuracy, persistence, by_count, with_action)
 
 
 def most_likely(fit_key: np.ndarray, fit_next: np.ndarray, key: np.ndarray, fallback: np.ndarray) -> np.ndarray:
     """The most frequent next class of each `key` ``(n, k)``; `fallback` ``(n,)`` where it is new."""
-    rows, counts = np.unique(np.column_stack([fit_key, fit_next]), axis=0, return_counts=True)
-    best: dict[tuple[int, ...], tuple[int, int]] = {}
-    for row, count in zip(rows.tolist(), counts.tolist(), strict=True):
-        *seen, following = row
-        if count > best.get(tuple(seen), (0, 0))[0]:
-            best[tuple(seen)] = count, following
-    pairs = zip(key.tolist(), fallback.tolist(), strict=True)
-    return np.array([best.get(tuple(seen), (0, other))[1] for seen, other in pairs])
+    cases, counts = np.unique(np.column_stack([fit_key, fit_next]), axis=0, return_counts=True)
+    rising = np.argsort(-counts, kind="stable")[::-1]  # a key's last case stays: its most frequent one
+    best = {tuple(seen): following for *seen, following in cases[rising].tolist()}
+    return np.array([best.get(tuple(seen), other) for seen, other in zip(key.tolist(), fallback, strict=True)])
 
 
-def reward_figures(real: np.ndarray, imagined: np.ndarray) -> RewardFigures:
+def reward_metrics(real: np.ndarray, imagined: np.ndarray) -> RewardMetrics:
     """Rewards ``(n,)`` of the same steps."""
     real, imagined = real.astype(np.float64), imagined.astype(np.float64)
-    error, spread = np.square(imagined - real), float(np.square(real - real.mean()).sum())
-    constant = spread <= len(real) * (CONSTANT * float(np.abs(real).max())) ** 2
-    r2 = None if constant else 1 - float(error.sum()) / spread
-    return RewardFigures(r2, float(np.sqrt(error.mean())), float(np.abs(imagined - real).max()))
+    error, spread = np.square(imagined - real), np.square(real - real.mean()).sum()
+    varies = spread > len(real) * (CONSTANT * np.abs(real).max()) ** 2
+    r2 = float(1 - error.sum() / spread) if varies else None
+    return RewardMetrics(r2, float(np.sqrt(error.mean())), float(np.sqrt(error.max())))
 
 
-def termination_figures(real: np.ndarray, imagined: np.ndarray) -> TerminationFigures:
+def termination_metrics(real: np.ndarray, imagined: np.ndarray) -> TerminationMetrics:
     """Terminations ``(n,)`` bool of the same steps."""
     right, terminal = real == imagined, int(real.sum())
-    return TerminationFigures(
+    return TerminationMetrics(
         float(right[real].mean()) if terminal else None,
         terminal,
         float(right[~real].mean()) if terminal < len(real) else None,

@@ -1,4 +1,4 @@
-"""Figures of imagined rollouts, effects of actions and returns against real ones, in NumPy."""
+"""Metrics of imagined rollouts, effects of actions and returns against real ones, in NumPy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NO_EFFECT = 1e-4
 
 
 @dataclass(frozen=True)
-class OpenLoopFigures:
+class OpenLoopMetrics:
     """Imagined and real rollouts from the same start under the same actions, H steps.
 
     Attributes:
@@ -37,7 +37,7 @@ class OpenLoopFigures:
 
 
 @dataclass(frozen=True)
-class EffectFigures:
+class EffectMetrics:
     """How the next value of one dimension changes from one action to another, in the same state.
 
     Attributes:
@@ -55,9 +55,9 @@ class EffectFigures:
     name: str
     real: float
     imagined: float
-    sign_agreement: float | None
-    relative_size: float | None
-    relative_error: float | None
+    sign_agreement: float | None = None
+    relative_size: float | None = None
+    relative_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -72,27 +72,23 @@ class Distribution:
     mean_length: float
 
 
-def open_loop_figures(
+def open_loop_metrics(
     names: Sequence[str], real: np.ndarray, imagined: np.ndarray, alive: np.ndarray, std: np.ndarray | None
-) -> OpenLoopFigures:
+) -> OpenLoopMetrics:
     """Errors step by step.
 
     Args:
         names: The D dimensions.
-        real: ``(H + 1, n, D)``, the start and what followed.
+        real: ``(H + 1, n, D)`` float64, the start and what followed.
         imagined: ``(H, n, D)``, what was imagined to follow.
         alive: ``(H, n)`` bool, steps that the real episode took.
         std: ``(D,)``, the unit of each dimension; None for classes.
     """
-    real, imagined = real.astype(np.float64), imagined.astype(np.float64)
     counts = alive.sum(1)
 
     def errors(guess: np.ndarray) -> list[list[float | None]]:
-        if std is None:
-            square = (guess != real[1:]).astype(np.float64)
-        else:
-            square = np.square(guess - real[1:])
-        total = (square * alive[..., None]).sum(1)  # (H, D)
+        wrong = guess != real[1:] if std is None else np.square(guess - real[1:])
+        total = (wrong * alive[..., None]).sum(1)  # (H, D)
         with np.errstate(divide="ignore", invalid="ignore"):
             mean = total / counts[:, None]
             table = mean if std is None else np.sqrt(mean) / std
@@ -100,48 +96,41 @@ def open_loop_figures(
 
     still = np.broadcast_to(real[:1], imagined.shape)
     unit = "mismatch" if std is None else "std"
-    return OpenLoopFigures(unit, list(names), counts.tolist(), errors(imagined), errors(still))
+    return OpenLoopMetrics(unit, list(names), counts.tolist(), errors(imagined), errors(still))
 
 
-def effect_figures(
+def effect_metrics(
     actions: str, names: Sequence[str], real: np.ndarray, imagined: np.ndarray, unit: np.ndarray
-) -> list[EffectFigures]:
+) -> list[EffectMetrics]:
     """The effect of an action in every dimension.
 
     Args:
         actions: Which actions are compared.
         names: The D dimensions.
-        real: ``(n, D)``, next value under one action minus next value under the other, from n states.
+        real: ``(n, D)`` float64, next value under one action minus next value under the other, from n states.
         imagined: ``(n, D)``, likewise.
         unit: ``(D,)``, standard deviation of the residual, 0 where it is constant.
     """
-    figures = []
-    for d, name in enumerate(names):
-        true, guess = real[:, d].astype(np.float64), imagined[:, d].astype(np.float64)
-        scale = float(unit[d]) or 1.0
+    metrics = []
+    for name, true, guess, std in zip(names, real.T, imagined.T, unit, strict=True):
+        scale = float(std) or 1.0
         size, guessed, wrong = (float(np.sqrt(np.square(x).mean())) for x in (true, guess, guess - true))
-        if size <= NO_EFFECT * scale:
-            figures.append(EffectFigures(actions, name, size / scale, guessed / scale, None, None, None))
-            continue
-        told = np.abs(true) >= EFFECT_FLOOR * size
-        agreement = float((np.sign(guess[told]) == np.sign(true[told])).mean())
-        figures.append(
-            EffectFigures(actions, name, size / scale, guessed / scale, agreement, guessed / size, wrong / size)
-        )
-    return figures
+        effect = EffectMetrics(actions, name, size / scale, guessed / scale)
+        if size > NO_EFFECT * scale:
+            clear = np.abs(true) >= EFFECT_FLOOR * size
+            agreement = float((np.sign(guess[clear]) == np.sign(true[clear])).mean())
+            effect = EffectMetrics(
+                actions, name, size / scale, guessed / scale, agreement, guessed / size, wrong / size
+            )
+        metrics.append(effect)
+    return metrics
 
 
 def distribution(returns: np.ndarray, lengths: np.ndarray, ended: np.ndarray) -> Distribution:
     """Of ``(n,)`` episode returns, with their lengths and whether they ended."""
-    levels = np.quantile(returns, QUANTILES)
-    return Distribution(
-        len(returns),
-        int((~ended).sum()),
-        float(returns.mean()),
-        float(returns.std()),
-        {f"{q:g}": float(x) for q, x in zip(QUANTILES, levels, strict=True)},
-        float(lengths.mean()),
-    )
+    quantiles = {f"{q:g}": float(np.quantile(returns, q)) for q in QUANTILES}
+    moments = float(returns.mean()), float(returns.std())
+    return Distribution(len(returns), int((~ended).sum()), *moments, quantiles, float(lengths.mean()))
 
 
 def returns_statistic(real: np.ndarray, imagined: np.ndarray) -> float:
@@ -161,8 +150,7 @@ def returns_statistic(real: np.ndarray, imagined: np.ndarray) -> float:
 def ks_statistic(a: np.ndarray, b: np.ndarray) -> float:
     """Two-sample Kolmogorov-Smirnov statistic: the largest gap between two empirical distributions."""
     points = np.concatenate([a, b])
-    below_a = np.searchsorted(np.sort(a), points, side="right") / len(a)
-    below_b = np.searchsorted(np.sort(b), points, side="right") / len(b)
+    below_a, below_b = (np.searchsorted(np.sort(x), points, side="right") / len(x) for x in (a, b))
     return float(np.abs(below_a - below_b).max())
 
 
