@@ -1,9 +1,9 @@
-"""Imagination where rows break down, and where steps would only reset."""
+"""Imagination where envs break down, and where steps would only reset."""
 
 import torch
 
 
-def test_a_diverged_row_leaves_everybodys_gradient_alone(pendulum):
+def test_a_diverged_env_leaves_everybodys_gradient_alone(pendulum):
     def gradient(poisoned):
         env = pendulum.to_vector_env(4, seed=0, autoreset_mode="disabled")
         env.reset()
@@ -18,7 +18,7 @@ def test_a_diverged_row_leaves_everybodys_gradient_alone(pendulum):
 
     clean, _ = gradient(poisoned=False)
     after, rollout = gradient(poisoned=True)
-    assert bool(rollout["next", "terminated"][0].any()), "row 0 must have broken down"
+    assert bool(rollout["next", "terminated"][0].any()), "env 0 must have broken down"
     torch.testing.assert_close(after, clean)
 
 

@@ -1,16 +1,11 @@
 """Counter random numbers as the engine draws them, and seeds as people give them."""
 
-import random
-from unittest.mock import patch
-
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from wm_vec import spawn_seeds
-from wm_vec.core.lookahead import LookaheadRNG, PlacesAhead, _places
-from wm_vec.core.rng import STREAM_RESET, CounterRNG, seed_list
+from wm_vec.core.rng import STREAM_RESET, CounterRNG, fork_seeds, seed_list, start_words, step_numbers
 
 
 def rng_at(seed, episode=0, step=0, rows=1):
@@ -51,94 +46,36 @@ def test_word64_is_a_seed():
     assert int(words.max()) > 2**62, "the upper bits are used"
 
 
-@pytest.mark.parametrize(("rows", "depth"), [(1, 1), (1, 16), (3, 5)])
-def test_numbers_drawn_ahead_are_those_drawn_step_by_step(rows, depth):
-    seed, episode = torch.arange(rows) + 5, torch.arange(rows) * 2
-    step = torch.full((rows,), 40)
-    ahead = LookaheadRNG(seed, episode, step, depth)
-    for i in range(depth):
-        assert not ahead.exhausted
-        plain = CounterRNG(seed, episode, step + i)
-        assert torch.equal(ahead.normal(7), plain.normal(7))
-        assert torch.equal(ahead.normal(3, 9, torch.float64), plain.normal(3, 9, torch.float64))
-        assert torch.equal(ahead.step, plain.step)
-        assert torch.equal(ahead.uniform(2, 3), plain.uniform(2, 3)), "what is not drawn ahead follows the step too"
-        ahead.advance()
-    assert ahead.exhausted
+@pytest.mark.parametrize("num_normals", [0, 1, 2, 7, 33])
+def test_a_steps_numbers_are_those_of_its_counters(num_normals):
+    """Drawn at once or one by one: the noise of this step, and the word of the next episode's start."""
+    seed, episode, step = torch.arange(5) * 2**40 + 3, torch.arange(5) * 2, torch.tensor([0, 1, 7, 2**31, 2**40])
+    noise, words = step_numbers(seed, episode, step, num_normals)
+    after = CounterRNG(seed, episode + 1, torch.zeros_like(step))
+    assert torch.equal(words, after.words(1, STREAM_RESET)[:, 0])
+    assert torch.equal(words, start_words(seed, episode + 1))
+    assert words.dtype == torch.int64
+    assert not torch.equal(words, start_words(seed, episode))
+    if num_normals == 0:
+        assert noise is None
+        return
+    plain = CounterRNG(seed, episode, step)
+    assert torch.equal(noise, plain.normal(num_normals))
+    drawn = CounterRNG(seed, episode, step, noise)
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        assert torch.equal(drawn.normal(num_normals, dtype=dtype), plain.normal(num_normals, dtype=dtype))
+    assert torch.equal(drawn.normal(num_normals + 1), plain.normal(num_normals + 1)), "other numbers are drawn"
+    assert torch.equal(drawn.normal(num_normals, 9), plain.normal(num_normals, 9))
 
 
-def test_no_numbers_are_drawn_ahead_too():
-    zeros = torch.zeros(3, dtype=torch.int64)
-    assert LookaheadRNG(zeros, zeros, zeros, 4).normal(0).shape == (3, 0)
-
-
-def test_numbers_that_are_written_into_are_drawn_as_they_were():
-    seed, zeros = torch.arange(2), torch.zeros(2, dtype=torch.int64)
-    ahead, plain = LookaheadRNG(seed, zeros, zeros, 4), CounterRNG(seed, zeros, zeros)
-    ahead.normal(3).mul_(0.0)
-    assert torch.equal(ahead.normal(3), plain.normal(3))
-
-
-@pytest.mark.parametrize("lasting", [1, 2, 3, 5])
-def test_rows_that_begin_episodes_in_between_get_their_own_numbers(lasting):
-    """Row i's episodes last `lasting` + i steps, so that rows begin one, several or no new ones while numbers last."""
-    seed, episode, step = torch.arange(4) + 9, torch.arange(4) * 3, torch.zeros(4, dtype=torch.int64)
-    ahead = LookaheadRNG(seed, episode, step, 7)
-    for i in range(7):
-        if ahead.exhausted:
-            assert lasting < 3, "short episodes use numbers up before their time"
-            ahead = LookaheadRNG(seed, episode, step, 7 - i)
-        plain = CounterRNG(seed, episode, step)
-        for draw in ((5,), *([(2, 7, torch.float64)] if i > 2 else [])):
-            assert torch.equal(ahead.normal(*draw), plain.normal(*draw)), i
-        assert torch.equal(ahead.step, step)
-        ahead.advance()
-        over = step + 1 >= lasting + torch.arange(4)
-        episode, step = episode + over, (step + 1).masked_fill(over, 0)
-        ahead.restart(over.nonzero()[:, 0].tolist(), episode[over].tolist())
-    assert ahead.exhausted
-
-
-def test_places_drawn_ahead_are_those_drawn_one_by_one():
-    ahead, zeros = PlacesAhead(4), torch.zeros(5, dtype=torch.int64)
-
-    def check(which: Tensor, current: Tensor, size: int, told: str = "") -> None:
-        expected = CounterRNG(seed, episode, zeros).integers(1, size, STREAM_RESET)[which, 0]
-        drawn = ahead.draw(which.tolist(), episode[which].tolist(), seed, current, size)
-        assert drawn == expected.tolist(), told
-        bank = torch.empty(size, 2)
-        starts = ahead.starts(bank, seed, current)
-        assert starts is ahead.starts(bank, seed, current)
-        assert starts.bank is bank
-        assert torch.equal(starts.places[which, episode[which] - starts.first[which]], expected), told
-
-    seed, episode = torch.arange(5) + 3, torch.arange(5)
-    for size, rows in [(10, [0, 1]), (10, [1]), (10, [1, 4]), (10, [1, 2]), (10, [1]), (7, [0, 2]), (7, [3])]:
-        which = torch.tensor(rows)
-        episode = episode.index_add(0, which, torch.ones_like(which))
-        for current in (episode, episode - 1):  # the episodes that start are the current ones, or the next
-            check(which, current, size)
-    every, episode = torch.arange(5), episode - 2
-    check(every, episode, 7, "episodes may go back")
-    episode += 2  # in place: what has been drawn keeps its own copy of the counters
-    check(every, episode, 7)
-    draws = random.Random(0)
-    for _ in range(200):
-        which = torch.tensor([row for row in range(5) if draws.random() < 0.2 * row], dtype=torch.int64)
-        episode = episode.index_add(0, which, torch.ones_like(which))
-        check(which, episode - draws.choice([0, 1]), 7)
-    seed = seed + 1
-    check(every, episode, 7, "other seeds")
-
-
-def test_of_many_rows_only_those_that_used_their_places_get_new_ones():
-    ahead, seed, episode = PlacesAhead(4), torch.arange(1000), torch.zeros(1000, dtype=torch.int64)
-    with patch("wm_vec.core.lookahead._places", wraps=_places) as drawn:
-        for _ in range(20):
-            ahead.draw([7], [int(episode[7]) + 1], seed, episode, 5)
-            episode[7] += 1
-    assert [len(call.args[0]) for call in drawn.call_args_list] == [1000, *[1] * (len(drawn.call_args_list) - 1)]
-    assert 4 < len(drawn.call_args_list) < 10
+def test_forks_have_seeds_of_their_own():
+    parents = rng_at(5, episode=2, step=3, rows=1000)
+    seeds = torch.cat([parents.seed, *(fork_seeds(parents, fork) for fork in (1, 2))])
+    assert len(seeds.unique()) == 2001
+    assert int(seeds.min()) >= 0
+    assert torch.equal(fork_seeds(parents, 1), seeds[1000:2000])
+    later = CounterRNG(parents.seed, parents.episode, parents.step + 1)
+    assert not bool((fork_seeds(later, 1) == seeds[1000:2000]).any())
 
 
 def test_spawned_seeds_are_numpys_and_unrelated():

@@ -4,14 +4,14 @@ import pickle
 from copy import deepcopy
 from multiprocessing.reduction import ForkingPickler
 
-import numpy as np
 import pytest
 import torch
 from tensordict import TensorDict
 
-from tests.core.walk import BOX, Walk, constant, walk_engine
+from tests.core.walk import BOX, Walk, constant, seen, started, stepped, tensors_of, walk_engine
 from wm_vec import WorldModel
-from wm_vec.core import EnvState, Perspective
+from wm_vec.core import AutoresetMode, EnvState, Perspective
+from wm_vec.core.resets import fork_state, restart, start
 
 MODES = ["same_step", "next_step", "disabled"]
 
@@ -19,16 +19,15 @@ MODES = ["same_step", "next_step", "disabled"]
 def run(engine, steps=5):
     """All that a few steps give, as one table (steps, ...)."""
     results = [engine.step(constant(engine, 0.7)) for _ in range(steps)]
-    names = (
-        "observation",
-        "final_observation",
-        "reward",
-        "terminated",
-        "truncated",
-        "episode_return",
-        "episode_length",
-    )
-    return {name: torch.stack([getattr(r, name) for r in results]) for name in names}
+    return {name: torch.stack([column(r, name) for r in results]) for name in COLUMNS}
+
+
+COLUMNS = ("observation", "final_observation", "reward", "terminated", "truncated", "episode_return", "episode_length")
+
+
+def column(result, name):
+    """A tensor of a step's output; the only perspective's where there is one for each."""
+    return next(tensors_of([getattr(result, name)]))
 
 
 def assert_same(one, two):
@@ -53,14 +52,12 @@ def test_restoring_continues_bit_for_bit(mode, exact_rows):
     assert_same(run(engine, 6), expected)
     # In another engine of the same world too, one that has never been reset.
     other = walk_engine(5, [view], autoreset_mode=mode, max_episode_steps=7, exact_rows=exact_rows)
-    seen = other.set_state(saved)
-    assert torch.equal(seen, saved.dynamics["x"])
+    assert torch.equal(seen(other.set_state(saved)), saved.dynamics["x"])
     assert_same(run(other, 6), expected)
 
 
 def test_a_state_is_a_copy():
-    engine = walk_engine(2)
-    engine.reset(seed=0)
+    engine = started(2)
     saved, kept = engine.state(), engine.state()
     saved.dynamics["x"].zero_()
     saved.elapsed.fill_(99)
@@ -71,8 +68,7 @@ def test_a_state_is_a_copy():
 
 
 def test_rows_of_a_state_can_be_mixed():
-    engine = walk_engine(3)
-    engine.reset(seed=0)
+    engine = started(3)
     run(engine, 2)
     early = engine.state()
     expected = run(engine, 3)
@@ -82,8 +78,7 @@ def test_rows_of_a_state_can_be_mixed():
 
 
 def foreign(**changes):
-    engine = walk_engine(2)
-    engine.reset(seed=0)
+    engine = started(2)
     state = engine.state()
     for name, value in changes.items():
         setattr(state, name, value)
@@ -124,8 +119,7 @@ def foreign(**changes):
     ],
 )
 def test_states_of_other_worlds_are_refused(state, message):
-    engine = walk_engine(2)
-    engine.reset(seed=0)
+    engine = started(2)
     before = engine.state()
     with pytest.raises(ValueError, match=message):
         engine.set_state(state())
@@ -138,22 +132,19 @@ def test_a_state_whose_shapes_fit_by_chance_is_refused(tmp_path):
             super().__init__()
             self.signature = signature
 
-    heat, light, again = (walk_engine(2, dynamics=About(one)) for one in ("heat", "light", "heat"))
-    for engine in (heat, light, again):
-        engine.reset(seed=0)
+    heat, light, again = (started(2, dynamics=About(one)) for one in ("heat", "light", "heat"))
     assert (heat.state().world == again.state().world).all()
     again.set_state(heat.state())
     before = light.state()
-    for call in (light.set_state, light.stateless.restart, light.stateless.observe):
+    check = light.world.layout.check
+    for call in (light.set_state, check):
         with pytest.raises(ValueError, match="another world: its keys and shapes are those of this one"):
             call(heat.state())
-    with pytest.raises(ValueError, match="another world"):
-        light.transition(heat.state(), constant(light))
     padded = TensorDict.from_dict({"state": heat.state().to_tensordict()}).zero_()["state"]
-    light.stateless.observe(EnvState.from_tensordict(padded))
+    check(EnvState.from_tensordict(padded))
     mapped = EnvState.from_tensordict(heat.state().to_tensordict().memmap_(tmp_path))
     with pytest.raises(ValueError, match="another world"):
-        light.stateless.observe(mapped)
+        check(mapped)
     mixed = torch.cat([heat.state()[:1], light.state()[:1]])
     with pytest.raises(ValueError, match="another world"):
         light.set_state(mixed)
@@ -172,13 +163,13 @@ def test_an_engine_that_is_sent_to_another_process_shares_no_counters(world):
     sent = pickle.loads(ForkingPickler.dumps(engine))
     action = engine.sample_actions()
     for _ in range(40):
-        assert torch.equal(engine.step(action).observation, alone.step(action).observation)
+        assert torch.equal(seen(engine.step(action).observation), seen(alone.step(action).observation))
     state, steps = sent.state(), [sent.step(action) for _ in range(3)]
     assert state.elapsed.max() == 2
     again = pickle.loads(pickle.dumps(sent))
     again.set_state(state)
     for step in steps:
-        assert torch.equal(again.step(action).observation, step.observation)
+        assert torch.equal(seen(again.step(action).observation), seen(step.observation))
 
 
 # -- forks --------------------------------------------------------------------------------------------------
@@ -186,8 +177,7 @@ def test_an_engine_that_is_sent_to_another_process_shares_no_counters(world):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_fork_with_the_same_numbers_is_the_future(mode):
-    engine = walk_engine(4, autoreset_mode=mode, max_episode_steps=6)
-    engine.reset(seed=0)
+    engine = started(4, autoreset_mode=mode, max_episode_steps=6)
     run(engine, 3)
     fork = engine.fork([2, 0, 2], rng="same")
     assert fork.num_envs == 3
@@ -197,8 +187,7 @@ def test_a_fork_with_the_same_numbers_is_the_future(mode):
 
 
 def test_a_fresh_fork_starts_there_and_has_noise_of_its_own():
-    engine = walk_engine(4)
-    engine.reset(seed=0)
+    engine = started(4)
     run(engine, 2)
     forks = [engine.fork([1, 1, 1]), engine.fork([1, 1, 1])]
     futures = [run(f, 1)["final_observation"][0] for f in forks]
@@ -228,8 +217,7 @@ def test_fresh_forks_repeat_with_their_parent():
 
 
 def test_a_tensor_of_indices_is_taken_too():
-    engine = walk_engine(3)
-    engine.reset(seed=0)
+    engine = started(3)
     assert torch.equal(engine.fork(torch.tensor([2])).state().dynamics["x"], engine.state().dynamics["x"][2:])
 
 
@@ -247,115 +235,130 @@ def test_a_tensor_of_indices_is_taken_too():
     ],
 )
 def test_forks_that_cannot_be(indices, rng, message):
-    engine = walk_engine(3)
-    engine.reset(seed=0)
+    engine = started(3)
     with pytest.raises(ValueError, match=message):
         engine.fork(indices, rng=rng)
 
 
-# -- the pure transition ------------------------------------------------------------------------------------
+# -- steps and starts of any state --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_transition_is_the_step_and_touches_nothing(mode):
-    engine = walk_engine(3, autoreset_mode=mode, max_episode_steps=2)
-    engine.reset(seed=0)
+def test_the_engine_steps_by_the_pure_function_which_touches_nothing(mode):
+    engine = started(3, autoreset_mode=mode, max_episode_steps=2)
     state = engine.state()
     for _ in range(5):
         kept = state.clone()
-        after, result = engine.transition(state, constant(engine, 0.7))
-        again, _ = engine.transition(state, constant(engine, 0.7))
+        after, result = stepped(engine, state, constant(engine, 0.7))
+        again, _ = stepped(engine, state, constant(engine, 0.7))
         assert bool((state == kept).all())
         assert bool((after == again).all())
         assert bool((engine.state() == state).all()), "the engine's own state has not moved"
-        stepped = engine.step(constant(engine, 0.7))
-        assert torch.equal(stepped.observation, result.observation)
-        assert torch.equal(stepped.reward, result.reward)
+        by_engine = engine.step(constant(engine, 0.7))
+        for name in COLUMNS:
+            assert torch.equal(column(by_engine, name), column(result, name)), name
         state = after
     assert isinstance(state, EnvState)
 
 
-def test_the_transition_takes_any_number_of_rows():
-    engine = walk_engine(3)
-    engine.reset(seed=0)
-    state = engine.state()[torch.tensor([0, 0, 1, 2, 1])]
-    after, _ = engine.transition(state, torch.zeros(5, 1))
+def test_the_pure_step_takes_any_number_of_envs():
+    engine = started(3, max_episode_steps=1)
+    after, result = stepped(engine, engine.state()[torch.tensor([0, 0, 1, 2, 1])], torch.zeros(5, 1))
     assert torch.equal(after.dynamics["x"][0], after.dynamics["x"][1])
     assert after.batch_size == (5,)
+    assert result.reward.shape == (5, 1)
+    after, result = stepped(engine, engine.state()[:0], torch.zeros(0, 1))
+    assert after.batch_size == (0,)
+    assert seen(result.observation).shape == (0, 2)
+
+
+def test_a_step_may_have_a_mode_of_its_own():
+    engine = started(2, max_episode_steps=1)
+    assert engine.step(constant(engine), AutoresetMode.DISABLED).was_reset.tolist() == [False, False]
+    assert engine.state().elapsed.tolist() == [1, 1]
+    assert engine.step(constant(engine)).was_reset.tolist() == [True, True]
+
+
+def test_starts_are_those_of_a_reset():
+    engine, big = started(3, seed=11), 2**63 - 3
+    world = engine.world
+    state = start(world, 11, 3)
+    assert bool((state == engine.state()).all())
+    assert torch.equal(seen(world.observe(state)), state.dynamics["x"])
+    assert bool((start(world, [big, 5], 2)[1] == start(world, 5, 1)[0]).all())
+    with pytest.raises(ValueError, match="2 envs need 2 seeds, got 3"):
+        start(world, [1, 2, 3], 2)
+    engine.reset(seed=[None, 4, None], mask=torch.tensor([True, True, False]))
+    kept = state.clone()
+    again, _ = restart(world, state, seeds=[None, 4, None], mask=torch.tensor([True, True, False]))
+    assert bool((again == engine.state()).all())
+    assert bool((state == kept).all())
+    assert again.episode.tolist() == [1, 0, 0]
+
+
+def test_forked_states_are_those_of_a_fork():
+    engine = started(3)
+    engine.step(constant(engine))
+    picked = engine.state()[torch.tensor([2, 0])]
+    kept = picked.clone()
+    assert bool((engine.fork([2, 0]).state() == fork_state(picked, 1)).all())
+    assert bool((engine.fork([2, 0]).state() == fork_state(picked, 2)).all())
+    assert bool((picked == kept).all())
+    assert not set(fork_state(picked, 1).seed.tolist()) & {*picked.seed.tolist(), *fork_state(picked, 2).seed.tolist()}
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_what_a_step_gave_stays_and_may_be_written_to(mode):
     engine, clean = (walk_engine(3, autoreset_mode=mode, max_episode_steps=2) for _ in range(2))
-    seen = [engine.reset(seed=0)]
+    given = [(observation := seen(engine.reset(seed=0)), observation.clone())]
     clean.reset(seed=0)
     for _ in range(5):
         result, expected = engine.step(constant(engine, 0.7)), clean.step(constant(clean, 0.7))
-        assert torch.equal(result.observation, expected.observation)
-        copies = [t.clone() for t in seen]
-        engine_state = engine.state()
-        for kept, copy in zip(seen, copies, strict=True):
+        assert torch.equal(seen(result.observation), seen(expected.observation))
+        for kept, copy in given:
             assert torch.equal(kept, copy)
-        for name in (
-            "observation",
-            "final_observation",
-            "reward",
-            "terminated",
-            "truncated",
-            "episode_length",
-        ):
-            getattr(result, name).zero_()
-        result.episode_return.fill_(1e9)
-        result.finished.fill_(True)
-        assert bool((engine.state() == engine_state).all()), "writing into a result must not move the engine"
+        before = engine.state()
+        written = [*COLUMNS, "finished", "was_reset", "diverged"]
+        for tensor in tensors_of([getattr(result, name) for name in written]):
+            tensor.fill_(True)
+        assert bool((engine.state() == before).all()), "writing into a result must not move the engine"
+        given += [(t, t.clone()) for t in tensors_of(result)]
 
 
 def test_the_dynamics_is_called_once_a_step():
     dynamics = Walk()
-    engine = walk_engine(3, dynamics=dynamics)
-    engine.reset(seed=0)
+    engine = started(3, dynamics=dynamics)
     run(engine, 4)
     assert dynamics.calls == 4
 
 
 @pytest.mark.parametrize("grad", [False, True])
 @pytest.mark.parametrize("mode", MODES)
-def test_a_transitions_flags_may_be_written_to(mode, grad):
+def test_a_steps_flags_may_be_written_to(mode, grad):
     """No flag is another one, or the state that the step began with."""
-    engine = walk_engine(3, autoreset_mode=mode, max_episode_steps=1)
-    engine.reset(seed=0), engine.step(constant(engine))
+    engine = started(3, autoreset_mode=mode, max_episode_steps=1)
+    engine.step(constant(engine))
     state = engine.state()
     before = state.clone()
     with torch.set_grad_enabled(grad):
-        _, result = engine.transition(state, constant(engine))
-    flags = [result.finished, result.was_reset, result.truncated, result.diverged]
+        _, result = stepped(engine, state, constant(engine))
+    flags = [result.truncated, result.finished, result.diverged, result.terminated]
+    if mode != "same_step":  # where envs are reset if and only if they are finished
+        flags.append(result.was_reset)
     for i, flag in enumerate(flags):
         flag.fill_(i % 2 == 0)
-    assert [flag[0].item() for flag in flags] == [True, False, True, False]
+    assert [flag.flatten()[0].item() for flag in flags] == [True, False, True, False, True][: len(flags)]
     assert bool((state == before).all())
 
 
-def test_the_transition_takes_no_rows_too():
-    engine = walk_engine(3, max_episode_steps=1)
-    engine.reset(seed=0)
-    with torch.no_grad():
-        after, result = engine.transition(engine.state()[:0], torch.zeros(0, 1))
-    assert after.batch_size == (0,)
-    assert result.observation.shape == (0, 2)
-
-
-def test_a_bank_is_copied_and_pickled_once():
-    bank = TensorDict({"x": torch.zeros(10_000, 2)}, batch_size=[10_000])
-    view = Perspective(BOX, reward_fn=kept_reward, reward_state=torch.zeros(50))  # expanded, not stored
-    engine = walk_engine(3, [view], bank=bank, max_episode_steps=2, seed=0)
-    engine.reset()
-    assert len(pickle.dumps(engine)) < 300_000, (
-        "the bank has 80,000 bytes, with the reward states it would have 2 million"
-    )
-    for again in (deepcopy(engine), pickle.loads(pickle.dumps(engine))):
-        starts = again._starts
-        assert all(np.shares_memory(a, leaf.numpy()) for a, leaf in zip(starts.arrays, starts.leaves, strict=True))
-
-
-def kept_reward(obs, act, info, state):
-    return obs["observation"][0], state
+def test_engines_are_copied_and_pickled_with_their_bank():
+    bank = TensorDict({"x": torch.rand(1000, 2)}, batch_size=[1000])
+    engine = started(3, bank=bank, max_episode_steps=2, bank_size=1000)
+    copies = [deepcopy(engine), pickle.loads(pickle.dumps(engine))]
+    engine.load_bank(bank[:1] + 1)
+    for again in copies:
+        own, theirs = again.world.resets, engine.world.resets
+        assert torch.equal(own.buffer[0], bank["x"])
+        assert own.buffer[0].data_ptr() != theirs.buffer[0].data_ptr()
+        assert own.size.data_ptr() != theirs.size.data_ptr()
+    assert torch.equal(*(seen(again.reset()) for again in copies))

@@ -1,9 +1,12 @@
 """Weights, normalisers and banks that change in place are what the next step runs with."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
+from tests.core.walk import tensors_of
 from wm_vec import WorldModel
 
 
@@ -84,6 +87,63 @@ def test_changed_weights_take_effect_in_the_next_step(name, tmp_path):
     fresh.set_state(start)
     assert torch.equal(got, fresh.step(action)[0])
     assert not torch.equal(got, before)
+
+
+def leaves_of(packed):
+    return [*tensors_of(packed)]
+
+
+@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("heun", [False, True])
+def test_packed_weights_change_in_place(name, heun):
+    """What was captured over their addresses runs with the new weights."""
+    model, target = untrained().model, untrained(seed=1).model
+    packed = model.packed(3, heun)
+    assert model.packed(3, heun) is packed
+    other = model.packed(2, heun)
+    before = [(t, t.data_ptr(), t.clone()) for t in leaves_of(packed)]
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    assert not own & {t.untyped_storage().data_ptr() for t, *_ in before}
+    CHANGES[name](model, target)
+    assert model.packed(3, heun) is packed
+    assert [t.data_ptr() for t in leaves_of(packed)] == [address for _, address, _ in before]
+    assert all(t is old for t, (old, *_) in zip(leaves_of(packed), before, strict=True))
+    made_anew = copy.deepcopy(model).packed(3, heun)
+    assert all(map(torch.equal, leaves_of(packed), leaves_of(made_anew)))
+    assert not all(torch.equal(t, old) for t, _, old in before)
+    assert model.packed(2, heun) is other
+    assert all(map(torch.equal, leaves_of(other), leaves_of(copy.deepcopy(model).packed(2, heun))))
+
+
+def test_ten_optimizer_steps_run_with_the_weights_of_each(tmp_path):
+    world = untrained()
+    env = world.to_vector_env(2, autoreset_mode="disabled", seed=0)
+    env.reset()
+    start, packed, optimizer = env.state(), world.model.packed(3), torch.optim.AdamW(world.model.parameters(), lr=0.01)
+    observations = []
+    for _ in range(10):
+        optimizer.zero_grad()
+        sum((p - 1).square().sum() for p in world.model.parameters()).backward()
+        optimizer.step()
+        env.set_state(start)
+        observations.append(env.step(torch.zeros(2, 1))[0])
+        assert world.model.packed(3) is packed
+        alone = copy.deepcopy(world.model).packed(3)
+        assert all(map(torch.equal, leaves_of(packed), leaves_of(alone)))
+    assert len({tuple(o.flatten().tolist()) for o in observations}) == 10
+
+
+def test_weights_packed_under_inference_mode_or_grad_need_no_graph_and_can_be_in_one():
+    model = untrained().model
+    with torch.inference_mode():
+        packed = model.packed(3)
+    changed_by_optimizer()(model, None)
+    with torch.enable_grad():
+        assert model.packed(3) is packed
+    with torch.inference_mode():
+        one_table(model, None)
+        assert model.packed(3) is packed
+    assert not any(t.requires_grad or t.is_inference() for t in leaves_of(packed))
 
 
 def test_load_weights_serves_environments_that_exist(tmp_path):

@@ -1,23 +1,27 @@
-"""A dynamics small enough to compute by hand."""
+"""A dynamics small enough to compute by hand, and what tests of the core do to engines of it."""
 
 from __future__ import annotations
 
-import torch
-from tensordict import TensorDict
+from collections.abc import Iterator
+from typing import Any
 
-from wm_vec.core import ActionSpec, Engine, Perspective, Transition
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+
+from wm_vec.core import ActionSpec, Dynamics, Engine, EngineConfig, EnvState, Perspective, Transition, step
 
 BOX = ActionSpec("box", (1,), (-1.0,), (1.0,))
 
 
-class Walk:
+class Walk(Dynamics):
     """Two numbers moved by the action and some noise; the reward is the first, above 2 the episode ends."""
 
-    rng = "counter"
     device = torch.device("cpu")
+    dtype = torch.float32
 
-    def __init__(self, noise=0.1, dtype=torch.float32, truncates=False):
-        self.noise, self.dtype, self.truncates = noise, dtype, truncates
+    def __init__(self, noise=0.1, dtype=torch.float32, truncates=False, noise_size=0):
+        self.noise, self.dtype, self.truncates, self.noise_size = noise, dtype, truncates, noise_size
         self.calls = 0
 
     def initial_state(self, rng, num_envs):
@@ -39,16 +43,47 @@ class Walk:
         )
 
 
-def bank_of(*rows, dtype=torch.float32):
-    """Initial states from rows of two numbers."""
-    return TensorDict({"x": torch.tensor(rows, dtype=dtype)}, batch_size=[len(rows)])
+def bank_of(*envs, dtype=torch.float32):
+    """Initial states from pairs of numbers."""
+    return TensorDict({"x": torch.tensor(envs, dtype=dtype)}, batch_size=[len(envs)])
 
 
-def walk_engine(num_envs=4, perspectives=None, dynamics=None, **options):
+def walk_engine(num_envs=4, perspectives=None, dynamics=None, *, bank=None, family=None, **config):
     """An engine over a `Walk`, with one perspective that sees everything."""
-    return Engine(dynamics or Walk(), num_envs, perspectives or [Perspective(BOX)], **options)
+    perspectives = [Perspective(BOX)] if perspectives is None else perspectives
+    return Engine(dynamics or Walk(), num_envs, perspectives, EngineConfig(**config), bank=bank, family=family)
+
+
+def started(*args, seed=0, **options):
+    """A `walk_engine` after its first reset."""
+    engine = walk_engine(*args, **options)
+    engine.reset(seed=seed)
+    return engine
 
 
 def constant(engine, value=0.1):
     """The same action for every env."""
     return torch.full((engine.num_envs, 1), value)
+
+
+def seen(observations):
+    """What the only perspective sees."""
+    (observation,) = observations.values()
+    return observation
+
+
+def stepped(engine, state, action, mode=None):
+    """The step of any state as a pure function: the state after it, and what happened."""
+    actions = engine.world.actions.check(action, state.seed.shape[0])
+    return step(engine.world, state, actions, mode)
+
+
+def tensors_of(value: Any) -> Iterator[Tensor]:
+    """Every tensor of nested results and states, in order; no copies."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (EnvState, TensorDictBase)):
+        yield from (tensor for _, tensor in sorted(value.items(True, True), key=lambda item: str(item[0])))
+    elif isinstance(value, (dict, list, tuple)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from tensors_of(part)

@@ -108,6 +108,7 @@ class Bank:
         words = start_words(seed, episode) if words is None else words
         return Starts(self.buffer, (words * self.size) >> 32)
 
+    @torch.inference_mode(False)  # tensors that are made in it can only be written into in it
     def _allocate(self, leaves: Sequence[Tensor], capacity: int) -> None:
         size, device = max(capacity, leaves[0].shape[0]), leaves[0].device
         self.buffer = [leaf.new_zeros(size, *leaf.shape[1:]) for leaf in leaves]

@@ -43,6 +43,10 @@ class EnvState(TensorClass):
     pending: Tensor
     world: Tensor
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> EnvState:
+        """A copy; tensorclasses warn of the one that they make."""
+        return self.clone()
+
 
 class StepOutput(NamedTuple):
     """One step of B envs, seen by P perspectives.

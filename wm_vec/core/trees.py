@@ -27,7 +27,8 @@ def select_envs(mask: Tensor, where_true: Tree, where_false: Tree) -> Tree:
 def finite_envs(tree: Tree) -> Tensor:
     """``(B,)`` bool: all floating-point numbers of the env are finite."""
     leaves = tree_leaves(tree)
-    finite = [torch.isfinite(leaf).reshape(leaf.shape[0], -1).all(-1) for leaf in leaves if leaf.is_floating_point()]
+    # Of no env there is nothing to reshape, but something to flatten.
+    finite = [torch.isfinite(leaf[:, None]).flatten(1).all(-1) for leaf in leaves if leaf.is_floating_point()]
     if not finite:
         return torch.ones(leaves[0].shape[0], dtype=torch.bool, device=leaves[0].device)
     return torch.stack(finite).all(0) if len(finite) > 1 else finite[0]

@@ -119,22 +119,31 @@ class CanvasModel(nn.Module):
         Moving or casting the model makes new ones. Writes through ``parameter.data`` are the one change that torch does
         not count: write under ``torch.no_grad()`` instead.
         """
-        known = self.codec.is_input[None]
         if torch.compiler.is_compiling():
             # Traced with the step, which so reads the parameters as they are, and no tables of before.
+            known = self.codec.is_input[None]
             return self._pack(n_denoise_steps, heun, known, known, KNOWN)
         key, versions = (n_denoise_steps, heun), self._versions()
         found = self._packed.get(key)
         if found is not None and found[0] == versions:
             return found[1]
-        packed = self._pack(n_denoise_steps, heun, known, known, KNOWN)
-        if found is None:
-            packed = packed.clone()
-        else:
-            found[1].copy_(packed)
-            packed = found[1]
+        packed = self._repacked(n_denoise_steps, heun, None if found is None else found[1])
         self._packed[key] = (versions, packed)
         return packed
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def _repacked(self, n_denoise_steps: int, heun: bool, held: PackedWeights | None) -> PackedWeights:
+        """The packed weights of the parameters as they are, in the storage of `held` if there is any; without a graph.
+
+        Made in inference mode, too, they are tensors that a later step can keep a graph over.
+        """
+        known = self.codec.is_input[None]
+        packed = self._pack(n_denoise_steps, heun, known, known, KNOWN)
+        if held is None:
+            return packed.clone()
+        held.copy_(packed)
+        return held
 
     @torch.no_grad()
     def fill_in(self, values: Tensor, known: Tensor, noise: Tensor, n_denoise_steps: int, heun: bool = False) -> Tensor:

@@ -83,7 +83,7 @@ def finish_step_reference(
         New tensors, except that under ``"disabled"`` ``final`` and ``state`` are one list and `episode` is as it was, and
         under ``"same_step"`` ``finished`` and ``was_reset`` are one tensor.
     """
-    numbers = [leaf.reshape(leaf.shape[0], -1) for leaf in proposed if leaf.dtype.is_floating_point]
+    numbers = [_columns(leaf) for leaf in proposed if leaf.dtype.is_floating_point]
     if action is not None:
         numbers.append(action.to(reward.dtype))
     # A finite number less itself is 0, any other NaN, which counts as true.
@@ -127,6 +127,11 @@ def finish_step_reference(
         final_elapsed,
         final_returns,
     )
+
+
+def _columns(leaf: Tensor) -> Tensor:
+    """``(B, ...)`` as ``(B, n)``; of no env, too."""
+    return leaf.flatten(1) if leaf.dim() > 1 else leaf[:, None]
 
 
 def _select(mask: Tensor, where_true: Tensor, where_false: Tensor) -> Tensor:
