@@ -27,7 +27,7 @@ class ViewOfState(WorldModelVectorEnv):
 
     def step(self, actions):
         _, *rest = super().step(actions)
-        return (self.engine._store.leaves[0][:, :4], *rest)
+        return (self.engine.model_state()["values"][:, :4], *rest)
 
 
 class KeepsAction(WorldModelVectorEnv):

@@ -11,7 +11,7 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from tensordict import TensorDict
 
 from tests.envs import faulty
-from wm_vec.core import ActionSpec, Engine, Perspective, Transition
+from wm_vec.core import ActionSpec, Dynamics, Engine, EngineConfig, Perspective, Transition
 from wm_vec.envs import CheckError, WorldModelVectorEnv, check_vector_env
 from wm_vec.envs.checker import CHECKS
 
@@ -90,7 +90,7 @@ def test_a_rollout_without_ends_says_that_modes_were_not_seen():
     assert "16 steps" in report.skipped["mode"]
 
 
-class TorchsOwnNoise:
+class TorchsOwnNoise(Dynamics):
     """A foreign model: a random walk with torch's own generator."""
 
     rng = "global"
@@ -113,7 +113,7 @@ def test_a_model_on_torchs_generator_is_checked_as_a_whole_batch():
         TorchsOwnNoise(),
         4,
         [Perspective(ActionSpec("box", (2,), (-1.0, -1.0), (1.0, 1.0)))],
-        max_episode_steps=HORIZON,
+        EngineConfig(HORIZON),
     )
     space = gym.spaces.Box(-np.inf, np.inf, (2,))
     env = WorldModelVectorEnv(engine, space, gym.spaces.Box(-1, 1, (2,)))

@@ -9,7 +9,7 @@ import torch
 from tensordict import TensorDict
 
 from wm_vec.canvas import EnvSignature
-from wm_vec.core import Engine, Transition
+from wm_vec.core import Dynamics, Engine, EngineConfig, Transition
 from wm_vec.perspectives import view_of
 from wm_vec.settings import CanvasConfig
 
@@ -73,12 +73,11 @@ class RulesWorld:
             RulesDynamics(self),
             num_envs,
             [perspective],
-            max_episode_steps=max_episode_steps,
-            autoreset_mode=autoreset_mode,
+            EngineConfig(max_episode_steps, autoreset_mode),
         )
 
 
-class RulesDynamics:
+class RulesDynamics(Dynamics):
     rng, device, dtype = "counter", CPU, torch.float64
 
     def __init__(self, world):

@@ -83,7 +83,7 @@ def _imagine(
 
     from wm_vec.train.collect import act
 
-    dtype = torch.int64 if env.engine.perspectives[0].action.kind == "discrete" else env.engine.dtype
+    dtype = torch.int64 if env.engine.only_perspective("wm-vec rollout").action.kind == "discrete" else env.engine.dtype
 
     def actions(observation: torch.Tensor) -> torch.Tensor:
         if policy is None:

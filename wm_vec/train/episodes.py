@@ -13,7 +13,7 @@ import torch
 from gymnasium.vector.utils import batch_space
 from tensordict import TensorDict
 
-from wm_vec.core import Engine, EnvState
+from wm_vec.core import Engine, EnvState, step
 from wm_vec.train.collect import Policy, act, real_steps
 
 EPISODE_CAP = 1000
@@ -91,13 +91,14 @@ def imagined_episodes(
     """
     spaces = batch_space(action_space, engine.num_envs)
     spaces.seed(seed)
-    observation = engine.reset(seed=seed)
+    name = engine.only_perspective("imagined_episodes").name
+    observation = engine.reset(seed=seed)[name]
     episodes = Episodes(engine.num_envs)
     for _ in range(max_steps):
         action = spaces.sample() if policy is None else act(policy, observation.cpu().numpy(), spaces)
-        result = engine.step(_action_tensor(engine, action))
-        observation = result.observation
-        if episodes.add((), result.reward.cpu().numpy(), result.finished.cpu().numpy()):
+        output = engine.step(_action_tensor(engine, action))
+        observation = output.observation[name]
+        if episodes.add((), output.reward[:, 0].cpu().numpy(), output.finished.cpu().numpy()):
             break
     return episodes
 
@@ -122,7 +123,7 @@ class Imagination:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.perspective = engine.perspectives[0]
+        self.perspective = engine.only_perspective("Imagination")
         engine.reset(seed=0)
         self._blank: Any = engine.state()[:1]
         positions = engine.predictions().shape[1]
@@ -138,8 +139,9 @@ class Imagination:
             envs = slice(first, first + self._chunk)
             state, steps = self._state_at(start[envs], seed + first), []
             for taken in action[:, envs]:
-                state, result = self.engine.transition(state, _action_tensor(self.engine, taken))
-                steps.append((result.final_observation, result.reward, result.terminated, result.diverged))
+                state, output = step(self.engine.world, state, [_action_tensor(self.engine, taken)])
+                seen = output.final_observation[self.perspective.name]
+                steps.append((seen, output.reward[:, 0], output.terminated[:, 0], output.diverged))
             chunks.append([torch.stack(column) for column in zip(*steps, strict=True)])
         return ImaginedSteps(*(torch.cat(column, 1).cpu().numpy() for column in zip(*chunks, strict=True)))
 
@@ -155,5 +157,5 @@ class Imagination:
 
 
 def _action_tensor(engine: Engine, action: np.ndarray) -> torch.Tensor:
-    dtype = torch.int64 if engine.perspectives[0].action.kind == "discrete" else engine.dtype
+    dtype = torch.int64 if engine.only_perspective("Imagination").action.kind == "discrete" else engine.dtype
     return torch.as_tensor(action).to(engine.device, dtype)
