@@ -237,7 +237,7 @@ def test_a_world_moves_to_meta_where_every_host_read_raises():
     env = made.to_vector_env(4, ["market.price"], ["firm.revenue"], by_market)
     env.engine.reset(seed=0)
     result = env.engine.step(torch.zeros(4, 1, device="meta"))
-    assert result.observation.device.type == "meta"
+    assert result.observation["agent"].device.type == "meta"
     assert result.observation.shape == (4, 1)
 
 
@@ -507,8 +507,8 @@ def test_an_engine_takes_perspectives_with_its_own_action(cartpole):
     action = ActionSpec("discrete", (), (0.0,), (1.0,))
     view = Perspective(action, obs_index=torch.tensor([2]), reward_fn=lambda o, a, i: 5.0)
     engine = cartpole.to_engine(3, [view])
-    assert engine.reset(seed=0).shape == (3, 1)
-    assert engine.step(torch.zeros(3, dtype=torch.int64)).reward.tolist() == [5.0] * 3
+    assert engine.reset(seed=0)["agent"].shape == (3, 1)
+    assert engine.step(torch.zeros(3, dtype=torch.int64)).reward.tolist() == [[5.0]] * 3
     wide = Perspective(ActionSpec("box", (2,), (0.0, 0.0), (1.0, 1.0)))
     with pytest.raises(SchemaError, match=r"actions have 2 numbers.*1 positions"):
         cartpole.to_engine(3, [wide])
@@ -517,7 +517,7 @@ def test_an_engine_takes_perspectives_with_its_own_action(cartpole):
 def test_an_engine_without_perspectives_has_the_environments_own(cartpole):
     for engine in (cartpole.to_engine(3), cartpole.to_engine(3, act_fields=["action"])):
         assert engine.perspectives[0].action == ActionSpec("discrete", (), (0.0,), (1.0,))
-        assert engine.reset(seed=0).shape == (3, 4)
+        assert engine.reset(seed=0)["agent"].shape == (3, 4)
 
 
 @pytest.mark.parametrize("perspectives", [None, [Perspective(ActionSpec("box", (1,), (0.0,), (1.0,)))]])
@@ -585,7 +585,7 @@ def test_environments_take_the_second_order_sampler(cartpole, make):
 
     engine = cartpole.to_engine(1, seed=0, n_denoise_steps=3, heun=True)
     engine.reset()
-    assert torch.equal(first(heun=True), engine.step(torch.zeros(1, dtype=torch.int64)).observation[0])
+    assert torch.equal(first(heun=True), engine.step(torch.zeros(1, dtype=torch.int64)).observation["agent"][0])
     assert not torch.equal(first(heun=True), first())
 
 
