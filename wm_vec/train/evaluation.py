@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from gymnasium.spaces import Discrete
@@ -40,25 +40,8 @@ class EvaluationError(ValueError):
     """A world and an environment that cannot be compared."""
 
 
-class SignedWorld(Protocol):
-    """What the evaluation needs of a world: `WorldModel` has it."""
-
-    signature: EnvSignature | None
-
-    def to_engine(
-        self,
-        num_envs: int,
-        *,
-        max_episode_steps: int | None = ...,
-        n_denoise_steps: int | None = ...,
-        autoreset_mode: AutoresetMode | str = ...,
-    ) -> Engine:
-        """An engine over the world, seen as its environment."""
-        ...
-
-
 def evaluate_world(
-    world: SignedWorld,
+    world: Any,
     env_id: str,
     *,
     policies: Mapping[str, Policy] | None = None,
@@ -76,7 +59,7 @@ def evaluate_world(
     linear fit that does not see the action; never by R2 of the next state, on which standing still does well.
 
     Args:
-        world: A world that was learned from the environment.
+        world: A `WorldModel` that was learned from the environment, or whatever has its `signature` and `to_engine`.
         env_id: Its Gymnasium id.
         policies: Further policies by name; each takes a batch of observations, as in `collect_transitions`.
         n_transitions: Held-out transitions for the one-step metrics; as many again for the linear baseline.
