@@ -185,6 +185,7 @@ def test_an_action_that_the_agent_cannot_take_is_named(module):
         module.Agent(pendulum.observation_space, pendulum.action_space)
 
 
+@pytest.mark.long
 def test_from_real_data_to_imagination_and_back_in_torchrl(tmp_path):
     """One turn at small size, PPO in imagination alone; a random policy's mean return in the real CartPole is 22."""
     torchrl_cartpole.main(

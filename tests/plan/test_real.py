@@ -53,6 +53,7 @@ def at_random(name):
     return lambda seen: [space.sample() for _ in seen]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("planner", [CEM, MPPI])
 def test_it_swings_the_real_pendulum_up(pendulum, planner):
     torch.manual_seed(0)

@@ -1,7 +1,7 @@
-"""Everything in a few minutes: imagine CartPole, train a policy inside, try it for real.
+"""Train a policy in an imagined CartPole and evaluate it on the real one, in a few minutes.
 
-Takes the bundled world, which was learned from the real CartPole-v1; imagines thousands of rollouts at once; trains a
-policy inside them alone; and lets that policy and a random one loose on the real environment.
+Loads the bundled world, which was learned from the real CartPole-v1; imagines thousands of rollouts at once; trains a
+policy in imagination alone; and evaluates that policy and a random one on the real environment.
 """
 
 from __future__ import annotations
@@ -36,13 +36,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="imagined steps to train the policy for (default: 600,000)",
     )
-    parser.add_argument("--out", type=Path, default=Path("demo.png"), metavar="FILE", help="where the picture goes")
+    parser.add_argument(
+        "--out", type=Path, default=Path("demo.png"), metavar="FILE", help="where the picture is written"
+    )
     add_common(parser)
     add_examples(parser, EXAMPLES)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Imagine, train, try, draw."""
+    """Imagine, train, evaluate, draw."""
     _check_out(args.out)
     from wm_vec.cli.loading import load_device
     from wm_vec.cli.output import reporting
@@ -59,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         reporter.note(f"   {speed:,.0f} imagined env steps/s")
         drift = _drift(world, args.seed)
 
-        reporter.note("2. Training a policy inside imagined worlds alone")
+        reporter.note("2. Training a policy in imagination alone")
         env = world.to_vector_env(512, seed=args.seed)
         env.reset()
         policy = Policy(world, args.seed)
@@ -75,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
 
             train_policy(policy, env, PPOConfig(total_steps=args.policy_steps, seed=args.seed), report)
 
-        reporter.note(f"3. Trying it in the real {ENV_ID}, {NUM_EPISODES} episodes")
+        reporter.note(f"3. Evaluating it on the real {ENV_ID}, {NUM_EPISODES} episodes")
         trained, random = (
             real_episodes(ENV_ID, NUM_EPISODES, who, seed=args.seed).returns.tolist() for who in (policy, None)
         )
@@ -94,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_out(path: Path) -> None:
-    """Refuse before the work a picture that could not be drawn after it."""
+    """Check before the work that its picture can be drawn."""
     if path.is_dir():
         raise CommandError(f"--out {path} is a folder; expected a file.")
     try:

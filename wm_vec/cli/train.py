@@ -1,8 +1,8 @@
 """Learn a world from a real environment: collect transitions, train on them, compare the two.
 
 Any registered Gymnasium environment with Box or Discrete spaces will do. Beside FILE stand FILE.jsonl, a line
-per evaluation, and, while training goes on, FILE.resume: after a crash or a kill the same command goes on
-from there and ends in the same world, bit for bit.
+per evaluation, and, during training, FILE.resume: after a crash or a kill the same command continues from it
+and ends in the same world, bit for bit.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 EXAMPLES = """
 wm-vec train --env CartPole-v1 --out cartpole.safetensors
 wm-vec train --env Pendulum-v1 --out pendulum.safetensors --transitions 50000 --steps 8000 --device cuda
-wm-vec train --env Pendulum-v1 --env-kwargs '{"g": 9.81}' --out p.safetensors --json > figures.json
+wm-vec train --env Pendulum-v1 --env-kwargs '{"g": 9.81}' --out p.safetensors --json > metrics.json
 """
 CHECK_TRANSITIONS, CHECK_STARTS = 4000, 50
 
@@ -34,7 +34,7 @@ CHECK_TRANSITIONS, CHECK_STARTS = 4000, 50
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``wm-vec train``."""
     parser.add_argument("--env", required=True, metavar="ID", help="Gymnasium id of the real environment")
-    parser.add_argument("--out", required=True, metavar="FILE", type=Path, help="where the world goes")
+    parser.add_argument("--out", required=True, metavar="FILE", type=Path, help="where the trained world is written")
     parser.add_argument(
         "--transitions",
         type=positive,
@@ -48,7 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="gradient steps at most (default: that of wm_vec.TrainConfig)",
     )
-    parser.add_argument("--batch-size", type=positive, metavar="N", help="rows per gradient step (default: likewise)")
+    parser.add_argument(
+        "--batch-size", type=positive, metavar="N", help="examples per gradient step (default: likewise)"
+    )
     parser.add_argument(
         "--d-model",
         type=positive,
@@ -96,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
         if not args.no_check:
             from wm_vec.train.evaluation import evaluate_world
 
-            reality = evaluate_world(
+            evaluation = evaluate_world(
                 world,
                 args.env,
                 n_transitions=CHECK_TRANSITIONS,
@@ -105,14 +107,14 @@ def run(args: argparse.Namespace) -> int:
                 seed=args.seed,
                 progress=lambda doing: reporter.note(f"checking {doing}"),
             )
-            payload["reality"] = reality.to_dict()
-            tables.append(reality.table())
+            payload["reality"] = evaluation.to_dict()
+            tables.append(evaluation.table())
         reporter.result(payload, *tables)
     return 0
 
 
 def _train(args: argparse.Namespace, reporter: Reporter) -> tuple[WorldModel, TrainReport]:
-    """Collect and learn, with progress."""
+    """Collect transitions and train on them, with progress."""
     from wm_vec.cli.loading import load_device, load_signature
     from wm_vec.train import TrainConfig, collect_transitions
     from wm_vec.world_model import WorldModel
@@ -137,8 +139,8 @@ def _train(args: argparse.Namespace, reporter: Reporter) -> tuple[WorldModel, Tr
         )
         training = progress.add_task("gradient steps", total=config.n_steps, note="")
 
-        def show(step: int, figures: dict[str, float]) -> None:
-            progress.update(training, completed=step, note=f"held-out loss {figures['held_out_loss']:.4g}")
+        def show(step: int, metrics: dict[str, float]) -> None:
+            progress.update(training, completed=step, note=f"held-out loss {metrics['held_out_loss']:.4g}")
 
         report = world.finetune(
             transitions, config=config, log_path=log, resume_path=resume, save_path=args.out, progress=show
@@ -147,7 +149,7 @@ def _train(args: argparse.Namespace, reporter: Reporter) -> tuple[WorldModel, Tr
 
 
 def _check_paths(out: Path, overwrite: bool) -> None:
-    """Refuse before the work what could not be written after it."""
+    """Check before the work that its result can be written."""
     if out.is_dir():
         raise CommandError(f"--out {out}: this is a folder; give a file.")
     if not out.parent.is_dir():
@@ -159,7 +161,7 @@ def _check_paths(out: Path, overwrite: bool) -> None:
 
 
 def _continue_log(log: Path, resume: Path, reporter: Reporter) -> None:
-    """Cut the log back to the state that the run goes on from, so that no step stands in it twice."""
+    """Cut the log back to the state that the run continues from, so that no step is logged twice."""
     from wm_vec.train import read_checkpoint
 
     if not resume.exists():

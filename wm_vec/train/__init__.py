@@ -1,4 +1,4 @@
-"""Data, training loop, checkpoints and the reality check."""
+"""Data, training loop, checkpoints and evaluation against the real environment."""
 
 from wm_vec.train.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from wm_vec.train.collect import collect_transitions

@@ -78,16 +78,14 @@ def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], di
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except SafetensorError as error:
-        # Asked only now: a safetensors file begins with its header's length, any bytes at all.
+        # Asked only here: a safetensors file begins with its header's length, any bytes at all.
         with path.open("rb") as opened:
-            head = opened.read(2)
-        if head == b"PK" or head[:1] == b"\x80":
-            raise CheckpointError(
-                f"{path} looks like a pickle (torch.save); wm_vec does not load those, since loading one can run "
-                "code. Expected a safetensors file written by WorldModel.save()."
-            ) from error
+            is_pickle = opened.read(2).startswith((b"PK", b"\x80"))
         raise CheckpointError(
-            f"{path} is no whole safetensors file ({error}). It may be cut short; copy or train it again."
+            f"{path} looks like a pickle (torch.save); wm_vec does not load those, since loading one can run "
+            "code. Expected a safetensors file written by WorldModel.save()."
+            if is_pickle
+            else f"{path} is no whole safetensors file ({error}). It may be cut short; copy or train it again."
         ) from error
     if _KEY not in metadata:
         raise CheckpointError(f"{path} is a safetensors file, but not a wm_vec checkpoint: its header has no {_KEY!r}.")
@@ -97,9 +95,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], di
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: the configuration in its header cannot be read ({error}).") from error
     if version != FORMAT_VERSION:
+        newer = isinstance(version, int) and version > FORMAT_VERSION
         raise CheckpointError(
             f"{path} has format version {version}; this wm_vec reads version {FORMAT_VERSION}. "
-            f"{'Update wm_vec' if isinstance(version, int) and version > FORMAT_VERSION else 'Train it again'}, or "
-            "load it with the wm_vec that wrote it."
+            f"{'Update wm_vec' if newer else 'Train it again'}, or load it with the wm_vec that wrote it."
         )
     return tensors, config

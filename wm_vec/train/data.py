@@ -1,4 +1,4 @@
-"""What a world learns from, as pairs of canvas states."""
+"""Training data of a world: pairs of canvas states."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from wm_vec.canvas.signature import ACTION, OBSERVATION, REWARD, TERMINATED, spa
 HELD_OUT_FRACTION = 0.1
 REQUIRED = ("observation", "action", ("next", "observation"), ("next", "reward"), ("next", "terminated"))
 TRAJECTORY, PADDING_MASK = ("collector", "traj_ids"), ("collector", "mask")
-"""Where TorchRL's collectors say to which episode a step belongs, and which steps of split trajectories are real."""
+"""Where TorchRL's collectors write to which episode a step belongs, and which steps are no padding."""
 
 
 class DataError(ValueError):
@@ -97,9 +97,9 @@ def data_from_transitions(transitions: TensorDictBase, bound: BoundSchema, signa
     Args:
         transitions: ``observation``, ``action``, and under ``next`` ``observation``, ``reward``, ``terminated``, as
             TorchRL's collectors give them; of any batch shape whose last axis is time. Optionally ``is_init`` or
-            ``step_count``, which tell where episodes start, ``episode`` or ``("collector", "traj_ids")``, which tell
-            them apart, and ``("collector", "mask")``, which marks steps that are no padding. What of these is missing
-            is read off the ends of episodes and off steps that do not follow one another.
+            ``step_count``, which mark where episodes start, ``episode`` or ``("collector", "traj_ids")``, which number
+            them, and ``("collector", "mask")``, which marks steps that are no padding. What of these is missing
+            is inferred from the ends of episodes and from steps that do not follow one another.
         bound: The world's schema.
         signature: How the environment's spaces lie on it.
 
@@ -144,7 +144,7 @@ def data_from_transitions(transitions: TensorDictBase, bound: BoundSchema, signa
 
 
 def _hint(missing: list[Any], found: set[Any]) -> str:
-    """What to do about transitions that lack something."""
+    """How to supply what the transitions lack."""
     if "observation" in missing and "pixels" in found:
         return " A canvas takes no pixels: let the environment observe numbers, or encode the pixels to some."
     if "observation" in missing:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from gymnasium.spaces import Discrete
@@ -40,25 +39,8 @@ class EvaluationError(ValueError):
     """A world and an environment that cannot be compared."""
 
 
-class SignedWorld(Protocol):
-    """What the evaluation needs of a world: `WorldModel` has it."""
-
-    signature: EnvSignature | None
-
-    def to_engine(
-        self,
-        num_envs: int,
-        *,
-        max_episode_steps: int | None = ...,
-        n_denoise_steps: int | None = ...,
-        autoreset_mode: AutoresetMode | str = ...,
-    ) -> Engine:
-        """An engine over the world, seen as its environment."""
-        ...
-
-
 def evaluate_world(
-    world: SignedWorld,
+    world: Any,
     env_id: str,
     *,
     policies: Mapping[str, Policy] | None = None,
@@ -76,7 +58,7 @@ def evaluate_world(
     linear fit that does not see the action; never by R2 of the next state, on which standing still does well.
 
     Args:
-        world: A world that was learned from the environment.
+        world: A `WorldModel` that was learned from the environment, or whatever has its `signature` and `to_engine`.
         env_id: Its Gymnasium id.
         policies: Further policies by name; each takes a batch of observations, as in `collect_transitions`.
         n_transitions: Held-out transitions for the one-step metrics; as many again for the linear baseline.
@@ -109,13 +91,11 @@ def evaluate_world(
             autoreset_mode=AutoresetMode.DISABLED,
         )
 
-    evaluation = _Evaluation(engine, env_id, dict(env_kwargs or {}), real, n_transitions, n_starts, horizon)
+    say = progress or (lambda _: None)
+    evaluation = _Evaluation(engine, env_id, dict(env_kwargs or {}), real, n_transitions, n_starts, horizon, say)
     everyone: dict[str, Policy | None] = {"random": None, **(policies or {})}
     seeds = spawn_seeds(SEED_SALT + seed, len(everyone))
-    reports = {}
-    for (name, policy), policy_seed in zip(everyone.items(), seeds, strict=True):
-        say = partial(_say, progress, name)
-        reports[name] = evaluation.of_policy(policy, policy_seed, say)
+    reports = {name: evaluation.of_policy(name, everyone[name], s) for name, s in zip(everyone, seeds, strict=True)}
     k = getattr(evaluation.imagination.engine.dynamics, "n_denoise_steps", None)
     return EvaluationReport(env_id, k, seed, time.perf_counter() - started, reports)
 
@@ -131,6 +111,7 @@ class _Evaluation:
     n_transitions: int
     n_starts: int
     horizon: int
+    say: Callable[[str], None]
 
     def __post_init__(self) -> None:
         self.imagination = Imagination(self.engine(1))
@@ -139,10 +120,10 @@ class _Evaluation:
         known = GROUND_TRUTH.get(self.env_id)
         self.names = list(known.names) if known else [f"observation[{i}]" for i in range(size)]
 
-    def of_policy(self, policy: Policy | None, seed: int, say: Callable[[str], None]) -> PolicyReport:
+    def of_policy(self, name: str, policy: Policy | None, seed: int) -> PolicyReport:
         """Everything under one policy."""
         held_out_seed, fit_seed, episode_seed, noise_seed = (s % 2**31 for s in spawn_seeds(seed, 4))
-        say("single steps")
+        self.say(f"{name}: single steps")
         held_out, fit = (
             collect_transitions(self.env_id, self.n_transitions, policy, seed=s, env_kwargs=self.env_kwargs)
             for s in (held_out_seed, fit_seed)
@@ -150,15 +131,15 @@ class _Evaluation:
         one_step, moved, guessed = self._one_step(held_out, fit, noise_seed)
         effects = None
         if self.env_id in GROUND_TRUTH:
-            say("effects of actions")
+            self.say(f"{name}: effects of actions")
             effects = self._effects(held_out, noise_seed)
-        say("whole episodes in the real environment")
+        self.say(f"{name}: whole episodes in the real environment")
         cap = self.real.max_episode_steps or max(EPISODE_CAP, self.horizon)
         options: dict[str, Any] = {"keep": self.horizon, "seed": episode_seed, "env_kwargs": self.env_kwargs}
         real = real_episodes(self.env_id, self.n_starts, policy, max_steps=cap, **options)
-        say("open loop")
+        self.say(f"{name}: open loop")
         open_loop, real_paths, imagined_paths = self._open_loop(real, held_out, noise_seed)
-        say("whole imagined episodes")
+        self.say(f"{name}: whole imagined episodes")
         imagined = imagined_episodes(
             self.engine(self.n_starts), self.real.action_space, policy, max_steps=cap, seed=noise_seed
         )
@@ -243,11 +224,6 @@ class _Evaluation:
     def _flat(self, observation: np.ndarray) -> np.ndarray:
         """``(n, D)`` float64; classes stay the whole numbers they are."""
         return observation.reshape(-1, len(self.names)).astype(np.float64)
-
-
-def _say(progress: Callable[[str], None] | None, name: str, doing: str) -> None:
-    if progress is not None:
-        progress(f"{name}: {doing}")
 
 
 def _spread(size: int, most: int) -> np.ndarray:

@@ -129,54 +129,42 @@ class EvaluationReport:
         return Group(*parts)
 
 
-def _one_step(figures: OneStep) -> Lines:
+def _one_step(metrics: OneStep) -> Lines:
     parts: Lines = []
-    title = f"One step, {figures.n_transitions:,} held-out transitions"
-    if figures.classes is not None:
-        c = figures.classes
-        right = (c.accuracy, c.persistence, c.most_likely, c.most_likely_with_action)
+    title = f"One step, {metrics.n_transitions:,} held-out transitions"
+    if metrics.classes is not None:
+        c = metrics.classes
+        right = [_percent(x) for x in (c.accuracy, c.persistence, c.most_likely, c.most_likely_with_action)]
         kinds = ("world", "standing still", "most likely next", "most likely next, given the action")
-        parts += _table(f"{title}: share of right classes", [], kinds, [[_percent(x) for x in right]])
-    if figures.dimensions:
-        shown, note = _worst(figures.dimensions, [-2.0 if d.r2 is None else -d.r2 for d in figures.dimensions])
-        names = (
-            "R2 of s'-s",
-            "skill over standing still",
-            "skill over linear fit",
-            "linear fit's R2",
-            "RMSE",
-        )
+        parts += _table(f"{title}: share of right classes", [], kinds, [right])
+    if metrics.dimensions:
+        shown, note = _worst(metrics.dimensions, [-2.0 if d.r2 is None else -d.r2 for d in metrics.dimensions])
         rows = []
         for d in shown:
             exact = d.skill_linear is None and d.r2 is not None
             skill_linear = "fit is exact" if exact else _share(d.skill_linear)
             shares = (_share(d.r2), _share(d.skill_persistence), skill_linear, _share(d.linear_r2))
             rows.append([d.name, *shares, f"{d.rmse:.2g}"])
-        parts += _table(title + note, ["dimension"], names, rows)
-    reward, ends = figures.reward, figures.termination
+        columns = ("R2 of s'-s", "skill over standing still", "skill over linear fit", "linear fit's R2", "RMSE")
+        parts += _table(title + note, ["dimension"], columns, rows)
+    reward, ends = metrics.reward, metrics.termination
     r2 = "the real one is constant" if reward.r2 is None else f"R2 {_share(reward.r2)}"
     parts.append(Text(f"Reward: {r2}, RMSE {reward.rmse:.2g}, largest error {reward.max_error:.2g}"))
-    parts.append(
-        Text(
-            f"Termination: right in {_percent(ends.terminal_accuracy)} of {ends.terminal_count:,} terminal "
-            f"steps, in {_percent(ends.other_accuracy)} of {ends.other_count:,} others"
-        )
-    )
-    if figures.diverged:
-        parts.append(Text(f"The world broke down in {figures.diverged:,} steps", style="red"))
+    terminal = f"{_percent(ends.terminal_accuracy)} of {ends.terminal_count:,} terminal steps"
+    others = f"{_percent(ends.other_accuracy)} of {ends.other_count:,} others"
+    parts.append(Text(f"Termination: right in {terminal}, in {others}"))
+    if metrics.diverged:
+        parts.append(Text(f"The world broke down in {metrics.diverged:,} steps", style="red"))
     return parts
 
 
-def _open_loop(figures: OpenLoopMetrics) -> Lines:
-    steps = [s for s in SHOWN_STEPS if s <= len(figures.counts)]
-    unit = "RMSE in standard deviations" if figures.unit == "std" else "share of wrong classes"
-    worst_error = [max((e for e in errors if e is not None), default=0.0) for errors in figures.error]
-    shown, note = _worst(range(len(figures.names)), worst_error)
-    rows = []
-    for d in shown:
-        errors = [figures.error[d][s - 1] for s in steps]
-        rows.append([figures.names[d], *("-" if e is None else f"{e:.3g}" for e in errors)])
-    rows.append(["(episodes left)", *(str(figures.counts[s - 1]) for s in steps)])
+def _open_loop(metrics: OpenLoopMetrics) -> Lines:
+    steps = [s for s in SHOWN_STEPS if s <= len(metrics.counts)]
+    unit = "RMSE in standard deviations" if metrics.unit == "std" else "share of wrong classes"
+    worst_error = [max((e for e in errors if e is not None), default=0.0) for errors in metrics.error]
+    shown, note = _worst(range(len(metrics.names)), worst_error)
+    rows = [[metrics.names[d], *(_number(metrics.error[d][s - 1], ".3g") for s in steps)] for d in shown]
+    rows.append(["(episodes left)", *(str(metrics.counts[s - 1]) for s in steps)])
     title = f"Open loop, same start and actions: {unit}{note}"
     return _table(title, ["after steps"], [str(s) for s in steps], rows)
 
@@ -184,15 +172,14 @@ def _open_loop(figures: OpenLoopMetrics) -> Lines:
 def _effects(effects: list[EffectMetrics]) -> Lines:
     rows = []
     for e in effects:
-        sizes = (f"{e.real:.3g}", f"{e.imagined:.3g}", _percent(e.sign_agreement))
-        relative = ["-" if x is None else f"{x:.3f}" for x in (e.relative_size, e.relative_error)]
-        rows.append([e.actions, e.name, *sizes, *relative])
+        relative = [_number(x, ".3f") for x in (e.relative_size, e.relative_error)]
+        rows.append([e.actions, e.name, f"{e.real:.3g}", f"{e.imagined:.3g}", _percent(e.sign_agreement), *relative])
     title = (
         "Effect of the action from the same states, in standard deviations of s'-s "
         f"(signs where it is at least {EFFECT_FLOOR:.0%} of its usual size)"
     )
-    numbers = ("real", "imagined", "same sign", "relative size", "relative error")
-    return _table(title, ["actions", "dimension"], numbers, rows)
+    columns = ("real", "imagined", "same sign", "relative size", "relative error")
+    return _table(title, ["actions", "dimension"], columns, rows)
 
 
 def _returns(returns: Returns) -> Lines:
@@ -201,7 +188,7 @@ def _returns(returns: Returns) -> Lines:
     for name, d in (("real", returns.real), ("imagined", returns.imagined)):
         numbers = (d.mean, d.std, *d.quantiles.values(), d.mean_length)
         count = f"{d.n} ({d.cut} cut)" if d.cut else str(d.n)
-        rows.append([name, count, *(f"{x:.1f}" if abs(x) >= 10 else f"{x:.3g}" for x in numbers)])
+        rows.append([name, count, *(_number(x, ".1f" if abs(x) >= 10 else ".3g") for x in numbers)])
     levels = [f"{float(q):.0%}" for q in returns.real.quantiles]
     title = f"Returns of whole episodes: KS {returns.ks:.3f}, {alike} at 5 % ({returns.ks_critical:.3f})"
     return _table(title, [""], ["episodes", "mean", "std", *levels, "mean length"], rows)
@@ -227,12 +214,14 @@ def _table(title: str, words: Iterable[str], numbers: Iterable[str], rows: Itera
     return [Text(title, style="italic"), table]
 
 
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
 def _share(value: float | None) -> str:
-    """Four digits, so that 0.999 and 1 are told apart."""
-    if value is None:
-        return "-"
-    return f"{value:.4f}" if value > -100 else f"{value:.2g}"
+    """Four digits, so that 0.999 and 1 differ."""
+    return _number(value, ".4f" if value is None or value > -100 else ".2g")
 
 
 def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2%}"
+    return _number(value, ".2%")

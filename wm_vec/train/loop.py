@@ -21,7 +21,7 @@ from wm_vec.train.context_dropout import context_batch
 from wm_vec.train.data import WorldData
 
 EMA_DECAY = 0.999
-EVAL_ROWS = 4096
+EVAL_STEPS = 4096
 WARMUP_STEPS = 200
 FINAL_SHARE = 0.01
 """The last learning rate, as a share of the peak."""
@@ -35,12 +35,12 @@ class TrainConfig:
 
     Attributes:
         n_steps: Gradient steps at most.
-        batch_size: Rows a step.
+        batch_size: Examples per gradient step.
         learning_rate: Peak of the cosine schedule, of AdamW.
         weight_decay: AdamW's.
         grad_clip: Largest gradient norm.
-        context_dropout: Share of rows whose context is hidden, wholly or in part.
-        eval_every: Steps between two evaluations on the held-out rows.
+        context_dropout: Share of examples whose context is hidden, wholly or in part.
+        eval_every: Steps between two evaluations on held-out data.
         patience: Evaluations without a better held-out loss after which training stops; None never stops early.
         checkpoint_every: Steps between two states from which a killed run resumes.
         seed: Seeds batches, noise and the split.
@@ -74,7 +74,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class TrainReport:
-    """What training came to.
+    """The result of training.
 
     Attributes:
         steps: Gradient steps taken.
@@ -102,16 +102,16 @@ def train_model(
     resume_path: str | os.PathLike[str] | None = None,
     progress: Callable[[int, dict[str, float]], None] | None = None,
 ) -> TrainReport:
-    """Train `model` in place; it ends with the EMA weights that did best on the held-out rows.
+    """Train `model` in place; it ends with the EMA weights that did best on held-out data.
 
     Args:
         model: The model; its normalisers must be set.
         data: Steps to learn from; a part is held out.
         config: How.
         log_path: JSON lines, one per evaluation, appended to.
-        resume_path: Where the run's state is kept while it goes on. If a state of the same run is there, training
-            goes on from it and ends in the same weights, bit for bit, as if it had never been killed. The file stays:
-            whoever saves the trained model removes it after that.
+        resume_path: Where the run's state is kept meanwhile. If a state of the same run is there, training
+            continues from it and ends in the same weights, bit for bit, as an uninterrupted run. The file stays: the
+            caller removes it once the trained model is saved.
         progress: Called after every step with its number and the latest metrics.
 
     Raises:
@@ -146,7 +146,7 @@ def train_model(
 
 
 class _Run:
-    """The state of a training run, all of which is saved and restored."""
+    """The state of a training run; `save` writes all of it and `restore` reads it."""
 
     def __init__(self, model: CanvasModel, data: WorldData, config: TrainConfig) -> None:
         self.model, self.config = model, config
@@ -154,7 +154,7 @@ class _Run:
         training, held_out = data.split(seed=config.seed)
         self.fingerprint = data.fingerprint()
         self.training = training.to(self.device)
-        chosen = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(config.seed))[:EVAL_ROWS]
+        chosen = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(config.seed))[:EVAL_STEPS]
         self.held_out = held_out[chosen].to(self.device)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.optimizer = torch.optim.AdamW(
@@ -183,8 +183,8 @@ class _Run:
         return self.optimizer.param_groups[0]["lr"]
 
     def train_step(self) -> None:
-        rows = torch.randint(len(self.training), (self.config.batch_size,), generator=self.generator)
-        loss = self._loss(self.model, self.training, rows, self.generator, self.config.context_dropout)
+        index = torch.randint(len(self.training), (self.config.batch_size,), generator=self.generator)
+        loss = self._loss(self.model, self.training, index, self.generator, self.config.context_dropout)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
@@ -205,9 +205,9 @@ class _Run:
         """Held-out loss of the EMA weights, always under the same noise; keeps the best weights."""
         self.mean_loss = float(self.loss_sum) / max(1, self.loss_count)
         self.loss_sum, self.loss_count = torch.zeros_like(self.loss_sum), 0
-        rows = torch.arange(len(self.held_out))
+        index = torch.arange(len(self.held_out))
         generator = torch.Generator().manual_seed(self.config.seed + 1)
-        held_out_loss = float(self._loss(self.ema.module, self.held_out, rows, generator, 0.0))
+        held_out_loss = float(self._loss(self.ema.module, self.held_out, index, generator, 0.0))
         if held_out_loss < self.best_loss:
             self.best_loss, self.best_step = held_out_loss, self.step
             self.best = _copy(self.ema.module.state_dict())
@@ -265,11 +265,11 @@ class _Run:
             "data": self.fingerprint,
         }
 
-    def _loss(self, model: Any, data: WorldData, rows: Tensor, generator: torch.Generator, dropout: float) -> Tensor:
+    def _loss(self, model: Any, data: WorldData, index: Tensor, generator: torch.Generator, dropout: float) -> Tensor:
         codec, dtype = model.codec, model.codec.mean.dtype
-        values, next_values, known, same_tick, weight = context_batch(data, rows, codec, dropout, generator)
-        shape = (len(rows), data.values.shape[1], codec.num_channels)
-        noise_level = torch.randn(len(rows), generator=generator).to(self.device, dtype)
+        values, next_values, known, same_tick, weight = context_batch(data, index, codec, dropout, generator)
+        shape = (len(index), data.values.shape[1], codec.num_channels)
+        noise_level = torch.randn(len(index), generator=generator).to(self.device, dtype)
         noise = torch.randn(shape, generator=generator).to(self.device, dtype)
         return model.loss(
             values.to(dtype), next_values.to(dtype), known, same_tick, weight.to(dtype), noise_level, noise

@@ -1,4 +1,4 @@
-"""Learning a codec's normalisers from data."""
+"""A codec's normalisers, fitted to data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def fit_normalisers(codec: FieldCodec, data: WorldData, keep_fitted: bool) -> No
         codec: Whose buffers are set; ``(N,)`` each.
         data: Steps to measure.
         keep_fitted: Leave positions that have been fitted before as they are, unless the data spread far wider:
-            what a trained network has learned is in these units.
+            a trained network's weights are in these units.
     """
     is_number = ~codec.is_class
     due = (data.tick[:, None] + 1) % codec.period.cpu() == 0

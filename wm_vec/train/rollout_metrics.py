@@ -115,14 +115,12 @@ def effect_metrics(
     for name, true, guess, std in zip(names, real.T, imagined.T, unit, strict=True):
         scale = float(std) or 1.0
         size, guessed, wrong = (float(np.sqrt(np.square(x).mean())) for x in (true, guess, guess - true))
-        effect = EffectMetrics(actions, name, size / scale, guessed / scale)
+        relative: tuple[float, ...] = ()
         if size > NO_EFFECT * scale:
             clear = np.abs(true) >= EFFECT_FLOOR * size
             agreement = float((np.sign(guess[clear]) == np.sign(true[clear])).mean())
-            effect = EffectMetrics(
-                actions, name, size / scale, guessed / scale, agreement, guessed / size, wrong / size
-            )
-        metrics.append(effect)
+            relative = (agreement, guessed / size, wrong / size)
+        metrics.append(EffectMetrics(actions, name, size / scale, guessed / scale, *relative))
     return metrics
 
 
