@@ -226,8 +226,8 @@ class ModelCalls:
         return AdapterError(
             f"{self.adapter}: {self.transition.name} takes ({', '.join(self.transition.takes)}), no state. A "
             "model of concatenated input takes transition_fn=lambda model, state, action: model(torch.cat([state, "
-            "action], -1)). One that keeps its state in itself is one env: the scalar WorldModelEnv resets it by reset_fn or the "
-            "model's own reset; for many, put several into gym.vector.SyncVectorEnv."
+            "action], -1)). One that keeps its state in itself is one env: the scalar WorldModelEnv resets it by "
+            "reset_fn or the model's own reset; for many, put several into gym.vector.SyncVectorEnv."
         )
 
     def decoded(self, state: Any) -> Any:

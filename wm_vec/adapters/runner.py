@@ -242,7 +242,8 @@ def _add_place(error: Exception, call: UserCall, rng: CounterRNG) -> None:
         error.add_note(f"{what}.")
         return
     envs = rng.seed.shape[0]
-    error.add_note(f"{what} for {envs} envs at once, in step {step + 1} of episode {episode} of env 0 (seed {seed}).")
+    place = f"in step {step + 1} of episode {episode} of the first (seed {seed})"
+    error.add_note(f"{what} for all {envs} envs at once, {place}.")
 
 
 def _writes(leaf: Tensor) -> int:
