@@ -186,8 +186,11 @@ def _holds_observation(result: Any, observations: ObservationCodec) -> bool:
 
 def _take(found: dict[str, Any], keys: tuple[str, ...]) -> Any:
     """The entry under the first of these keys that stands there, taken out; None counts as left out."""
-    key = next((key for key in keys if key in found), None)
-    value = None if key is None else found.pop(key)
+    value = None
+    for key in keys:
+        if key in found:
+            value = found.pop(key)
+            break
     if keys is STATE_KEYS:  # what else goes by these names is the state before the step, no info
         for other in keys:
             found.pop(other, None)

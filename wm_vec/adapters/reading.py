@@ -136,7 +136,7 @@ def refuse_flag_as_reward(value: Any, what: str, where: str) -> None:
     Raises:
         AdapterError: It is, a tensor or array of bools.
     """
-    if what == "reward" and value.dtype in (torch.bool, np.bool_):
+    if what == "reward" and (value.dtype is torch.bool or value.dtype == np.bool_):
         raise AdapterError(
             f"{where}: the reward is a flag, {describe(value)}; a reward is a number. Convert it if it is."
         )
