@@ -11,10 +11,9 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from wm_vec.adapters.calls import ModelCalls
+from wm_vec.adapters.calls import ModelCalls, device_of, warn_of_training_mode
 from wm_vec.adapters.errors import ENV_BY_ENV, NO_LOOP, AdapterError
 from wm_vec.adapters.forms import ResetParts, read_reset
-from wm_vec.adapters.modes import device_of, warn_of_training_mode
 from wm_vec.adapters.randomness import GlobalGenerator, warn_of_draws
 from wm_vec.adapters.reading import given_start
 from wm_vec.adapters.runner import BatchRunner

@@ -83,9 +83,9 @@ def warn_of_draws(
         name: The callable.
         instead: What else it could draw from.
     """
-    before = _global_states()
+    before = global_states()
     yield
-    changed = [which for which, state in _global_states().items() if state != before[which]]
+    changed = [which for which, state in global_states().items() if state != before[which]]
     if changed:
         warnings.warn(
             f"{name} uses {' and '.join(changed)} global random generator, so the same seed need not give the same "
@@ -94,7 +94,7 @@ def warn_of_draws(
         )
 
 
-def _global_states() -> dict[str, bytes]:
+def global_states() -> dict[str, bytes]:
     """Whose generator -> its state."""
     _, words, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - the global one
     torchs = [torch.get_rng_state()]

@@ -61,7 +61,7 @@ class BatchRunner:
         self._adapter, self.calls, self.observations, self.actions = adapter, calls, observations, actions
         self.device, self.generator = device, generator
         self.reader = TransitionReader(calls, observations, self.where(calls.transition))
-        self.states: StateCodec | None = None
+        self.states: StateCodec  # from the first start on
         self._examples: dict[str, Tensor] = {}
         self._watched = False
 
@@ -76,7 +76,7 @@ class BatchRunner:
         join = torch.cat if lead else torch.stack
         seen = [self.observations.tensors(start.observation, lead, self.device, where) for start in starts]
         self.reader.begin(starts)
-        if self.states is None:
+        if not hasattr(self, "states"):
             self.states = StateCodec(starts[0].state, where, self.batching)
         states = [self.states.flatten(start.state, where) for start in starts]
         for state in states:
@@ -101,7 +101,6 @@ class BatchRunner:
         call, where = self.calls.encode, self.where(self.calls.encode or "encode")
         num_states = next(iter(observation.values())).shape[0]
         tree = self.observations.tree(observation)
-        assert self.states is not None
         if call is None:
             flat = self.states.flatten(tree, where)
             flat = {name: leaf.to(self._examples[name].dtype) for name, leaf in flat.items()}
@@ -121,13 +120,11 @@ class BatchRunner:
 
     def _encoded(self, call: UserCall, tree: Tree, rng: CounterRNG, where: str) -> dict[str, Tensor]:
         """What the user's encoder makes of observations ``(M, ...)``."""
-        assert self.states is not None
         return self.states.flatten(self._call(call, (self.calls.model, tree, rng), rng), where)
 
     def step(self, state: TensorDictBase, action: Tensor, rng: CounterRNG) -> Transition:
         """One step of all envs; `action` is ``(B, A)``."""
         lead = (action.shape[0],)
-        assert self.states is not None
         before = {name: state.get(name) for name in self.states.names}
         versions = {name: _writes(leaf) for name, leaf in before.items()}
         with self.generator.stream() if self.generator is not None else self._watch():
@@ -145,7 +142,6 @@ class BatchRunner:
 
     def model_state(self, state: TensorDictBase, env: int | None) -> Any:
         """A copy in the model's own structure, of one env or of all."""
-        assert self.states is not None
         leaves = {name: state.get(name) for name in self.states.names}
         if env is None:
             return self.states.rebuild({n: leaf.clone() for n, leaf in leaves.items()}, tuple(state.batch_size))
@@ -164,7 +160,6 @@ class BatchRunner:
     ) -> Outcome:
         """Call the model once and read what came back; `own` is the generator that it gets, None for `rng`."""
         calls, states, reader = self.calls, self.states, self.reader
-        assert states is not None
         if calls.action_transform is not None:
             action = self._call(calls.action_transform, (calls.model, action), rng)
         values = (calls.model, states.rebuild(before, lead), action, own or rng)
@@ -202,7 +197,7 @@ class BatchRunner:
         if isinstance(value, (int, float)) and not (what == "reward" and isinstance(value, bool)):
             dtype = torch.bool if isinstance(value, bool) else self.actions.dtype
             return torch.full(lead, value, dtype=dtype, device=self.device)
-        tensor = value if isinstance(value, Tensor) else numbers(value, what, where)
+        tensor = torch.as_tensor(numbers(value, what, where))
         refuse_flag_as_reward(tensor, what, where)
         if tensor.shape != lead:
             if tensor.shape != (*lead, 1) and not (tensor.numel() == 1 and lead in ((), (1,))):

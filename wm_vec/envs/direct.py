@@ -12,10 +12,9 @@ import numpy as np
 import torch
 
 from wm_vec.adapters.callables import OWN_SEED_LIMIT, SEED_LIMIT
-from wm_vec.adapters.calls import ModelCalls, UserCall
+from wm_vec.adapters.calls import ModelCalls, UserCall, device_of, warn_of_training_mode
 from wm_vec.adapters.errors import AdapterError
 from wm_vec.adapters.forms import ResetParts, StepParts, read_reset, tuple_read
-from wm_vec.adapters.modes import device_of, warn_of_training_mode
 from wm_vec.adapters.randomness import GlobalGenerator, warn_of_draws
 from wm_vec.adapters.reading import TransitionReader, as_flag, given_start, one_number
 from wm_vec.adapters.spaces import ActionCodec, ObservationCodec
