@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,24 @@ class GlobalGenerator:
         random.setstate(states[2])
         if states[3] is not None:
             torch.cuda.set_rng_state(states[3], self._device)
+
+
+class DrawWatch:
+    """Looks at every callable the first time that it runs: does it draw from a global generator?"""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+
+    def __call__(self, name: str, *instead: str) -> AbstractContextManager[None]:
+        """`warn_of_draws` around the first call of this name; nothing around others, and while tracing."""
+        if torch.compiler.is_compiling() or name in self._seen:
+            return nullcontext()
+        self._seen.add(name)
+        return warn_of_draws(name, *instead)
+
+
+RESET_DRAWS = "a torch.Generator of its own, seeded with its seed argument"
+"""What a reset could draw from."""
 
 
 @contextmanager

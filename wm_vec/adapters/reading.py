@@ -133,13 +133,14 @@ def numbers(value: Any, what: str, where: str) -> Tensor | np.ndarray:
     return array
 
 
-def refuse_flag_as_reward(value: Any, what: str, where: str) -> None:
+def refuse_flag_as_reward(value: Tensor | np.ndarray, what: str, where: str) -> None:
     """A reward that is a flag is something else at a reward's place.
 
     Raises:
         AdapterError: It is, a tensor or array of bools.
     """
-    if what == "reward" and (value.dtype is torch.bool or value.dtype == np.bool_):
+    flag = value.dtype is torch.bool if isinstance(value, Tensor) else value.dtype.kind == "b"
+    if what == "reward" and flag:
         raise AdapterError(
             f"{where}: the reward is a flag, {describe(value)}; a reward is a number. Convert it if it is."
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 from wm_vec.adapters.calls import ModelCalls, UserCall
 from wm_vec.adapters.errors import ENV_BY_ENV, AdapterError, describe
 from wm_vec.adapters.forms import ResetParts, tuple_read
-from wm_vec.adapters.randomness import GlobalGenerator, warn_of_draws
+from wm_vec.adapters.randomness import DrawWatch, GlobalGenerator, warn_of_draws
 from wm_vec.adapters.reading import TransitionReader, as_flags, numbers, refuse_flag_as_reward
 from wm_vec.adapters.spaces import ActionCodec, ObservationCodec
 from wm_vec.adapters.states import StateCodec
@@ -63,7 +62,7 @@ class BatchRunner:
         self.reader = TransitionReader(calls, observations, self.where(calls.transition))
         self.states: StateCodec  # from the first start on
         self._examples: dict[str, Tensor] = {}
-        self._watched = False
+        self.watch = DrawWatch()
 
     def where(self, call: UserCall | str) -> str:
         """How messages name a callable."""
@@ -75,9 +74,9 @@ class BatchRunner:
         where = self.where(self.calls.reset or "initial_state")
         join = torch.cat if lead else torch.stack
         seen = [self.observations.tensors(start.observation, lead, self.device, where) for start in starts]
-        self.reader.begin(starts)
-        if not hasattr(self, "states"):
+        if not self.reader.begun:
             self.states = StateCodec(starts[0].state, where, self.batching)
+        self.reader.begin(starts)
         states = [self.states.flatten(start.state, where) for start in starts]
         for state in states:
             for name, leaf in state.items():
@@ -127,7 +126,7 @@ class BatchRunner:
         lead = (action.shape[0],)
         before = {name: state.get(name) for name in self.states.names}
         versions = {name: _writes(leaf) for name, leaf in before.items()}
-        with self.generator.stream() if self.generator is not None else self._watch():
+        with self.generator.stream() if self.generator is not None else self.watch(self.calls.transition.name):
             out = self._run(before, self.actions.unpack(action), rng, lead)
         for name, leaf in out.state.items():
             self._check_leaf(name, before[name], leaf)
@@ -177,13 +176,6 @@ class BatchRunner:
             dict(parts.info),
         )
 
-    def _watch(self) -> Any:
-        """The first time, look whether an undeclared model draws from a global generator."""
-        if self._watched or torch.compiler.is_compiling():
-            return nullcontext()
-        self._watched = True
-        return warn_of_draws(self.calls.transition.name)
-
     def _call(self, call: UserCall, values: tuple[Any, ...], rng: CounterRNG) -> Any:
         """Call a user's callable; its exceptions say where in the rollout they were raised."""
         try:
@@ -197,7 +189,7 @@ class BatchRunner:
         if isinstance(value, (int, float)) and not (what == "reward" and isinstance(value, bool)):
             dtype = torch.bool if isinstance(value, bool) else self.actions.dtype
             return torch.full(lead, value, dtype=dtype, device=self.device)
-        tensor = torch.as_tensor(numbers(value, what, where))
+        tensor = value if isinstance(value, Tensor) else torch.as_tensor(numbers(value, what, where))
         refuse_flag_as_reward(tensor, what, where)
         if tensor.shape != lead:
             if tensor.shape != (*lead, 1) and not (tensor.numel() == 1 and lead in ((), (1,))):

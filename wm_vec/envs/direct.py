@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import gymnasium as gym
@@ -15,7 +15,7 @@ from wm_vec.adapters.callables import OWN_SEED_LIMIT, SEED_LIMIT
 from wm_vec.adapters.calls import ModelCalls, UserCall, device_of, warn_of_training_mode
 from wm_vec.adapters.errors import AdapterError
 from wm_vec.adapters.forms import ResetParts, StepParts, read_reset, tuple_read
-from wm_vec.adapters.randomness import GlobalGenerator, warn_of_draws
+from wm_vec.adapters.randomness import RESET_DRAWS, DrawWatch, GlobalGenerator
 from wm_vec.adapters.reading import TransitionReader, as_flag, given_start, one_number
 from wm_vec.adapters.spaces import ActionCodec, ObservationCodec
 from wm_vec.adapters.states import duplicate
@@ -87,7 +87,7 @@ class DirectModel:
         self._generator = GlobalGenerator(self._device) if rng == "global" else None
         self._start_name = f"WorldModelEnv, {calls.reset.name if calls.reset else 'initial_observation'}"
         self._reader = TransitionReader(calls, self._observations, f"WorldModelEnv, {calls.transition.name}")
-        self._unwatched = {"reset", "transition"} if self._generator is None else set()
+        self._watch = DrawWatch()
         self._draws = "rng" in calls.transition.takes
         self._start = None if calls.reset else self._given(initial_state, initial_observation)
         self.state: Any = None
@@ -129,7 +129,7 @@ class DirectModel:
         if self._elapsed is None:
             raise RuntimeError("Call reset() before step(): there is no episode yet.")
         taken, calls, reader = self._actions(action), self.calls, self._reader
-        with torch.no_grad(), self._around_draws("transition", self._seed, self._episode, self._elapsed):
+        with torch.no_grad(), self._around_draws(calls.transition, self._seed, self._episode, self._elapsed):
             if calls.action_transform is not None:
                 taken = self._call(calls.action_transform, (calls.model, taken))
             elif self._action_dtype is not None:
@@ -194,23 +194,18 @@ class DirectModel:
 
     def _reset(self, call: UserCall, seed: int, options: dict[str, Any] | None) -> ResetParts:
         try:
-            with torch.no_grad(), self._around_draws("reset", seed):
+            with torch.no_grad(), self._around_draws(call, seed):
                 result = call(self.calls.model, seed, options)
         except Exception as error:
             error.add_note(f"Raised in {call.name}, called with ({', '.join(call.takes)}), at a reset, seed {seed}.")
             raise
         return read_reset(result, self._observations, (), self._start_name)
 
-    def _around_draws(self, what: str, *words: int) -> AbstractContextManager[None]:
-        """Seeds the global generators by `words` for a declared model; looks, the first time, if another draws."""
+    def _around_draws(self, call: UserCall, *words: int) -> AbstractContextManager[None]:
+        """Seeds the global generators by `words` for a declared model, and looks whether another draws from them."""
         if self._generator is not None:
             return self._generator.seeded(*words)
-        if what not in self._unwatched:
-            return nullcontext()
-        self._unwatched.remove(what)
-        if what == "transition" or self.calls.reset is None:
-            return warn_of_draws(self.calls.transition.name)
-        return warn_of_draws(self.calls.reset.name, "a torch.Generator of its own, seeded with its seed argument")
+        return self._watch(call.name, *([RESET_DRAWS] if call is self.calls.reset else []))
 
     def _call(self, call: UserCall, values: tuple[Any, ...]) -> Any:
         """Call a user's callable; its exceptions say where in the rollout they were raised."""
