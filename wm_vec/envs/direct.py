@@ -106,9 +106,8 @@ class DirectModel:
             generator: The env's own.
         """
         own = seed if seed is not None and seed < OWN_SEED_LIMIT else int(generator.integers(SEED_LIMIT))
-        start = (
-            self._started(own, generator) if self.calls.reset is None else self._reset(self.calls.reset, own, options)
-        )
+        call = self.calls.reset
+        start = self._started(generator) if call is None else self._reset(call, own, options)
         observation = self._observations.element(start.observation, self._start_name)
         self._reader.begin([start])
         if seed is not None or self._elapsed is None:
@@ -183,7 +182,7 @@ class DirectModel:
         self._observations.element(start.observation, self._start_name)
         return start
 
-    def _started(self, seed: int, generator: np.random.Generator) -> ResetParts:
+    def _started(self, generator: np.random.Generator) -> ResetParts:
         """A start without a reset: copies of what was given, or a sample."""
         if self._start is not None:
             return self._start._replace(state=duplicate(self._start.state))
@@ -220,4 +219,5 @@ class DirectModel:
 
     def _counter(self) -> CounterRNG:
         """The random numbers of this env's own, at its next step."""
-        return CounterRNG(*(torch.tensor([n]) for n in (self._seed, self._episode, self._elapsed)))
+        counters = torch.tensor([self._seed, self._episode, self._elapsed], device=self._device)
+        return CounterRNG(*counters.split(1))
