@@ -1,9 +1,10 @@
 """What an adapter costs over the model that it adapts, in env steps/s, for each way of running it.
 
 One torch MLP world model, two layers of 256: the bare model in a loop with its state carried from call to call, the
-vector environment over it with each ``batching``, and Gymnasium's SyncVectorEnv over scalar environments. The fast ones
-are called in turn within one process, so that a machine whose speed drifts slows all alike; those that go env by env
-then take turns with the bare model too. Figures are medians, overheads medians of differences within a turn.
+vector environment over it with each ``batching``, and Gymnasium's SyncVectorEnv over scalar environments. A model that
+does next to nothing shows what the scalar environment and SyncVectorEnv take themselves. All are called in turn within
+one process, so that a machine whose speed drifts slows all alike. Figures are medians, overheads medians of differences
+within a turn.
 Run: ``python -m benchmarks.callable_throughput``.
 """
 
@@ -32,6 +33,9 @@ OBSERVATIONS, ACTIONS = 8, 2
 OBSERVATION_SPACE = gym.spaces.Box(-np.inf, np.inf, (OBSERVATIONS,), np.float32)
 ACTION_SPACE = gym.spaces.Box(-1.0, 1.0, (ACTIONS,), np.float32)
 BARE, SCALAR, SYNC = "bare model", "scalar env", "SyncVectorEnv of scalar envs"
+TRIVIAL, DIRECT, SYNC_DIRECT = "bare trivial model", "direct", "SyncVectorEnv of direct"
+MANY = 64
+"""Trivial models side by side."""
 
 
 class MLPWorld(nn.Module):
@@ -111,6 +115,31 @@ def sync(model: MLPWorld, num_envs: int) -> Callable[[], Any]:
     return lambda: envs.step((torch.rand(num_envs, ACTIONS) * 2 - 1).numpy())
 
 
+def trivial(state: np.ndarray, action: np.ndarray) -> dict[str, Any]:
+    """A model that costs next to nothing."""
+    return {"state": state, "observation": state, "reward": 0.5, "terminated": False}
+
+
+def direct_env() -> WorldModelEnv:
+    """One env of the trivial model."""
+    start = np.zeros(OBSERVATIONS, np.float32)
+    return WorldModelEnv(trivial, OBSERVATION_SPACE, ACTION_SPACE, initial_observation=start, torch_actions=False)
+
+
+def direct(num_envs: int | None, seconds: float) -> list[dict[str, Any]]:
+    """The scalar environment over the trivial model, or SyncVectorEnv over many, against as many bare calls."""
+    state, action = np.zeros(OBSERVATIONS, np.float32), np.zeros(ACTIONS, np.float32)
+    if num_envs is None:
+        env = direct_env()
+        env.reset(seed=0)
+        calls = {TRIVIAL: lambda: trivial(state, action), DIRECT: lambda: env.step(action)}
+        return figures(1, time_in_turn(calls, seconds), TRIVIAL)
+    envs, actions = SyncVectorEnv([direct_env] * num_envs), np.zeros((num_envs, ACTIONS), np.float32)
+    envs.reset(seed=0)
+    bare_calls = {TRIVIAL: lambda: [trivial(state, one) for one in actions], SYNC_DIRECT: lambda: envs.step(actions)}
+    return figures(num_envs, time_in_turn(bare_calls, seconds), TRIVIAL)
+
+
 def measure(seconds: float) -> list[dict[str, Any]]:
     """All sizes."""
     torch.manual_seed(0)
@@ -119,9 +148,9 @@ def measure(seconds: float) -> list[dict[str, Any]]:
     for num_envs in SIZES:
         fast = {BARE: bare(model, num_envs), **{b: vector(model, num_envs, b) for b in ("batched", "vmap")}}
         rows += figures(num_envs, time_in_turn(fast, seconds), BARE)
-        slow = {BARE: fast[BARE], "loop": vector(model, num_envs, "loop"), SYNC: sync(model, num_envs)}
+        slow = {BARE: fast[BARE], SYNC: sync(model, num_envs)}
         rows += [row for row in figures(num_envs, time_in_turn(slow, seconds), BARE) if row["subject"] != BARE]
-    return rows
+    return rows + direct(None, seconds) + direct(MANY, seconds)
 
 
 def main() -> None:

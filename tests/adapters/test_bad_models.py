@@ -32,7 +32,7 @@ def test_models_with_none_of_the_methods(model):
 
 @pytest.mark.parametrize("shape", ["scalar", "vector"])
 def test_nothing_says_how_episodes_start(shape):
-    """Of a model that is called directly they start with a sample; see tests/envs/test_direct.py."""
+    """Of a model that is called directly they start with a sample; see tests/envs/test_direct_episodes.py."""
     with pytest.raises(AdapterError, match=r"CallableDynamics: nothing says how episodes start.*reset_fn.*reset_env"):
         make(shape, "batched", transition_fn=lambda s, a: (s, s, 0.0), initial_state=None, initial_observation=None)[
             0

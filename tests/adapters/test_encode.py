@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box, Dict, Discrete, Tuple
+from gymnasium.spaces import Box, Dict, Discrete
 from tensordict import TensorDict
 from tensordict.nn import TensorDictModule, TensorDictSequential
 from torch import nn
@@ -248,7 +248,7 @@ def vector_env(fn, batching="batched", num_envs=3, **options):
 SEEN = torch.tensor([[1.0, 2.0], [3.0, 4.0], [-5.0, 6.0]])
 
 
-@pytest.mark.parametrize("batching", ["batched", "vmap", "loop"])
+@pytest.mark.parametrize("batching", ["batched", "vmap"])
 def test_a_users_encoder_makes_the_state(batching):
     """The state is half of what is seen; a step from it goes on from there, whatever way the model is run."""
     start = {"z": torch.zeros(2), "age": torch.tensor(0.0)}
@@ -258,12 +258,10 @@ def test_a_users_encoder_makes_the_state(batching):
     observation, reward, *_, info = env.step(torch.full((3, 2), 0.5))
     assert torch.equal(observation, SEEN + 1.0)
     assert torch.equal(reward.float(), (SEEN / 2 + 0.5).sum(1))
-    state = info["model_state"]
-    ages = [one["age"] for one in state] if batching == "loop" else state["age"]
-    assert [float(age) for age in ages] == [1.0, 1.0, 1.0]
+    assert info["model_state"]["age"].tolist() == [1.0, 1.0, 1.0]
 
 
-@pytest.mark.parametrize("batching", ["batched", "vmap", "loop"])
+@pytest.mark.parametrize("batching", ["batched", "vmap"])
 @pytest.mark.parametrize("source", ["initial_observation", "initial_state", "reset_fn"])
 def test_where_the_state_is_the_observation_nothing_need_be_said(batching, source):
     given = {
@@ -284,53 +282,12 @@ def test_a_state_has_the_dtype_that_episodes_start_with():
     assert torch.equal(env.engine.reset(seed=0, start=state), SEEN)
 
 
-@pytest.mark.parametrize("kind", ["float64 array", "dict of arrays", "number"])
-def test_env_by_env_the_state_is_of_the_kind_that_the_model_starts_with(kind):
-    kinds = []
-
-    def step(state, action):
-        kinds.append(type(state["a"]) if isinstance(state, dict) else (type(state), getattr(state, "dtype", None)))
-        return state, 0.0, False, False, {}
-
-    space, start, seen = {
-        "float64 array": (Box(-9, 9, (2,), np.float64), np.zeros(2), SEEN.double()),
-        "dict of arrays": (Dict(a=PLANE), {"a": np.zeros(2, np.float32)}, {"a": SEEN}),
-        "number": (Discrete(9), 0, torch.tensor([1, 2, 3])),
-    }[kind]
-    env = WorldModelVectorEnv.from_callables(
-        None, space, PUSH, num_envs=3, transition_fn=step, batching="loop", initial_observation=start, seed=0
-    )
-    env.engine.reset(seed=0, start=env.engine.encode(seen))
-    env.step(torch.zeros(3, 2))
-    expected = {"float64 array": (np.ndarray, np.dtype("float64")), "dict of arrays": np.ndarray, "number": (int, None)}
-    assert set(kinds) == {expected[kind]}
-
-
-@pytest.mark.parametrize("batching", ["batched", "vmap", "loop"])
+@pytest.mark.parametrize("batching", ["batched", "vmap"])
 def test_a_state_of_its_own_without_an_encoder_is_refused(batching):
     start = {"z": torch.zeros(2), "age": torch.tensor(0.0)}
     env = vector_env(latent_drift, batching, initial_state=start, initial_observation=torch.zeros(2))
     with pytest.raises(AdapterError, match=r"state of the model's own.*Give encode=\(model, observation\) -> state"):
         env.engine.encode(SEEN)
-
-
-def test_a_state_of_another_kind_than_numbers_is_refused():
-    class Board:
-        pass
-
-    space = Tuple([PLANE])
-    env = WorldModelVectorEnv.from_callables(
-        None,
-        space,
-        PUSH,
-        num_envs=1,
-        transition_fn=lambda state, action: {"state": state, "observation": (torch.zeros(2),), "reward": 0.0},
-        batching="loop",
-        initial_state=Board(),
-        initial_observation=(torch.zeros(2),),
-    )
-    with pytest.raises(AdapterError, match="Give encode="):
-        env.engine.encode((SEEN[:1],))
 
 
 def test_an_encoder_gets_the_model_and_may_draw_from_its_rows_counters():
@@ -355,20 +312,18 @@ def test_an_encoder_gets_the_model_and_may_draw_from_its_rows_counters():
     assert torch.equal(dynamics.observe(state), SEEN)
 
 
-@pytest.mark.parametrize("batching", ["vmap", "loop"])
-def test_one_envs_encoder_draws_at_its_own_counter(batching):
+def test_one_envs_encoder_draws_at_its_own_counter():
     def noisy(observation, rng):
         return {"z": rng.normal(2)[0], "age": torch.tensor(0.0)}
 
     start = {"z": torch.zeros(2), "age": torch.tensor(0.0)}
-    env = vector_env(latent_drift, batching, initial_state=start, initial_observation=torch.zeros(2), encode=noisy)
+    env = vector_env(latent_drift, "vmap", initial_state=start, initial_observation=torch.zeros(2), encode=noisy)
     env.engine.reset(seed=11, start=lambda rng: env.engine.encode(SEEN, rng))
-    state = env.engine.present(env.engine.model_state())
-    z = torch.stack([one["z"] for one in state]) if batching == "loop" else state["z"]
+    z = env.engine.present(env.engine.model_state())["z"]
     torch.testing.assert_close(z, counters(3, 11).normal(2))
 
 
-@pytest.mark.parametrize("batching", ["batched", "loop"])
+@pytest.mark.parametrize("batching", ["batched", "vmap"])
 def test_an_encoder_on_the_global_generator_disturbs_nobody_and_is_seeded(batching):
     def noisy(observation):
         return {"z": torch.randn_like(observation), "age": torch.zeros(observation.shape[:-1])}
@@ -383,8 +338,7 @@ def test_an_encoder_on_the_global_generator_disturbs_nobody_and_is_seeded(batchi
         state = env.engine.encode(SEEN)
         outside.append(torch.rand(1))
         env.engine.reset(start=state)
-        present = env.engine.present(env.engine.model_state())
-        found.append(torch.stack([one["z"] for one in present]) if batching == "loop" else present["z"])
+        found.append(env.engine.present(env.engine.model_state())["z"])
     assert torch.equal(*found)
     torch.manual_seed(5)
     assert outside[0] == outside[1] == torch.rand(1)
@@ -571,17 +525,6 @@ def test_under_a_mask_the_others_go_on(cartpole):
     assert not torch.equal(seen[2], real[2])
     assert not torch.equal(seen[2], before[2])
     assert engine.state().episode.tolist() == [0, 0, 1, 0, 1, 1]
-
-
-def test_env_by_env_objects_start_where_they_are_told():
-    start = {"z": torch.zeros(2), "age": torch.tensor(0.0)}
-    env = vector_env(latent_drift, "loop", initial_state=start, initial_observation=torch.zeros(2), encode=halves)
-    env.reset(seed=0)
-    engine, mask = env.engine, torch.tensor([True, True, False])
-    seen = engine.reset(mask=mask, start=engine.encode(SEEN), start_mask=torch.tensor([False, True, True]))
-    assert seen.tolist() == [[0.0, 0.0], SEEN[1].tolist(), [0.0, 0.0]]
-    after = env.step(torch.ones(3, 2))[0]
-    assert after.tolist() == [[2.0, 2.0], (SEEN[1] + 2).tolist(), [2.0, 2.0]]
 
 
 @wm_vec.batched

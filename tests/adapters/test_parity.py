@@ -1,4 +1,4 @@
-"""One model, three ways to run it, one env or many: the same numbers."""
+"""One model, every way to run it, one env or many: the same numbers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wm_vec.envs import WorldModelEnv, WorldModelVectorEnv
 SEEN = Dict(place=Box(-1e4, 1e4, (3,), np.float32), side=Discrete(2))
 PLANE = Box(-1e4, 1e4, (2,), np.float32)
 PUSH = Box(-1.0, 1.0, (2,), np.float32)
-BATCHINGS = ["loop", "batched", "vmap"]
+BATCHINGS = ["batched", "vmap"]
 HORIZON = 5
 
 
@@ -60,7 +60,7 @@ def actions(steps, num_envs):
 
 
 def rollout(env, pushes):
-    """Everything a vector env says in some steps of several episodes."""
+    """Everything that a vector env returns in some steps of several episodes."""
     steps = []
     for push in pushes:
         observation, reward, terminated, truncated, info = env.step(push)
@@ -137,9 +137,8 @@ def test_all_ways_of_running_agree(autoreset_mode):
             observation, reward, terminated, truncated, _ = env.step(push)
             rollouts[batching] += [observation["place"], observation["side"].float(), reward.float()]
             rollouts[batching] += [terminated.float(), truncated.float()]
-    for batching in ("batched", "vmap"):
-        for got, expected in zip(rollouts[batching], rollouts["loop"], strict=True):
-            torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
+    for got, expected in zip(rollouts["batched"], rollouts["vmap"], strict=True):
+        torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
     # The first episode of env 2, up to its end.
     states = [MODEL.reset_state(seed)[0] for seed in range(BANK_SEED, BANK_SEED + 6)]
     first = rollouts["batched"][0][2]
@@ -172,6 +171,29 @@ def test_whole_numbers_reach_the_model_alike(space):
         vector = WorldModelVectorEnv.from_callables(None, PLANE, space, num_envs=6, **options)
         vector.reset(seed=0)
         assert vector.step(torch.as_tensor(rows))[1].tolist() == expected.tolist()
-        scalar = WorldModelEnv(None, PLANE, space, **options)
-        scalar.reset(seed=0)
-        assert [scalar.step(row)[1] for row in rows] == expected.tolist()
+        for own in (batching, None):
+            scalar = WorldModelEnv(None, PLANE, space, **{**options, "batching": own})
+            scalar.reset(seed=0)
+            assert [scalar.step(row)[1] for row in rows] == expected.tolist()
+
+
+def test_the_direct_env_is_any_env_of_the_vector_env():
+    """The first episode of each of four seeds."""
+    pushes = actions(HORIZON, 4)
+    options = {"max_episode_steps": HORIZON, "transition_fn": MODEL.transition}
+    vector = WorldModelVectorEnv.from_callables(MODEL, SEEN, PUSH, num_envs=4, reset_fn=reset_many, **options)
+    first, _ = vector.reset(seed=40)
+    steps = rollout(vector, pushes)
+    for i in range(4):
+        env = WorldModelEnv(MODEL, SEEN, PUSH, **options)
+        observation, _ = env.reset(seed=40 + i)
+        np.testing.assert_allclose(observation["place"], first["place"][i], atol=1e-5)
+        for push, step in zip(pushes[:, i], steps, strict=True):
+            observation, reward, terminated, truncated, info = env.step(push.numpy())
+            over = terminated or truncated
+            np.testing.assert_allclose(observation["place"], step["final" if over else "place"][i], atol=1e-5)
+            assert reward == pytest.approx(step["reward"][i].item(), abs=1e-5)
+            assert (terminated, truncated) == (bool(step["terminated"][i]), bool(step["truncated"][i]))
+            assert info["age"] == step["age"][i] == info["elapsed_steps"]
+            if over:
+                break

@@ -47,7 +47,7 @@ def test_pictures_are_handed_out_channel_last():
         np.testing.assert_array_equal(env.render(), red(value))
 
 
-@pytest.mark.parametrize("batching", ["batched", "vmap", "loop"])
+@pytest.mark.parametrize("batching", ["batched", "vmap"])
 def test_one_frame_per_env_of_a_dict_with_a_picture(batching):
     picture = START["initial_observation"]
     envs = WorldModelVectorEnv.from_callables(

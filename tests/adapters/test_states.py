@@ -17,7 +17,7 @@ from wm_vec.envs import WorldModelEnv, WorldModelVectorEnv
 
 PLANE = Box(-1e4, 1e4, (2,), np.float32)
 PUSH = Box(-1.0, 1.0, (2,), np.float32)
-BATCHINGS = ["loop", "batched", "vmap"]
+BATCHINGS = ["batched", "vmap"]
 NUM_ENVS = 4
 
 
@@ -102,7 +102,7 @@ def test_structures_in_vector_envs(structure, batching):
     torch.testing.assert_close(observation, expected)
     assert reward.tolist() == [3] * NUM_ENVS
     state = info["model_state"]
-    rows = [take(one) for one in state] if batching == "loop" else list(zip(*take(state), strict=True))
+    rows = list(zip(*take(state), strict=True))
     torch.testing.assert_close(torch.stack([total for total, _ in rows]), expected)
     assert [int(count) for _, count in rows] == [3] * NUM_ENVS
 
@@ -118,7 +118,7 @@ def test_structures_in_vector_envs(structure, batching):
     assert all(torch.equal(a[[2, 0]], b) for a, b in zip(continued, forked, strict=True))
 
 
-@pytest.mark.parametrize("batching", BATCHINGS)
+@pytest.mark.parametrize("batching", [None, *BATCHINGS])
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_structures_in_scalar_envs(structure, batching):
     callables, take = world(structure)
@@ -139,7 +139,7 @@ def test_structures_in_scalar_envs(structure, batching):
 @pytest.mark.parametrize("batching", BATCHINGS)
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_given_starts_of_any_structure(structure, batching):
-    """One start, and under the batched ways also several, which episodes draw from."""
+    """One start, and several, which episodes draw from."""
     callables, _ = world(structure)
     make, _ = STRUCTURES[structure]
     arguments = {"transition_fn": callables["transition_fn"], "num_envs": 64, "batching": batching}
@@ -153,8 +153,6 @@ def test_given_starts_of_any_structure(structure, batching):
     )
     assert env.reset(seed=0)[0].tolist() == [[5, 6]] * 64
     assert env.step(torch.ones(64, 2))[0].tolist() == [[6, 7]] * 64
-    if batching == "loop":
-        return
     places = torch.arange(6.0).reshape(3, 2)
     env = WorldModelVectorEnv.from_callables(
         None,
@@ -200,8 +198,7 @@ def test_arrays_become_tensors(batching):
     assert env.step(torch.ones(2, 2))[0].tolist() == [[2, 2], [2, 2]]
 
 
-@pytest.mark.parametrize("batching", BATCHINGS)
-@pytest.mark.parametrize("shape", ["scalar", "vector"])
+@pytest.mark.parametrize(("shape", "batching"), [("scalar", None), ("scalar", "vmap"), ("vector", "batched")])
 def test_starts_that_hang_on_a_graph(shape, batching):
     """An encoder's output, not detached: as people hand it in."""
     encoder = torch.nn.Linear(2, 2)
@@ -253,7 +250,8 @@ def test_batches_of_objects_are_refused(shape, batching, state, what):
     message = str(caught.value)
     assert message.startswith(f"CallableDynamics(batching={batching!r}), reset_fn")
     assert what in message
-    assert "batching='loop'" in message
+    assert "WorldModelEnv" in message
+    assert "SyncVectorEnv" in message
 
 
 @pytest.mark.parametrize("batching", ["batched", "vmap"])
@@ -279,12 +277,12 @@ def test_states_that_change_their_structure_are_refused(batching, later, what):
     )
     env.reset(seed=0)
     with pytest.raises(
-        AdapterError, match=rf"CallableDynamics\(batching='{batching}'\), transition_fn.*{what}.*'loop'"
+        AdapterError, match=rf"CallableDynamics\(batching='{batching}'\), transition_fn.*{what}.*WorldModelEnv"
     ):
         env.step(torch.zeros(2, 2))
 
 
-@pytest.mark.parametrize("batching", ["loop", "batched", "vmap"])
+@pytest.mark.parametrize("batching", ["batched", "vmap"])
 @pytest.mark.parametrize("shape", ["scalar", "vector"])
 def test_what_one_writes_into_a_state_from_info_changes_nothing(shape, batching):
     callables, _ = world("nested dict")
@@ -292,8 +290,6 @@ def test_what_one_writes_into_a_state_from_info_changes_nothing(shape, batching)
     action = np.zeros(2, np.float32) if shape == "scalar" else torch.zeros(2, 2)
     env.reset(seed=0)
     *_, info = env.step(action)
-    state = info["model_state"]
-    for one in state if isinstance(state, list) else [state]:
-        one["total"].fill_(99.0)
+    info["model_state"]["total"].fill_(99.0)
     rows = np.asarray(env.step(action)[0])
     np.testing.assert_array_equal(rows, np.broadcast_to([1, 2], rows.shape))

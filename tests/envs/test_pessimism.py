@@ -178,10 +178,19 @@ def test_a_world_that_breaks_down_costs_nothing_and_spoils_no_sum():
         assert not reward[down].any()
         assert info["episode"]["r"].isfinite().all()
     assert broken > 4
-    single = PessimisticReward(scalar(lambda state, action: breaking(state, action)), 2.0)
+    single = PessimisticReward(scalar(lambda state, action: breaking(state, action), batching="batched"), 2.0)
     single.reset(seed=0)
     rewards = [single.step(np.zeros(1, np.float32))[1] for _ in range(4)]
     assert rewards == pytest.approx([-0.5, -1.0, -1.5, 0.0])
+
+
+def test_what_a_model_that_is_called_directly_pays_is_handed_on():
+    """Nobody there judges whether the world broke down."""
+    single = PessimisticReward(scalar(lambda state, action: breaking(state, action)), 2.0)
+    single.reset(seed=0)
+    rewards = [single.step(np.zeros(1, np.float32))[1] for _ in range(4)]
+    assert rewards[:3] == pytest.approx([-0.5, -1.0, -1.5])
+    assert np.isnan(rewards[3])
 
 
 # -- other people's checkers and statistics -------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -11,11 +10,10 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from wm_vec.adapters.calls import ModelCalls
+from wm_vec.adapters.calls import ModelCalls, device_of, warn_of_training_mode
 from wm_vec.adapters.errors import ENV_BY_ENV, NO_LOOP, AdapterError
 from wm_vec.adapters.forms import ResetParts, read_reset
-from wm_vec.adapters.modes import device_of, warn_of_training_mode
-from wm_vec.adapters.randomness import GlobalGenerator, warn_of_draws
+from wm_vec.adapters.randomness import RESET_DRAWS, GlobalGenerator
 from wm_vec.adapters.reading import given_start
 from wm_vec.adapters.runner import BatchRunner
 from wm_vec.adapters.spaces import ActionCodec, ObservationCodec, check_spaces, space_signature
@@ -134,7 +132,6 @@ class CallableDynamics(Dynamics):
         self.rng = rng
         self._generator = generator
         self._initial_observation, self._initial_state = initial_observation, initial_state
-        self._reset_watched = False
         self._resets_batched = self.calls.reset is not None and is_batched(self.calls.reset.fn)
         self.starts_fresh = self.calls.reset is not None and (starts_fresh or self._resets_batched)
         if "state" not in self.calls.transition.takes and (self._resets_batched or not self.starts_fresh):
@@ -240,7 +237,7 @@ class CallableDynamics(Dynamics):
         assert call is not None
         try:
             if self._generator is None:
-                with self._watch_reset():
+                with self.runner.watch(call.name, RESET_DRAWS):
                     return call(self.calls.model, seed, options)
             if self._resets_batched:
                 with self._generator.stream():
@@ -250,14 +247,6 @@ class CallableDynamics(Dynamics):
         except Exception as error:
             error.add_note(f"Raised in {call.name}, called with ({', '.join(call.takes)}), at a reset, seed {seed}.")
             raise
-
-    def _watch_reset(self) -> Any:
-        """The first time, look whether an undeclared model draws from torch's generator."""
-        if self._reset_watched:
-            return nullcontext()
-        self._reset_watched = True
-        assert self.calls.reset is not None
-        return warn_of_draws(self.calls.reset.name, "a torch.Generator of its own, seeded with its seed argument")
 
     def _given_start(self) -> tuple[ResetParts, tuple[int, ...]]:
         """What the initial observation and state say, and the axes they have in front."""

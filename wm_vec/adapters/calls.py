@@ -1,9 +1,10 @@
-"""Calling what users hand in: with the arguments it declares, and with its errors told apart from ours."""
+"""A model and what users hand in with it: called with the declared arguments, errors told apart from ours."""
 
 from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -226,8 +227,8 @@ class ModelCalls:
         return AdapterError(
             f"{self.adapter}: {self.transition.name} takes ({', '.join(self.transition.takes)}), no state. A "
             "model of concatenated input takes transition_fn=lambda model, state, action: model(torch.cat([state, "
-            "action], -1)). One that keeps its state in itself is one env: the scalar WorldModelEnv resets it by reset_fn or the "
-            "model's own reset; for many, put several into gym.vector.SyncVectorEnv."
+            "action], -1)). One that keeps its state in itself is one env: the scalar WorldModelEnv resets it by "
+            "reset_fn or the model's own reset; for many, put several into gym.vector.SyncVectorEnv."
         )
 
     def decoded(self, state: Any) -> Any:
@@ -252,3 +253,34 @@ class ModelCalls:
         if fn is None:
             return None
         return UserCall(fn, name, self.JUDGE, [self.JUDGE, self.JUDGE[:3], self.JUDGE[:2], self.JUDGE[:1], ()])
+
+
+def warn_of_training_mode(model: Any) -> None:
+    """Dropout and batch normalisation in a model that is still in training mode change what it says."""
+    if not isinstance(model, nn.Module):
+        return
+    kinds = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase)
+    found = {type(part).__name__ for part in model.modules() if part.training and isinstance(part, kinds)}
+    if found:
+        warnings.warn(
+            f"The world model is in training mode and has {', '.join(sorted(found))}: every step would be noisy, or "
+            "change the model. Call model.eval() first.",
+            stacklevel=4,
+        )
+
+
+def device_of(model: Any, device: torch.device | str | None) -> torch.device:
+    """Where the model is.
+
+    Raises:
+        AdapterError: It is somewhere else than it was said to be.
+    """
+    first = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    if device is None:
+        return torch.device("cpu") if first is None else first.device
+    wanted = torch.empty(0, device=device).device
+    if first is not None and first.device != wanted:
+        raise AdapterError(
+            f"The model is on {first.device}, device is {wanted}. Move it with model.to({str(wanted)!r})."
+        )
+    return wanted

@@ -172,22 +172,24 @@ def tuple_read(result: Any) -> str:
 
 
 def _is_form(result: Any, observations: ObservationCodec) -> bool:
-    """Whether a mapping is one of our forms, not a Dict space's observation of the wrong shape."""
+    """Whether a mapping is one of our forms, not a Dict space's observation of the wrong shape.
+
+    One with the space's keys is a form if it has an observation of that space inside.
+    """
     if not isinstance(result, (Mapping, TensorDictBase)):
         return False
-    return not observations.has_keys(result) or _holds_observation(result, observations)
-
-
-def _holds_observation(result: Any, observations: ObservationCodec) -> bool:
-    """Whether a mapping with the Dict space's keys still is a form around an observation of that space."""
-    inside = next((result[key] for key in OBSERVATION_KEYS if key in result), None)
-    return isinstance(inside, (Mapping, TensorDictBase)) and observations.has_keys(inside)
+    if not observations.has_keys(result):
+        return True
+    return observations.has_keys(next((result[key] for key in OBSERVATION_KEYS if key in result), None))
 
 
 def _take(found: dict[str, Any], keys: tuple[str, ...]) -> Any:
     """The entry under the first of these keys that stands there, taken out; None counts as left out."""
-    key = next((key for key in keys if key in found), None)
-    value = None if key is None else found.pop(key)
+    value = None
+    for key in keys:
+        if key in found:
+            value = found.pop(key)
+            break
     if keys is STATE_KEYS:  # what else goes by these names is the state before the step, no info
         for other in keys:
             found.pop(other, None)

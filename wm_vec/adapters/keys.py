@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -76,34 +77,23 @@ def paths_in(places: Any) -> list[Path]:
 
 
 def one_hot_encoder(space: gym.Space) -> Encoder:
-    """Turns actions ``(B,)`` of a Discrete or ``(B, k)`` of a MultiDiscrete space into one-hot rows ``(B, n)``.
+    """Turns actions ``(B,)`` of a Discrete or ``(B, k)`` of a MultiDiscrete space into one-hot vectors ``(B, n)``.
 
     Raises:
         AdapterError: Another space.
     """
     if isinstance(space, spaces.Discrete):
-        return OneHot([int(space.start)], [int(space.n)])
+        return partial(_one_hot, [(int(space.start), int(space.n))])
     if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1:
-        return OneHot([int(first) for first in space.start], [int(count) for count in space.nvec])
+        return partial(_one_hot, list(zip(space.start.tolist(), space.nvec.tolist(), strict=True)))
     raise AdapterError(f"TorchRLDynamics: one_hot needs a Discrete or MultiDiscrete action space, got {space}.")
 
 
-class OneHot:
-    """Whole numbers as one-hot rows, side by side where there are several.
-
-    Args:
-        first: The lowest value of each column.
-        counts: The number of values of each.
-    """
-
-    def __init__(self, first: list[int], counts: list[int]) -> None:
-        self._classes = list(zip(first, counts, strict=True))
-
-    def __call__(self, actions: Tensor, dtype: torch.dtype) -> Tensor:
-        """``(B,)`` or ``(B, k)`` int64 -> ``(B, n)``, n the sum of the counts."""
-        columns = actions.reshape(actions.shape[0], -1).unbind(1)
-        encoded = [
-            column.unsqueeze(1) == torch.arange(first, first + count, device=actions.device)
-            for column, (first, count) in zip(columns, self._classes, strict=True)
-        ]
-        return torch.cat(encoded, 1).to(dtype)
+def _one_hot(classes: list[tuple[int, int]], actions: Tensor, dtype: torch.dtype) -> Tensor:
+    """``(B,)`` or ``(B, k)`` int64 -> ``(B, n)``, side by side; `classes` has each column's first and number."""
+    columns = zip(actions.reshape(actions.shape[0], -1).unbind(1), classes, strict=True)
+    encoded = [
+        column.unsqueeze(1) == torch.arange(first, first + number, device=actions.device)
+        for column, (first, number) in columns
+    ]
+    return torch.cat(encoded, 1).to(dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,24 @@ class GlobalGenerator:
             torch.cuda.set_rng_state(states[3], self._device)
 
 
+class DrawWatch:
+    """Looks at every callable the first time that it runs: does it draw from a global generator?"""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+
+    def __call__(self, name: str, *instead: str) -> AbstractContextManager[None]:
+        """`warn_of_draws` around the first call of this name; nothing around others, and while tracing."""
+        if torch.compiler.is_compiling() or name in self._seen:
+            return nullcontext()
+        self._seen.add(name)
+        return warn_of_draws(name, *instead)
+
+
+RESET_DRAWS = "a torch.Generator of its own, seeded with its seed argument"
+"""What a reset could draw from."""
+
+
 @contextmanager
 def warn_of_draws(
     name: str, instead: str = "the rng argument: transition_fn(model, state, action, rng)"
@@ -83,9 +101,9 @@ def warn_of_draws(
         name: The callable.
         instead: What else it could draw from.
     """
-    before = _global_states()
+    before = global_states()
     yield
-    changed = [which for which, state in _global_states().items() if state != before[which]]
+    changed = [which for which, state in global_states().items() if state != before[which]]
     if changed:
         warnings.warn(
             f"{name} uses {' and '.join(changed)} global random generator, so the same seed need not give the same "
@@ -94,7 +112,7 @@ def warn_of_draws(
         )
 
 
-def _global_states() -> dict[str, bytes]:
+def global_states() -> dict[str, bytes]:
     """Whose generator -> its state."""
     _, words, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - the global one
     torchs = [torch.get_rng_state()]

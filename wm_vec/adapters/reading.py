@@ -109,34 +109,38 @@ def one_number(value: Any, what: str, where: str) -> float | bool:
     """
     if isinstance(value, (float, int)) and not (what == "reward" and isinstance(value, bool)):
         return value
-    array = value if isinstance(value, (Tensor, np.ndarray, np.generic)) else numbers(value, what, where)
-    if isinstance(array, (np.ndarray, np.generic)) and array.dtype.kind not in "biuf":
-        array = numbers(value, what, where)
+    array = numbers(value, what, where)
     refuse_flag_as_reward(array, what, where)
     if (array.numel() if isinstance(array, Tensor) else array.size) != 1:
         raise AdapterError(f"{where}: {what} must be one number of one env, got {describe(value)}.")
     return array.item()
 
 
-def numbers(value: Any, what: str, where: str) -> Tensor:
-    """What is no tensor yet as one.
+def numbers(value: Any, what: str, where: str) -> Tensor | np.ndarray:
+    """A tensor as it is, anything else as an array of numbers.
 
     Raises:
         AdapterError: It is no number and no numbers.
     """
+    if isinstance(value, Tensor):
+        return value
     try:
-        return torch.as_tensor(np.asarray(value))
-    except (TypeError, ValueError) as error:
-        raise AdapterError(f"{where}: {what} must be one number per env, got {describe(value)}.") from error
+        array = np.asarray(value)
+    except (TypeError, ValueError):  # a ragged sequence
+        array = np.empty(0, object)
+    if array.dtype.kind not in "biuf":
+        raise AdapterError(f"{where}: {what} must be one number per env, got {describe(value)}.")
+    return array
 
 
-def refuse_flag_as_reward(value: Any, what: str, where: str) -> None:
+def refuse_flag_as_reward(value: Tensor | np.ndarray, what: str, where: str) -> None:
     """A reward that is a flag is something else at a reward's place.
 
     Raises:
         AdapterError: It is, a tensor or array of bools.
     """
-    if what == "reward" and value.dtype in (torch.bool, np.bool_):
+    flag = value.dtype is torch.bool if isinstance(value, Tensor) else value.dtype.kind == "b"
+    if what == "reward" and flag:
         raise AdapterError(
             f"{where}: the reward is a flag, {describe(value)}; a reward is a number. Convert it if it is."
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 from wm_vec.adapters.calls import ModelCalls, UserCall
 from wm_vec.adapters.errors import ENV_BY_ENV, AdapterError, describe
 from wm_vec.adapters.forms import ResetParts, tuple_read
-from wm_vec.adapters.randomness import GlobalGenerator, warn_of_draws
+from wm_vec.adapters.randomness import DrawWatch, GlobalGenerator, warn_of_draws
 from wm_vec.adapters.reading import TransitionReader, as_flags, numbers, refuse_flag_as_reward
 from wm_vec.adapters.spaces import ActionCodec, ObservationCodec
 from wm_vec.adapters.states import StateCodec
@@ -61,9 +60,9 @@ class BatchRunner:
         self._adapter, self.calls, self.observations, self.actions = adapter, calls, observations, actions
         self.device, self.generator = device, generator
         self.reader = TransitionReader(calls, observations, self.where(calls.transition))
-        self.states: StateCodec | None = None
+        self.states: StateCodec  # from the first start on
         self._examples: dict[str, Tensor] = {}
-        self._watched = False
+        self.watch = DrawWatch()
 
     def where(self, call: UserCall | str) -> str:
         """How messages name a callable."""
@@ -75,9 +74,9 @@ class BatchRunner:
         where = self.where(self.calls.reset or "initial_state")
         join = torch.cat if lead else torch.stack
         seen = [self.observations.tensors(start.observation, lead, self.device, where) for start in starts]
-        self.reader.begin(starts)
-        if self.states is None:
+        if not self.reader.begun:
             self.states = StateCodec(starts[0].state, where, self.batching)
+        self.reader.begin(starts)
         states = [self.states.flatten(start.state, where) for start in starts]
         for state in states:
             for name, leaf in state.items():
@@ -101,7 +100,6 @@ class BatchRunner:
         call, where = self.calls.encode, self.where(self.calls.encode or "encode")
         num_states = next(iter(observation.values())).shape[0]
         tree = self.observations.tree(observation)
-        assert self.states is not None
         if call is None:
             flat = self.states.flatten(tree, where)
             flat = {name: leaf.to(self._examples[name].dtype) for name, leaf in flat.items()}
@@ -121,16 +119,14 @@ class BatchRunner:
 
     def _encoded(self, call: UserCall, tree: Tree, rng: CounterRNG, where: str) -> dict[str, Tensor]:
         """What the user's encoder makes of observations ``(M, ...)``."""
-        assert self.states is not None
         return self.states.flatten(self._call(call, (self.calls.model, tree, rng), rng), where)
 
     def step(self, state: TensorDictBase, action: Tensor, rng: CounterRNG) -> Transition:
         """One step of all envs; `action` is ``(B, A)``."""
         lead = (action.shape[0],)
-        assert self.states is not None
         before = {name: state.get(name) for name in self.states.names}
         versions = {name: _writes(leaf) for name, leaf in before.items()}
-        with self.generator.stream() if self.generator is not None else self._watch():
+        with self.generator.stream() if self.generator is not None else self.watch(self.calls.transition.name):
             out = self._run(before, self.actions.unpack(action), rng, lead)
         for name, leaf in out.state.items():
             self._check_leaf(name, before[name], leaf)
@@ -145,7 +141,6 @@ class BatchRunner:
 
     def model_state(self, state: TensorDictBase, env: int | None) -> Any:
         """A copy in the model's own structure, of one env or of all."""
-        assert self.states is not None
         leaves = {name: state.get(name) for name in self.states.names}
         if env is None:
             return self.states.rebuild({n: leaf.clone() for n, leaf in leaves.items()}, tuple(state.batch_size))
@@ -164,7 +159,6 @@ class BatchRunner:
     ) -> Outcome:
         """Call the model once and read what came back; `own` is the generator that it gets, None for `rng`."""
         calls, states, reader = self.calls, self.states, self.reader
-        assert states is not None
         if calls.action_transform is not None:
             action = self._call(calls.action_transform, (calls.model, action), rng)
         values = (calls.model, states.rebuild(before, lead), action, own or rng)
@@ -182,13 +176,6 @@ class BatchRunner:
             dict(parts.info),
         )
 
-    def _watch(self) -> Any:
-        """The first time, look whether an undeclared model draws from a global generator."""
-        if self._watched or torch.compiler.is_compiling():
-            return nullcontext()
-        self._watched = True
-        return warn_of_draws(self.calls.transition.name)
-
     def _call(self, call: UserCall, values: tuple[Any, ...], rng: CounterRNG) -> Any:
         """Call a user's callable; its exceptions say where in the rollout they were raised."""
         try:
@@ -202,7 +189,7 @@ class BatchRunner:
         if isinstance(value, (int, float)) and not (what == "reward" and isinstance(value, bool)):
             dtype = torch.bool if isinstance(value, bool) else self.actions.dtype
             return torch.full(lead, value, dtype=dtype, device=self.device)
-        tensor = value if isinstance(value, Tensor) else numbers(value, what, where)
+        tensor = value if isinstance(value, Tensor) else torch.as_tensor(numbers(value, what, where))
         refuse_flag_as_reward(tensor, what, where)
         if tensor.shape != lead:
             if tensor.shape != (*lead, 1) and not (tensor.numel() == 1 and lead in ((), (1,))):
@@ -242,7 +229,8 @@ def _add_place(error: Exception, call: UserCall, rng: CounterRNG) -> None:
         error.add_note(f"{what}.")
         return
     envs = rng.seed.shape[0]
-    error.add_note(f"{what} for {envs} envs at once, in step {step + 1} of episode {episode} of env 0 (seed {seed}).")
+    place = f"in step {step + 1} of episode {episode} of the first (seed {seed})"
+    error.add_note(f"{what} for all {envs} envs at once, {place}.")
 
 
 def _writes(leaf: Tensor) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,7 +120,11 @@ class ObservationCodec:
         if self.single is not None:
             return {self.single.name: _tensor(self.single, value, lead, device, where)}
         found: dict[str, Tensor] = {}
-        _collect(self._structure, value, lead, device, where, OBSERVATION, found)
+
+        def keep(leaf: Leaf, part: Any) -> None:
+            found[leaf.name] = _tensor(leaf, part, lead, device, where)
+
+        _read(self._structure, value, keep, where, OBSERVATION)
         return found
 
     def element(self, value: Any, where: str) -> Any:
@@ -129,7 +133,9 @@ class ObservationCodec:
         Raises:
             AdapterError: As `tensors`.
         """
-        return _element(self._structure, value, where, OBSERVATION)
+        if self.single is not None:
+            return _array(self.single, value, where)
+        return _read(self._structure, value, lambda leaf, part: _array(leaf, part, where), where, OBSERVATION)
 
     def tree(self, flat: Any) -> Tree:
         """The observation in the space's structure; `flat` maps names to tensors."""
@@ -251,50 +257,33 @@ def _fits(structure: Any, value: Any, lead: tuple[int, ...]) -> bool:
     return array.dtype.kind in "biuf" and array.shape == (*lead, *structure.shape)
 
 
-def _collect(
-    structure: Any,
-    value: Any,
-    lead: tuple[int, ...],
-    device: torch.device,
-    where: str,
-    name: str,
-    found: dict[str, Tensor],
-) -> None:
-    if isinstance(structure, Leaf):
-        found[structure.name] = _tensor(structure, value, lead, device, where)
-        return
-    _check_structure(structure, value, where, name)
-    for key, part in structure.items() if isinstance(structure, dict) else enumerate(structure):
-        _collect(part, value[key], lead, device, where, f"{name}.{key}", found)
-
-
-def _element(structure: Any, value: Any, where: str, name: str) -> Any:
-    if isinstance(structure, Leaf):
-        if type(value) is np.ndarray and value.shape == structure.shape and value.dtype in structure.takes_arrays:
-            array = value.astype(structure.array_dtype)
-        else:
-            array = _tensor(structure, value, (), _HOST, where).detach().numpy().copy()
-        return array[()] if structure.is_scalar else array
-    _check_structure(structure, value, where, name)
-    if isinstance(structure, dict):
-        return {key: _element(part, value[key], where, f"{name}.{key}") for key, part in structure.items()}
-    return tuple(_element(part, value[i], where, f"{name}.{i}") for i, part in enumerate(structure))
-
-
-def _check_structure(structure: Any, value: Any, where: str, name: str) -> None:
-    """A value must have the parts of a Dict or Tuple space.
+def _read(structure: Any, value: Any, read: Callable[[Leaf, Any], Any], where: str, name: str) -> Any:
+    """`read` of every leaf and its part of a value, in the space's structure.
 
     Raises:
-        AdapterError: It has not.
+        AdapterError: The value has not the parts of a Dict or Tuple space.
     """
+    if isinstance(structure, Leaf):
+        return read(structure, value)
     if isinstance(structure, dict):
         if not _is_mapping(value) or set(value.keys()) != set(structure):
             raise AdapterError(
                 f"{where}: {name} must be a mapping with the keys {sorted(structure)} of its Dict space, "
                 f"got {describe(value)}."
             )
-    elif not isinstance(value, tuple) or len(value) != len(structure):
+        return {key: _read(part, value[key], read, where, f"{name}.{key}") for key, part in structure.items()}
+    if not isinstance(value, tuple) or len(value) != len(structure):
         raise AdapterError(f"{where}: {name} must be a tuple of {len(structure)}, got {describe(value)}.")
+    return tuple(_read(part, value[i], read, where, f"{name}.{i}") for i, part in enumerate(structure))
+
+
+def _array(leaf: Leaf, value: Any, where: str) -> Any:
+    """One leaf of one env's observation, checked, as a new array of the space's dtype."""
+    if type(value) is np.ndarray and value.shape == leaf.shape and value.dtype in leaf.takes_arrays:
+        array = value.astype(leaf.array_dtype)
+    else:
+        array = _tensor(leaf, value, (), _HOST, where).detach().numpy().copy()
+    return array[()] if leaf.is_scalar else array
 
 
 def _tensor(leaf: Leaf, value: Any, lead: tuple[int, ...], device: torch.device, where: str) -> Tensor:

@@ -11,13 +11,12 @@ import gymnasium as gym
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
-from torch import Tensor
 
 from wm_vec.adapters.callables import CallableDynamics
 from wm_vec.adapters.errors import AdapterError, describe
 from wm_vec.adapters.keys import Key, Path, observation_places, one_hot_encoder, path_of, paths_in
 from wm_vec.adapters.modules import ModuleStep
-from wm_vec.adapters.randomness import GlobalGenerator
+from wm_vec.adapters.randomness import GlobalGenerator, global_states
 from wm_vec.core import CounterRNG
 
 
@@ -139,19 +138,12 @@ class TorchRLDynamics(CallableDynamics):
         self._described = f"the module ({type(module).__name__})"
         self.calls.transition.name = self._described
         if initial_state is not None:
+            self.calls.reset = None
             self._initial_state, self._initial_observation, _ = self._started(initial_state, "initial_state")
         draws = self._try_out(quiet=rng != "counter")
         if rng == "global" or (rng is None and draws):
             self.rng = "global"
             self._generator = self.runner.generator = GlobalGenerator(self.device)
-
-    @property
-    def bank(self) -> TensorDictBase | None:
-        """The given initial states, ``(M,)``; None where episodes are reset."""
-        if self._initial_state is None and self.calls.reset is not None:
-            return None
-        start, lead = self._given_start()
-        return self.runner.pack([start], lead)
 
     def _reset(self, seed: Any, options: Mapping[str, Any] | None) -> Any:
         start = super()._reset(seed, options)
@@ -190,7 +182,7 @@ class TorchRLDynamics(CallableDynamics):
         with torch.random.fork_rng(cards), torch.no_grad(), warnings.catch_warnings():
             if quiet:
                 warnings.filterwarnings("ignore", message=".*torch's global random generator")
-            before = _generator_states(cards)
+            before = global_states()["torch's"]
             try:
                 bank = self.bank
                 state = self.start(rng, None).state if bank is None else bank[torch.tensor([0, -1], device=self.device)]
@@ -198,11 +190,7 @@ class TorchRLDynamics(CallableDynamics):
             except Exception as error:
                 error.add_note(f"Raised as TorchRLDynamics tried out a start and a step of {self._described}.")
                 raise
-            return any(not torch.equal(a, b) for a, b in zip(before, _generator_states(cards), strict=True))
-
-
-def _generator_states(cards: list[int]) -> list[Tensor]:
-    return [torch.get_rng_state(), *(torch.cuda.get_rng_state(card) for card in cards)]
+            return global_states()["torch's"] != before
 
 
 def _state_paths(state_keys: Sequence[Key] | None, places: Any, decoder: Any) -> list[Path]:

@@ -24,7 +24,6 @@ class VmapRunner(BatchRunner):
         counters = (rng.seed, rng.episode, rng.step) if "rng" in call.takes else ()
 
         def one(observation: Tree, *counter: Tensor) -> dict[str, Tensor]:
-            assert self.states is not None
             own = CounterRNG(*(number.unsqueeze(0) for number in counter)) if counter else None
             return self.states.flatten(self._call(call, (self.calls.model, observation, own), rng), where)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import gymnasium as gym
@@ -12,11 +12,10 @@ import numpy as np
 import torch
 
 from wm_vec.adapters.callables import OWN_SEED_LIMIT, SEED_LIMIT
-from wm_vec.adapters.calls import ModelCalls, UserCall
+from wm_vec.adapters.calls import ModelCalls, UserCall, device_of, warn_of_training_mode
 from wm_vec.adapters.errors import AdapterError
 from wm_vec.adapters.forms import ResetParts, StepParts, read_reset, tuple_read
-from wm_vec.adapters.modes import device_of, warn_of_training_mode
-from wm_vec.adapters.randomness import GlobalGenerator, warn_of_draws
+from wm_vec.adapters.randomness import RESET_DRAWS, DrawWatch, GlobalGenerator
 from wm_vec.adapters.reading import TransitionReader, as_flag, given_start, one_number
 from wm_vec.adapters.spaces import ActionCodec, ObservationCodec
 from wm_vec.adapters.states import duplicate
@@ -88,7 +87,7 @@ class DirectModel:
         self._generator = GlobalGenerator(self._device) if rng == "global" else None
         self._start_name = f"WorldModelEnv, {calls.reset.name if calls.reset else 'initial_observation'}"
         self._reader = TransitionReader(calls, self._observations, f"WorldModelEnv, {calls.transition.name}")
-        self._unwatched = {"reset", "transition"} if self._generator is None else set()
+        self._watch = DrawWatch()
         self._draws = "rng" in calls.transition.takes
         self._start = None if calls.reset else self._given(initial_state, initial_observation)
         self.state: Any = None
@@ -107,9 +106,8 @@ class DirectModel:
             generator: The env's own.
         """
         own = seed if seed is not None and seed < OWN_SEED_LIMIT else int(generator.integers(SEED_LIMIT))
-        start = (
-            self._started(own, generator) if self.calls.reset is None else self._reset(self.calls.reset, own, options)
-        )
+        call = self.calls.reset
+        start = self._started(generator) if call is None else self._reset(call, own, options)
         observation = self._observations.element(start.observation, self._start_name)
         self._reader.begin([start])
         if seed is not None or self._elapsed is None:
@@ -130,7 +128,7 @@ class DirectModel:
         if self._elapsed is None:
             raise RuntimeError("Call reset() before step(): there is no episode yet.")
         taken, calls, reader = self._actions(action), self.calls, self._reader
-        with torch.no_grad(), self._around_draws("transition", self._seed, self._episode, self._elapsed):
+        with torch.no_grad(), self._around_draws(calls.transition, self._seed, self._episode, self._elapsed):
             if calls.action_transform is not None:
                 taken = self._call(calls.action_transform, (calls.model, taken))
             elif self._action_dtype is not None:
@@ -184,7 +182,7 @@ class DirectModel:
         self._observations.element(start.observation, self._start_name)
         return start
 
-    def _started(self, seed: int, generator: np.random.Generator) -> ResetParts:
+    def _started(self, generator: np.random.Generator) -> ResetParts:
         """A start without a reset: copies of what was given, or a sample."""
         if self._start is not None:
             return self._start._replace(state=duplicate(self._start.state))
@@ -195,23 +193,18 @@ class DirectModel:
 
     def _reset(self, call: UserCall, seed: int, options: dict[str, Any] | None) -> ResetParts:
         try:
-            with torch.no_grad(), self._around_draws("reset", seed):
+            with torch.no_grad(), self._around_draws(call, seed):
                 result = call(self.calls.model, seed, options)
         except Exception as error:
             error.add_note(f"Raised in {call.name}, called with ({', '.join(call.takes)}), at a reset, seed {seed}.")
             raise
         return read_reset(result, self._observations, (), self._start_name)
 
-    def _around_draws(self, what: str, *words: int) -> AbstractContextManager[None]:
-        """Seeds the global generators by `words` for a declared model; looks, the first time, if another draws."""
+    def _around_draws(self, call: UserCall, *words: int) -> AbstractContextManager[None]:
+        """Seeds the global generators by `words` for a declared model, and looks whether another draws from them."""
         if self._generator is not None:
             return self._generator.seeded(*words)
-        if what not in self._unwatched:
-            return nullcontext()
-        self._unwatched.remove(what)
-        if what == "transition" or self.calls.reset is None:
-            return warn_of_draws(self.calls.transition.name)
-        return warn_of_draws(self.calls.reset.name, "a torch.Generator of its own, seeded with its seed argument")
+        return self._watch(call.name, *([RESET_DRAWS] if call is self.calls.reset else []))
 
     def _call(self, call: UserCall, values: tuple[Any, ...]) -> Any:
         """Call a user's callable; its exceptions say where in the rollout they were raised."""
@@ -226,4 +219,5 @@ class DirectModel:
 
     def _counter(self) -> CounterRNG:
         """The random numbers of this env's own, at its next step."""
-        return CounterRNG(*(torch.tensor([n]) for n in (self._seed, self._episode, self._elapsed)))
+        counters = torch.tensor([self._seed, self._episode, self._elapsed], device=self._device)
+        return CounterRNG(*counters.split(1))
