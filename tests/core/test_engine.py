@@ -26,6 +26,9 @@ CLASSES = ActionSpec("discrete", (), (0.0,), (2.0,), offset=5)
         ({"max_episode_steps": 0}, "max_episode_steps must be at least 1, got 0"),
         ({"autoreset_mode": "sometimes"}, "'next_step'.*'same_step'.*'disabled'.*got 'sometimes'"),
         ({"autoreset_mode": None}, "autoreset_mode"),
+        ({"max_episode_steps": 2.0}, r"max_episode_steps must be a whole number, got 2.0 \(float\)"),
+        ({"bank_size": 0}, "bank_size must be at least 1, got 0"),
+        ({"bank_size": True}, "bank_size must be a whole number"),
         ({"bank": bank_of([0.0, 0.0])[:0]}, r"bank must have batch size \(M,\)"),
         ({"bank": bank_of([0.0, 0.0])[0]}, r"bank must have batch size \(M,\)"),
     ],
@@ -33,6 +36,15 @@ CLASSES = ActionSpec("discrete", (), (0.0,), (2.0,), offset=5)
 def test_engines_that_cannot_be(options, message):
     with pytest.raises(ValueError, match=message):
         walk_engine(**options)
+
+
+def test_a_dynamics_is_a_subclass():
+    class Alike:
+        device, dtype = Walk.device, torch.float32
+        initial_state, observe, step = Walk.initial_state, Walk.observe, Walk.step
+
+    with pytest.raises(TypeError, match=r"must be a wm_vec\.core\.Dynamics, got Alike.*from_callables"):
+        walk_engine(dynamics=Alike())
 
 
 @pytest.mark.parametrize("mode", ["same_step", "SAME_STEP", "SameStep", "same-step", AutoresetMode.SAME_STEP])
@@ -391,7 +403,9 @@ def test_carried_reward_states_are_per_env_reset_and_forked():
     torch.testing.assert_close(second.reward[:, 0], torch.tensor([0.45, 0.9]))  # 0.9 x + a - x
     torch.testing.assert_close(fork.step(action[[1, 0, 0]]).reward[:, 0], torch.tensor([0.9, 0.45, 0.45]))
     assert second.truncated.tolist() == [True, True]
-    torch.testing.assert_close(engine.step(action).reward[:, 0], torch.tensor([0.5, 1.0]), msg="0 again after the reset")
+    torch.testing.assert_close(
+        engine.step(action).reward[:, 0], torch.tensor([0.5, 1.0]), msg="0 again after the reset"
+    )
 
 
 def test_a_reward_function_that_fails_at_a_step_changes_nothing():
@@ -410,7 +424,9 @@ def test_a_reward_function_that_fails_at_a_step_changes_nothing():
         engine.step(constant(engine))
     fail[0] = False
     for _ in range(3):
-        assert torch.equal(seen(engine.step(constant(engine)).observation), seen(clean.step(constant(clean)).observation))
+        assert torch.equal(
+            seen(engine.step(constant(engine)).observation), seen(clean.step(constant(clean)).observation)
+        )
 
 
 def test_info_of_the_dynamics_comes_out():

@@ -238,7 +238,6 @@ def env_of(result, i):
     return [tensor[i] for tensor in tensors_of(result)]
 
 
-
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("seed", range(3))
 @torch.no_grad()
