@@ -238,7 +238,7 @@ def test_a_world_moves_to_meta_where_every_host_read_raises():
     env.engine.reset(seed=0)
     result = env.engine.step(torch.zeros(4, 1, device="meta"))
     assert result.observation["agent"].device.type == "meta"
-    assert result.observation.shape == (4, 1)
+    assert result.observation["agent"].shape == (4, 1)
 
 
 # -- learning -----------------------------------------------------------------------------------------------

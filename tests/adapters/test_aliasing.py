@@ -10,6 +10,7 @@ import torch
 import wm_vec
 from tests.core.walk import walk_engine
 from wm_vec import AdapterError
+from wm_vec.core import step
 from wm_vec.envs import WorldModelEnv, WorldModelVectorEnv
 
 PLANE = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
@@ -63,13 +64,13 @@ def test_writing_into_seeds_afterwards_changes_no_start():
     action = torch.zeros(4, 1)
     engine.reset(0)
     state = engine.state()
-    engine.transition(state, action)
+    step(engine.world, state, [action])
     state.seed.add_(1000)
     other.reset(0)
     fresh = other.state()
     fresh.seed.add_(1000)
-    again, expected = engine.transition(state, action)[1], other.transition(fresh, action)[1]
-    assert torch.equal(again.observation, expected.observation)
+    again, expected = step(engine.world, state, [action])[1], step(other.world, fresh, [action])[1]
+    assert torch.equal(again.observation["agent"], expected.observation["agent"])
 
 
 @pytest.mark.parametrize("num_envs", [3, 40])

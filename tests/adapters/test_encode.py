@@ -19,7 +19,7 @@ import wm_vec
 from wm_vec.adapters import CallableDynamics, CanvasDynamics, TorchRLDynamics
 from wm_vec.adapters.errors import AdapterError
 from wm_vec.canvas import EnvSignature, Field, compile_schema
-from wm_vec.core import CounterRNG, Engine
+from wm_vec.core import CounterRNG, Dynamics, Engine, EngineConfig, GivenStart
 from wm_vec.envs import WorldModelVectorEnv
 from wm_vec.model import CanvasModel
 from wm_vec.perspectives import view_of
@@ -32,6 +32,16 @@ PUSH = Box(-1.0, 1.0, (2,), np.float32)
 
 def counters(num_states, seed=0):
     return CounterRNG.from_seeds(torch.arange(seed, seed + num_states))
+
+
+def encoded(engine, seen, rng=None):
+    """States of observations; those of an engine's only perspective go without its name."""
+    return engine.encode(seen if len(engine.perspectives) > 1 else {"agent": seen}, rng)
+
+
+def reset(engine, seed=None, mask=None, start=None, start_mask=None):
+    """What the only perspective sees of episodes that start from given states."""
+    return engine.reset(seed, mask, given=None if start is None else GivenStart(start, start_mask))["agent"]
 
 
 def real_cartpole(steps=80, seed=4):
@@ -50,7 +60,7 @@ def real_cartpole(steps=80, seed=4):
 
 def test_a_real_cartpole_comes_back_bit_by_bit(cartpole):
     engine, real = cartpole.to_vector_env(3).engine, real_cartpole()
-    state = engine.encode(real)
+    state = encoded(engine, real)
     assert state.batch_size == (80,)
     seen = engine.perspectives[0].observe(engine.dynamics.observe(state))
     assert seen.dtype == torch.float32
@@ -60,7 +70,7 @@ def test_a_real_cartpole_comes_back_bit_by_bit(cartpole):
 def test_where_all_is_seen_the_network_is_not_asked(monkeypatch):
     engine = WorldModel.bundled("CartPole-v1").to_vector_env(3).engine
     monkeypatch.setattr(engine.dynamics.model, "fill_in", None)
-    engine.encode(real_cartpole())
+    encoded(engine, real_cartpole())
 
 
 def test_a_state_is_what_the_bank_of_a_trained_world_would_hold(cartpole):
@@ -68,7 +78,7 @@ def test_a_state_is_what_the_bank_of_a_trained_world_would_hold(cartpole):
     engine = cartpole.to_vector_env(3).engine
     bank = engine.dynamics.bank
     real = engine.perspectives[0].observe(engine.dynamics.observe(bank))
-    state = engine.encode(real)
+    state = encoded(engine, real)
     assert torch.equal(state["values"], bank["values"])
     assert not bool(state["values"][:, 4:].any())
 
@@ -77,7 +87,7 @@ def test_imagination_from_a_real_state_follows_the_real_cartpole(cartpole):
     """One step ahead from 80 real states, against the simulator set to the same ones."""
     real, action = real_cartpole(), torch.arange(80) % 2
     vector = cartpole.to_vector_env(80)
-    vector.engine.reset(seed=0, start=vector.engine.encode(real))
+    reset(vector.engine, seed=0, start=encoded(vector.engine, real))
     imagined = vector.step(action)[4]["final_obs"]
     env = gym.make("CartPole-v1").unwrapped
     env.reset(seed=0)
@@ -105,8 +115,8 @@ def test_imagination_from_a_real_state_follows_the_real_cartpole(cartpole):
 def test_every_space_comes_back(space, observations):
     world = WorldModel.from_signature(EnvSignature(space, Discrete(2, start=1)))
     engine = world.to_vector_env(3).engine
-    state = engine.encode(observations)
-    seen = engine.reset(seed=0, start=state)
+    state = encoded(engine, observations)
+    seen = reset(engine, seed=0, start=state)
     assert seen.dtype == observations.dtype
     assert torch.equal(seen, observations)
 
@@ -115,7 +125,7 @@ def test_every_space_comes_back(space, observations):
 def test_networks_of_other_precision_take_them(dtype):
     world = WorldModel.bundled("CartPole-v1", dtype=dtype)
     engine, real = world.to_vector_env(2).engine, real_cartpole(20)
-    state = engine.encode(real)
+    state = encoded(engine, real)
     assert state["values"].dtype == dtype
     seen = engine.perspectives[0].observe(engine.dynamics.observe(state))
     assert torch.equal(seen, real.to(dtype).to(seen.dtype)), "as exactly as the network can hold them"
@@ -136,14 +146,14 @@ def firm_engine(num_envs=4):
     model = CanvasModel(bound)
     canvas = CanvasConfig(["price", "stock"], ["price"], lambda *_: 0.0)
     perspective = view_of(bound, None, canvas, torch.device("cpu")).perspective
-    return Engine(CanvasDynamics(model, ["price"]), num_envs, [perspective], seed=0), bound, model
+    return Engine(CanvasDynamics(model, ["price"]), num_envs, [perspective], EngineConfig(seed=0)), bound, model
 
 
 def test_what_a_view_leaves_out_is_filled_in_by_the_model():
     """As `fill_in` does it when it is told the same positions and draws at the same counters."""
     engine, bound, model = firm_engine()
     seen = torch.tensor([[5.0, 1.0, 2.0], [6.0, 3.0, 4.0]])
-    state = engine.encode(seen, counters(2, 50))
+    state = encoded(engine, seen, counters(2, 50))
     where = bound.indices(["price", "stock"])
     assert torch.equal(state["values"][:, where], seen)
     known = torch.zeros(2, 6, dtype=torch.bool)
@@ -159,10 +169,10 @@ def test_what_a_view_leaves_out_is_filled_in_by_the_model():
 def test_a_row_is_filled_in_by_its_own_seed_whatever_its_neighbours_are():
     engine, _, _ = firm_engine()
     seen = torch.randn(6, 3, generator=torch.Generator().manual_seed(1))
-    whole = engine.encode(seen, counters(6))["values"]
-    assert torch.equal(engine.encode(seen, counters(6))["values"], whole)
-    torch.testing.assert_close(engine.encode(seen[2:4], counters(2, 2))["values"], whole[2:4])
-    assert not torch.isclose(engine.encode(seen, counters(6, 9))["values"], whole).all()
+    whole = encoded(engine, seen, counters(6))["values"]
+    assert torch.equal(encoded(engine, seen, counters(6))["values"], whole)
+    torch.testing.assert_close(encoded(engine, seen[2:4], counters(2, 2))["values"], whole[2:4])
+    assert not torch.isclose(encoded(engine, seen, counters(6, 9))["values"], whole).all()
 
 
 def test_a_row_with_a_gap_leaves_the_others_as_they_were(cartpole):
@@ -170,9 +180,9 @@ def test_a_row_with_a_gap_leaves_the_others_as_they_were(cartpole):
     engine, real = cartpole.to_vector_env(2).engine, real_cartpole()
     gappy = real.clone()
     gappy[5, 2] = torch.nan
-    state = engine.encode(gappy)
+    state = encoded(engine, gappy)
     others = torch.arange(80) != 5
-    assert torch.equal(state["values"][others], engine.encode(real)["values"][others])
+    assert torch.equal(state["values"][others], encoded(engine, real)["values"][others])
     assert torch.equal(state["values"][5, [0, 1, 3]], real[5, [0, 1, 3]])
     assert state["values"][5, 2].abs() < 0.5, "the pole's angle, in radians"
 
@@ -185,8 +195,8 @@ def test_several_views_of_one_world_are_joined():
         )
         for see, act in (("a", "b"), ("c", "c"))
     ]
-    engine = Engine(CanvasDynamics(CanvasModel(bound), ["b", "c"]), 2, views, seed=0)
-    state = engine.encode({"a": torch.tensor([[1.0], [2.0]]), "c": torch.tensor([[3.0], [4.0]])})
+    engine = Engine(CanvasDynamics(CanvasModel(bound), ["b", "c"]), 2, views, EngineConfig(seed=0))
+    state = encoded(engine, {"a": torch.tensor([[1.0], [2.0]]), "c": torch.tensor([[3.0], [4.0]])})
     assert state["values"][:, [0, 2]].tolist() == [[1.0, 3.0], [2.0, 4.0]]
 
 
@@ -207,19 +217,19 @@ def test_several_views_of_one_world_are_joined():
 )
 def test_observations_of_another_world(cartpole, observations, error, message):
     with pytest.raises(error, match=message):
-        cartpole.to_vector_env(2).engine.encode(observations)
+        encoded(cartpole.to_vector_env(2).engine, observations)
 
 
 @pytest.mark.filterwarnings("ignore:This world is untrained")
 def test_classes_that_do_not_exist():
     engine = WorldModel.from_signature(EnvSignature(Discrete(5, start=3), Discrete(2))).to_vector_env(2).engine
     with pytest.raises(ValueError, match=r"'observation' must be classes below 5; observation 1 has 5\.0"):
-        engine.encode(torch.tensor([3, 8]))
+        encoded(engine, torch.tensor([3, 8]))
 
 
 def test_it_reads_nothing_where_there_is_nothing_to_read():
     engine = WorldModel.bundled("CartPole-v1", device="meta").to_vector_env(2).engine
-    assert engine.encode(torch.zeros(2, 4, device="meta"))["values"].device.type == "meta"
+    assert encoded(engine, torch.zeros(2, 4, device="meta"))["values"].device.type == "meta"
 
 
 # -- any model's callables ------------------------------------------------------------------------------------------
@@ -254,7 +264,7 @@ def test_a_users_encoder_makes_the_state(batching):
     start = {"z": torch.zeros(2), "age": torch.tensor(0.0)}
     env = vector_env(latent_drift, batching, initial_state=start, initial_observation=torch.zeros(2), encode=halves)
     engine = env.engine
-    assert torch.equal(engine.reset(seed=0, start=engine.encode(SEEN)), SEEN)
+    assert torch.equal(reset(engine, seed=0, start=encoded(engine, SEEN)), SEEN)
     observation, reward, *_, info = env.step(torch.full((3, 2), 0.5))
     assert torch.equal(observation, SEEN + 1.0)
     assert torch.equal(reward.float(), (SEEN / 2 + 0.5).sum(1))
@@ -270,16 +280,16 @@ def test_where_the_state_is_the_observation_nothing_need_be_said(batching, sourc
         "reset_fn": lambda model, seed: torch.zeros(2),
     }[source]
     env = vector_env(drift, batching, **{source: given})
-    assert torch.equal(env.engine.reset(seed=0, start=env.engine.encode(SEEN)), SEEN)
+    assert torch.equal(reset(env.engine, seed=0, start=encoded(env.engine, SEEN)), SEEN)
     assert torch.equal(env.step(torch.ones(3, 2))[0], SEEN + 0.1)
 
 
 def test_a_state_has_the_dtype_that_episodes_start_with():
     """A float64 observation handed in as the start is a float64 state, whatever the space says."""
     env = vector_env(drift, initial_observation=np.zeros(2))
-    state = env.engine.encode(SEEN)
+    state = encoded(env.engine, SEEN)
     assert state["state"].dtype == torch.float64
-    assert torch.equal(env.engine.reset(seed=0, start=state), SEEN)
+    assert torch.equal(reset(env.engine, seed=0, start=state), SEEN)
 
 
 @pytest.mark.parametrize("batching", ["batched", "vmap"])
@@ -287,7 +297,7 @@ def test_a_state_of_its_own_without_an_encoder_is_refused(batching):
     start = {"z": torch.zeros(2), "age": torch.tensor(0.0)}
     env = vector_env(latent_drift, batching, initial_state=start, initial_observation=torch.zeros(2))
     with pytest.raises(AdapterError, match=r"state of the model's own.*Give encode=\(model, observation\) -> state"):
-        env.engine.encode(SEEN)
+        encoded(env.engine, SEEN)
 
 
 def test_an_encoder_gets_the_model_and_may_draw_from_its_rows_counters():
@@ -318,8 +328,8 @@ def test_one_envs_encoder_draws_at_its_own_counter():
 
     start = {"z": torch.zeros(2), "age": torch.tensor(0.0)}
     env = vector_env(latent_drift, "vmap", initial_state=start, initial_observation=torch.zeros(2), encode=noisy)
-    env.engine.reset(seed=11, start=lambda rng: env.engine.encode(SEEN, rng))
-    z = env.engine.present(env.engine.model_state())["z"]
+    reset(env.engine, seed=11, start=lambda rng: encoded(env.engine, SEEN, rng))
+    z = env.engine.dynamics.model_state(env.engine.model_state())["z"]
     torch.testing.assert_close(z, counters(3, 11).normal(2))
 
 
@@ -335,10 +345,10 @@ def test_an_encoder_on_the_global_generator_disturbs_nobody_and_is_seeded(batchi
         env = vector_env(latent_drift, batching, **given)
         torch.manual_seed(5)
         env.reset(seed=1)
-        state = env.engine.encode(SEEN)
+        state = encoded(env.engine, SEEN)
         outside.append(torch.rand(1))
-        env.engine.reset(start=state)
-        found.append(env.engine.present(env.engine.model_state())["z"])
+        reset(env.engine, start=state)
+        found.append(env.engine.dynamics.model_state(env.engine.model_state())["z"])
     assert torch.equal(*found)
     torch.manual_seed(5)
     assert outside[0] == outside[1] == torch.rand(1)
@@ -351,13 +361,13 @@ def test_an_undeclared_draw_is_told():
     start = {"z": torch.zeros(4, 2), "age": torch.zeros(4)}
     env = vector_env(latent_drift, initial_state=start, initial_observation=torch.zeros(4, 2), encode=noisy)
     with pytest.warns(UserWarning, match="encode uses torch's global random generator"):
-        env.engine.encode(SEEN)
+        encoded(env.engine, SEEN)
 
 
 def test_nothing_of_the_callers_is_kept():
     env = vector_env(drift, initial_observation=torch.zeros(2))
     mine = SEEN.clone()
-    env.engine.load_bank(env.engine.encode(mine))
+    env.engine.load_bank(encoded(env.engine, mine))
     mine.zero_()
     seen = env.reset(seed=0)[0]
     assert all(any(torch.equal(row, real) for real in SEEN) for row in seen)
@@ -379,14 +389,15 @@ def test_nothing_of_the_callers_is_kept():
 def test_what_does_not_fit_is_told(encode, observations, message):
     start = {"z": torch.zeros(4, 2), "age": torch.zeros(4)}
     with pytest.raises(AdapterError, match=message):
-        vector_env(
-            latent_drift, initial_state=start, initial_observation=torch.zeros(4, 2), encode=encode
-        ).engine.encode(observations)
+        encoded(
+            vector_env(latent_drift, initial_state=start, initial_observation=torch.zeros(4, 2), encode=encode).engine,
+            observations,
+        )
 
 
 def test_a_dynamics_that_cannot_encode_is_told_of():
-    class Still:
-        rng, device, dtype = "counter", torch.device("cpu"), torch.float32
+    class Still(Dynamics):
+        device, dtype = torch.device("cpu"), torch.float32
 
         def initial_state(self, rng, num_envs):
             return TensorDict({"x": torch.zeros(num_envs, 2)}, batch_size=[num_envs])
@@ -399,7 +410,7 @@ def test_a_dynamics_that_cannot_encode_is_told_of():
 
     env = WorldModelVectorEnv.from_dynamics(Still(), PLANE, PUSH, num_envs=2)
     with pytest.raises(TypeError, match=r"Still has no encode\(observation, rng\)"):
-        env.engine.encode(SEEN)
+        encoded(env.engine, SEEN)
 
 
 # -- TorchRL's modules ----------------------------------------------------------------------------------------------
@@ -436,24 +447,24 @@ def torchrl_env(world, decoder, **options):
 def test_a_torchrl_models_encoder_is_used(given):
     world, see, encoder = latent_world(wrapped=not given)
     env = torchrl_env(world, see, encoder=encoder if given else None)
-    assert torch.equal(env.engine.reset(seed=0, start=env.engine.encode(SEEN)), SEEN)
+    assert torch.equal(reset(env.engine, seed=0, start=encoded(env.engine, SEEN)), SEEN)
     assert torch.equal(env.step(torch.full((3, 2), 0.5))[0], SEEN + 1.0)
 
 
 def test_a_torchrl_model_without_an_encoder_says_so():
     world, see, _ = latent_world(wrapped=False)
     with pytest.raises(AdapterError, match=r"no encoder.*Give encoder=, a TensorDict module"):
-        torchrl_env(world, see).engine.encode(SEEN)
+        encoded(torchrl_env(world, see).engine, SEEN)
 
 
 def test_an_encoder_that_reads_or_writes_something_else_is_told():
     world, see, _ = latent_world(wrapped=False)
     blind = TensorDictModule(lambda x: x, in_keys=["pixels"], out_keys=["latent"])
     with pytest.raises(AdapterError, match=r"the encoder reads \['pixels'\]"):
-        torchrl_env(world, see, encoder=blind).engine.encode(SEEN)
+        encoded(torchrl_env(world, see, encoder=blind).engine, SEEN)
     dumb = TensorDictModule(lambda x: x, in_keys=["observation"], out_keys=["thought"])
     with pytest.raises(AdapterError, match="the encoder's output must have a tensor 'latent'"):
-        torchrl_env(world, see, encoder=dumb).engine.encode(SEEN)
+        encoded(torchrl_env(world, see, encoder=dumb).engine, SEEN)
     with pytest.raises(AdapterError, match="encoder must be a TensorDict module"):
         torchrl_env(world, see, encoder=lambda x: x)
 
@@ -470,7 +481,7 @@ def test_a_torchrl_model_whose_state_is_what_it_observes_needs_none(nested):
     dynamics = TorchRLDynamics(TensorDictSequential(step), space, PUSH, initial_state=start, observation_key=where)
     env = WorldModelVectorEnv.from_dynamics(dynamics, space, PUSH, num_envs=3, seed=0)
     seen = {"place": SEEN, "inner": {"fast": 10 * SEEN}} if nested else {"place": SEEN, "speed": 10 * SEEN}
-    env.engine.reset(seed=0, start=env.engine.encode(seen))
+    reset(env.engine, seed=0, start=encoded(env.engine, seen))
     after = env.step(torch.ones(3, 2))[0]
     assert torch.equal(after["place"], 11 * SEEN)
     assert torch.equal(after["inner"]["fast"] if nested else after["speed"], 10 * SEEN + 1)
@@ -484,17 +495,17 @@ def test_given_starts_count_like_any_episode(cartpole):
     real = real_cartpole(6)
     with_start, plain = (cartpole.to_vector_env(6, autoreset_mode="disabled").engine for _ in range(2))
     for engine in (with_start, plain):
-        engine.reset(seed=20)
-    start = with_start.encode(real)
+        reset(engine, seed=20)
+    start = encoded(with_start, real)
     with_start.step(torch.zeros(6, dtype=torch.int64))
     plain.step(torch.zeros(6, dtype=torch.int64))
-    assert torch.equal(with_start.reset(start=start), real)
+    assert torch.equal(reset(with_start, start=start), real)
     plain.reset()
     one, two = with_start.state(), plain.state()
     for name in ("seed", "episode", "elapsed", "returns", "pending"):
         assert torch.equal(getattr(one, name), getattr(two, name)), name
     assert one.episode.tolist() == [1] * 6
-    assert torch.equal(with_start.reset(), plain.reset())
+    assert torch.equal(reset(with_start), reset(plain))
 
 
 @pytest.mark.parametrize("started", [False, True])
@@ -502,12 +513,12 @@ def test_some_rows_start_from_given_states_and_the_others_as_ever(cartpole, star
     real = real_cartpole(6)
     engine, plain = (cartpole.to_vector_env(6, autoreset_mode="disabled").engine for _ in range(2))
     if started:
-        engine.reset(seed=3)
-        plain.reset(seed=3)
+        reset(engine, seed=3)
+        reset(plain, seed=3)
     given = torch.tensor([True, False, True, False, False, True])
     seed = None if started else 3
-    seen = engine.reset(seed, start=engine.encode(real), start_mask=given)
-    ordinary = plain.reset(seed)
+    seen = reset(engine, seed, start=encoded(engine, real), start_mask=given)
+    ordinary = reset(plain, seed)
     assert torch.equal(seen[given], real[given])
     assert torch.equal(seen[~given], ordinary[~given])
     assert torch.equal(engine.state().episode, plain.state().episode)
@@ -516,10 +527,10 @@ def test_some_rows_start_from_given_states_and_the_others_as_ever(cartpole, star
 def test_under_a_mask_the_others_go_on(cartpole):
     real = real_cartpole(6)
     engine = cartpole.to_vector_env(6, autoreset_mode="disabled").engine
-    before = engine.reset(seed=3)
+    before = reset(engine, seed=3)
     mask = torch.tensor([False, False, True, False, True, True])
     given = torch.tensor([True, True, False, True, True, True])
-    seen = engine.reset(mask=mask, start=engine.encode(real), start_mask=given)
+    seen = reset(engine, mask=mask, start=encoded(engine, real), start_mask=given)
     assert torch.equal(seen[~mask], before[~mask])
     assert torch.equal(seen[4:], real[4:])
     assert not torch.equal(seen[2], real[2])
@@ -535,7 +546,7 @@ def reset_to_seed(seeds):
 def test_a_model_that_starts_every_episode_afresh_takes_given_starts_too():
     env = vector_env(drift, reset_fn=reset_to_seed)
     engine = env.engine
-    seen = engine.reset(seed=100, start=engine.encode(SEEN), start_mask=torch.tensor([True, False, True]))
+    seen = reset(engine, seed=100, start=encoded(engine, SEEN), start_mask=torch.tensor([True, False, True]))
     assert seen.tolist() == [SEEN[0].tolist(), [101.0, 101.0], SEEN[2].tolist()]
 
 
@@ -548,33 +559,33 @@ def test_what_a_reward_function_carries_starts_afresh(pendulum):
     )
     env.reset(seed=0)
     env.step(torch.zeros(3, 1))
-    start = env.engine.encode(torch.tensor([[1.0, 0.0, 0.0]]).expand(3, -1))
-    env.engine.reset(start=start)
+    start = encoded(env.engine, torch.tensor([[1.0, 0.0, 0.0]]).expand(3, -1))
+    reset(env.engine, start=start)
     assert env.step(torch.zeros(3, 1))[1].tolist() == [7.0] * 3
 
 
 def test_starts_of_another_world_are_refused(cartpole, pendulum):
     engine = cartpole.to_vector_env(3).engine
-    good = engine.encode(real_cartpole(3))
+    good = encoded(engine, real_cartpole(3))
     with pytest.raises(ValueError, match=r"has 3 envs, start \(2,\)"):
-        engine.reset(start=good[:2])
+        reset(engine, start=good[:2])
     with pytest.raises(ValueError, match=r"reset: start belongs to another world.*\(7,\) per env.*got \(6,\)"):
-        engine.reset(start=pendulum.to_vector_env(3).engine.encode(torch.zeros(3, 3)))
+        reset(engine, start=encoded(pendulum.to_vector_env(3).engine, torch.zeros(3, 3)))
     with pytest.raises(ValueError, match="reset: start belongs to another world: it has"):
-        engine.reset(start=TensorDict({"x": torch.zeros(3)}, batch_size=[3]))
+        reset(engine, start=TensorDict({"x": torch.zeros(3)}, batch_size=[3]))
     with pytest.raises(ValueError, match="start is on meta"):
-        engine.reset(start=good.to("meta"))
+        reset(engine, start=good.to("meta"))
     with pytest.raises(ValueError, match=r"the start_mask must be bool of shape \(3,\)"):
-        engine.reset(start=good, start_mask=torch.ones(3))
+        reset(engine, start=good, start_mask=torch.ones(3))
     with pytest.raises(ValueError, match="3 observations are needed, one for each state, got 2"):
-        engine.reset(start=lambda rng: engine.encode(real_cartpole(2), rng))
+        reset(engine, start=lambda rng: encoded(engine, real_cartpole(2), rng))
     assert not engine.started, "what was refused has started nothing"
 
 
 def test_given_states_are_copied(cartpole):
     engine = cartpole.to_vector_env(3, autoreset_mode="disabled").engine
-    start = engine.encode(real_cartpole(3))
-    engine.reset(seed=0, start=start)
+    start = encoded(engine, real_cartpole(3))
+    reset(engine, seed=0, start=start)
     kept = engine.model_state()["values"].clone()
     start["values"].zero_()
     assert torch.equal(engine.model_state()["values"], kept)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from wm_vec.core.dynamics import Dynamics
 from wm_vec.core.perspective import Perspective
+from wm_vec.core.resets import BANK_SEED
 from wm_vec.core.rng import CounterRNG
 from wm_vec.core.trees import Tree
 
@@ -21,7 +22,7 @@ def encoded(
     perspectives: Sequence[Perspective],
     like: Tree,
     observation: Mapping[str, Tree],
-    rng: CounterRNG,
+    rng: CounterRNG | None,
 ) -> TensorDictBase:
     """States ``(M,)`` at which the perspectives see the observations.
 
@@ -30,13 +31,19 @@ def encoded(
         perspectives: Who saw them.
         like: The dynamics' observation of no env, ``(0, ...)``.
         observation: Perspective name -> ``(M, ...)``, of those that saw something.
-        rng: Counters ``(M,)``.
+        rng: Counters ``(M,)``; None for those of a bank.
 
     Raises:
         TypeError: The dynamics cannot encode.
         ValueError: Another number of observations than of counters, or observations that do not fit.
     """
-    size, expected = num_observations(observation), rng.seed.shape[0]
+    if not isinstance(observation, Mapping):
+        names = [view.name for view in perspectives]
+        raise TypeError(f"encode: give a mapping from {names} to observations, got {type(observation).__name__}.")
+    size = num_observations(observation)
+    if rng is None:
+        rng = CounterRNG.from_seeds(torch.arange(BANK_SEED, BANK_SEED + size, device=dynamics.device))
+    expected = rng.seed.shape[0]
     if size != expected:
         raise ValueError(f"encode: {expected} observations are needed, one for each state, got {size}.")
     seen = [view.whole(observation[view.name], like) for view in perspectives if view.name in observation]

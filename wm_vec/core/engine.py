@@ -17,7 +17,7 @@ from torch import Tensor
 from wm_vec.core.actions import JointAction
 from wm_vec.core.config import EngineConfig
 from wm_vec.core.dynamics import Dynamics
-from wm_vec.core.encoding import encoded, num_observations
+from wm_vec.core.encoding import encoded
 from wm_vec.core.imagination import imagined
 from wm_vec.core.perspective import Perspective
 from wm_vec.core.resets import BANK_SEED, Bank, Fresh, GivenStart, bank_leaves, fork_state, make_bank, restart
@@ -168,9 +168,6 @@ class Engine:
             ValueError: Observations that do not fit, or that it cannot encode.
         """
         like = self.dynamics.observe(self.world.layout.example().dynamics)
-        if rng is None:
-            seeds = torch.arange(BANK_SEED, BANK_SEED + num_observations(observation), device=self.device)
-            rng = CounterRNG.from_seeds(seeds)
         return encoded(self.dynamics, self.perspectives, like, observation, rng)
 
     def reset(

@@ -16,7 +16,7 @@ from tests.envs.torchrl.kinds import ACTIONS, BY_NAME, PLANE, SEEN, STARTS, seen
 from wm_vec import WorldModel
 from wm_vec.adapters import CallableDynamics
 from wm_vec.canvas import EnvSignature
-from wm_vec.core import CounterRNG, Transition
+from wm_vec.core import CounterRNG, Dynamics, Transition
 from wm_vec.envs import TorchRLEnv
 
 B = 3
@@ -294,7 +294,7 @@ def test_what_is_no_engine_and_no_dynamics_is_refused(pendulum):
     with pytest.raises(TypeError, match=r"takes an engine, got WorldModel. Make it by world.to_torchrl_env"):
         TorchRLEnv(pendulum, SEEN, ACTIONS["box"])
     with pytest.raises(
-        TypeError, match=r"Linear has no device, dtype, observe, step. WorldModelVectorEnv.from_callables"
+        TypeError, match=r"must be a wm_vec.core.Dynamics, got Linear.*WorldModelVectorEnv.from_callables"
     ):
         TorchRLEnv.from_dynamics(torch.nn.Linear(3, 3), SEEN, ACTIONS["box"], num_envs=2)
 
@@ -322,10 +322,10 @@ def test_actions_that_the_engine_does_not_take_are_refused(space):
         TorchRLEnv(engine, BY_NAME["pendulum"].vector(1).single_observation_space, space)
 
 
-class Counter:
+class Counter(Dynamics):
     """A dynamics of somebody's own, which shows its count."""
 
-    rng, device, dtype = "counter", torch.device("cpu"), torch.float32
+    device, dtype = torch.device("cpu"), torch.float32
 
     def initial_state(self, rng, num_envs):
         return TensorDict({"count": torch.zeros(num_envs, 1)}, batch_size=[num_envs])

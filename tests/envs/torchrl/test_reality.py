@@ -24,6 +24,7 @@ from torchrl.envs.utils import check_env_specs
 
 from wm_vec import WorldModel, batched
 from wm_vec.adapters import CallableDynamics
+from wm_vec.core import GivenStart
 from wm_vec.envs import TorchRLEnv
 from wm_vec.envs import TransformedEnv as Transformed
 
@@ -118,7 +119,7 @@ def test_the_seed_counts_as_ever(cartpole, real):
         rollouts.append(env.rollout(10, tensordict=given.clone(), break_when_any_done=False))
     assert (rollouts[0] == rollouts[1]).all()
     vector = cartpole.to_vector_env(8, autoreset_mode="disabled")
-    vector.engine.reset(seed=5, start=vector.engine.encode(given["observation"]))
+    vector.engine.reset(seed=5, given=GivenStart(vector.engine.encode({"agent": given["observation"]})))
     assert torch.equal(vector.step(rollouts[0]["action"][:, 0])[0], rollouts[0]["next", "observation"][:, 0])
 
 
