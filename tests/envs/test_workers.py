@@ -40,9 +40,8 @@ def assert_rolls_the_same(one, other, num_steps=16):
         *expected, expected_info = other.step(action)
         assert same(taken, expected)
         assert set(info) == set(expected_info)
-        if "obs_dict" in info:
-            assert same(info["obs_dict"], expected_info["obs_dict"])
-        np.testing.assert_array_equal(info["elapsed_steps"], expected_info["elapsed_steps"])
+        for key in {"obs_dict", "elapsed_steps"} & set(info):  # a model's reset reports neither
+            assert same(info[key], expected_info[key])
         ends += int(np.sum(taken[2] | taken[3]))
     assert ends >= 4
 

@@ -8,7 +8,7 @@ import numpy as np
 from tensordict import TensorDictBase
 from torch import Tensor
 
-ENV_BY_ENV = "the scalar WorldModelEnv, which calls it directly; many of those go into gym.vector.SyncVectorEnv"
+ENV_BY_ENV = "the scalar WorldModelEnv, which calls the model directly; many of those go into gym.vector.SyncVectorEnv"
 """What takes the models that batches cannot, for errors."""
 NO_LOOP = """batching='loop': leave `batching` out of WorldModelEnv, which then calls any model directly; many are
     gym.vector.SyncVectorEnv([lambda: WorldModelEnv(model, observation_space, action_space) for _ in range(n)])
