@@ -109,6 +109,13 @@ def test_without_a_seed_entropy_decides():
     assert not torch.equal(rollout(walk_engine()), rollout(walk_engine()))
 
 
+@pytest.mark.parametrize("mode", ["same_step", "next_step", "disabled"])
+def test_noise_that_the_engine_draws_is_what_the_dynamics_would_draw(mode):
+    options = {"autoreset_mode": mode, "max_episode_steps": 3}
+    own, drawn = (walk_engine(4, dynamics=Walk(noise_size=n), **options) for n in (0, 2))
+    assert torch.equal(rollout(own, 9, seed=3), rollout(drawn, 9, seed=3))
+
+
 def test_none_in_a_list_keeps_an_envs_own_seed():
     engine = walk_engine(3)
     engine.reset(seed=[7, 8, 9])

@@ -96,13 +96,17 @@ def test_every_reset_draws_from_the_bank_and_reaches_all_of_it(capacity):
     assert float(((counts - 100.0) ** 2 / 100).sum()) < 18.5  # chi squared, 4 degrees, 0.1 %
 
 
-@pytest.mark.parametrize("noise_size", [0, 2, 5])
+class Fresh(Walk):
+    starts_fresh = True
+
+
+@pytest.mark.parametrize("dynamics", [Walk(), Walk(noise_size=2), Walk(noise_size=5), Fresh(), Fresh(noise_size=2)])
 @pytest.mark.parametrize("mode", ["same_step", "next_step"])
-def test_envs_that_reset_by_themselves_start_where_a_reset_starts_them(noise_size, mode):
-    """At the places of the bank that the words of their seed and the next episode's number say."""
-    bank, dynamics = counting_bank(1000, 1e-3), Walk(noise_size=noise_size)
+def test_envs_that_reset_by_themselves_start_where_a_reset_starts_them(dynamics, mode):
+    """At the places of the bank, or the fresh states, that their seed and the next episode's number say."""
+    bank = None if dynamics.starts_fresh else counting_bank(1000, 1e-3)
     by_itself = started(50, dynamics=dynamics, bank=bank, autoreset_mode=mode, max_episode_steps=2)
-    by_hand = started(50, bank=bank)
+    by_hand = started(50, dynamics=dynamics, bank=bank)
     for _ in range(4):
         results = [by_itself.step(constant(by_itself, 0.0)) for _ in range(2 if mode == "same_step" else 3)]
         assert bool(results[-1].was_reset.all())
@@ -169,6 +173,7 @@ def test_forks_and_siblings_share_no_storage_and_no_bank(size):
     engine.load_bank(bank_of([0.5, 0.5]))
     for other in others:
         assert int(other.world.resets.size) == size
+        assert torch.equal(other.world.resets.buffer[0][:size], counting_bank(size)["x"])
         assert bool((seen(other.reset())[:, 1] <= 0).all()), "they start from the bank that they had"
     others[0].load_bank(bank_of([9.0, 9.0]))
     assert seen(engine.reset()).tolist() == [[0.5, 0.5]] * 4

@@ -59,7 +59,7 @@ class StepOutput(NamedTuple):
         terminated: ``(B, P)`` bool.
         truncated: ``(B,)`` bool.
         finished: ``(B,)`` bool: the episode ended in this step.
-        was_reset: ``(B,)`` bool: `observation` starts an episode.
+        was_reset: ``(B,)`` bool: `observation` starts an episode; under SAME_STEP the same tensor as `finished`.
         diverged: ``(B,)`` bool: the env turned non-finite and was ended at its last finite state.
         episode_return: ``(B, P)`` float: the episode's rewards up to this step.
         episode_length: ``(B,)`` int64: the episode's steps up to this one.

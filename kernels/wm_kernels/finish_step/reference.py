@@ -80,8 +80,8 @@ def finish_step_reference(
             ``"disabled"`` leaves it to the caller.
 
     Returns:
-        New tensors, except that under ``"disabled"`` ``final`` and ``state`` are one list and `episode` is as it was, and
-        under ``"same_step"`` ``finished`` and ``was_reset`` are one tensor.
+        New tensors, except that under ``"disabled"`` ``final`` and ``state`` are one list and `episode` is as it was,
+        and under ``"same_step"`` ``finished`` and ``was_reset`` are one tensor.
     """
     numbers = [_columns(leaf) for leaf in proposed if leaf.dtype.is_floating_point]
     if action is not None:
