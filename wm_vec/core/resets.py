@@ -58,6 +58,10 @@ class ResetSource(Protocol):
         """
         ...
 
+    def copy(self) -> ResetSource:
+        """One that shares no buffer with this one."""
+        ...
+
 
 class Bank:
     """Episodes start from a bank of initial states, in a buffer of fixed capacity.
@@ -206,7 +210,7 @@ def restart(
     else:
         starts = world.resets.sample(seed, episode, options=options)
         leaves, info = starts.per_env(), starts.info
-        if given is not None:
+        if given is not None and given.mask is not None:
             leaves = select_envs(given.mask, _given_leaves(layout, given, seed, episode), leaves)
     zeros = torch.zeros_like(seed)
     fresh = layout.state(

@@ -89,7 +89,7 @@ def step(
     noise, starts = _numbers(world, state, mode)
 
     # 1. Predict, and 2. users' functions: what may depend on the batch size by rounding.
-    args = (state.dynamics, dict(state.reward_state.items()), within_bounds, list(actions), noise)
+    args: tuple[Any, ...] = (state.dynamics, dict(state.reward_state.items()), within_bounds, list(actions), noise)
     args += (state.seed, state.episode, state.elapsed)
     if world.exact_rows:
         transition, reward_state = in_chunks(lambda *chunk: _propose(world, *chunk), EXACT_ROWS_CHUNK, *args)
