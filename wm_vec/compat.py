@@ -5,16 +5,18 @@ Nothing else in wm_vec reaches behind their public names, so that a new version 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from tensordict import TensorDict, TensorDictBase
+from torch import Tensor, nn
 
 # torch.utils.pytree is public from a later torch on than the oldest supported here.
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves, tree_map  # noqa: F401 - for others to import
 
-__all__ = ["new_state", "new_tensordict", "set_entry", "tree_leaves", "tree_map"]
+if TYPE_CHECKING:
+    from torchrl.envs.transforms import Transform
 
 State = TypeVar("State")
 
@@ -45,3 +47,23 @@ def get_entry(tensordict: TensorDictBase, key: str) -> Any:
 def set_entry(tensordict: TensorDictBase, key: str, value: Any) -> None:
     """Put an entry that is known to fit into a TensorDict, which is not locked; the public way checks it again."""
     tensordict._set_str(key, value, validated=True, inplace=False, non_blocking=False)
+
+
+def writes(tensor: Tensor) -> int:
+    """How often a tensor was written into in place; torch counts it for autograd, and has no public name for it."""
+    return tensor._version
+
+
+NOISY_IN_TRAINING = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase)
+"""The bases of dropout and normalisation of every dimension, which torch exports no others of."""
+COMPILED_STEP = "_compiled_step_and_maybe_reset"
+"""Where `EnvBase.compile` keeps the compiled step; there is no public way to put it back after `eager`."""
+
+
+def reset_by_transform(transform: Transform, source: TensorDictBase, reset: Callable[..., TensorDictBase]) -> Any:
+    """What a transform makes of ``reset(source)``, which must give all envs.
+
+    TorchRL has this in `TransformedEnv._reset` alone, where it also asks the device what is done.
+    """
+    source = transform._reset_env_preprocess(source)
+    return transform._reset(source, reset(source))

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from wm_vec.adapters.errors import AdapterError, describe
+from wm_vec.compat import NOISY_IN_TRAINING
 
 NAMES = {
     "model": ("model", "world_model", "wm", "m"),
@@ -259,8 +260,7 @@ def warn_of_training_mode(model: Any) -> None:
     """Dropout and batch normalisation in a model that is still in training mode change what it says."""
     if not isinstance(model, nn.Module):
         return
-    kinds = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase)
-    found = {type(part).__name__ for part in model.modules() if part.training and isinstance(part, kinds)}
+    found = {type(part).__name__ for part in model.modules() if part.training and isinstance(part, NOISY_IN_TRAINING)}
     if found:
         warnings.warn(
             f"The world model is in training mode and has {', '.join(sorted(found))}: every step would be noisy, or "

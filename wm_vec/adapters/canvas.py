@@ -138,11 +138,11 @@ class CanvasDynamics(Dynamics):
         no_class = (classes > 0) & ((values < 0) | (values >= classes) | (values != values.round()))
         wrong = torch.isinf(values) | no_class
         if bool(wrong.any()):
-            row, position = wrong.nonzero()[0].tolist()
+            place, position = wrong.nonzero()[0].tolist()
             field = next(f for f in self.model.bound.bound_fields() if position in f.indices())
             wanted = "be finite" if field.spec.num_classes is None else f"be classes below {field.spec.num_classes}"
-            value = values[row, position].item()
-            raise ValueError(f"CanvasDynamics: {field.path!r} must {wanted}; observation {row} has {value}.")
+            value = values[place, position].item()
+            raise ValueError(f"CanvasDynamics: {field.path!r} must {wanted}; observation {place} has {value}.")
 
     def step(self, state: TensorDictBase, action: Tensor, rng: CounterRNG) -> Transition:
         """Write the action ``(B, A)``, predict, read reward and termination."""

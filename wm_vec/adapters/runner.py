@@ -16,6 +16,7 @@ from wm_vec.adapters.randomness import DrawWatch, GlobalGenerator, warn_of_draws
 from wm_vec.adapters.reading import TransitionReader, as_flags, numbers, refuse_flag_as_reward
 from wm_vec.adapters.spaces import ActionCodec, ObservationCodec
 from wm_vec.adapters.states import StateCodec
+from wm_vec.compat import new_tensordict, writes
 from wm_vec.core import CounterRNG, Transition
 from wm_vec.core.trees import Tree
 
@@ -217,7 +218,7 @@ class BatchRunner:
 
 
 def _as_state(state: Mapping[str, Tensor], observation: Mapping[str, Tensor], num_envs: int) -> TensorDict:
-    return TensorDict._new_unsafe({**state, **observation}, batch_size=torch.Size([num_envs]))
+    return new_tensordict({**state, **observation}, torch.Size([num_envs]))
 
 
 def _add_place(error: Exception, call: UserCall, rng: CounterRNG) -> None:
@@ -235,4 +236,4 @@ def _add_place(error: Exception, call: UserCall, rng: CounterRNG) -> None:
 
 def _writes(leaf: Tensor) -> int:
     """How often a tensor was written into; inference tensors do not count, and nothing counts while tracing."""
-    return 0 if torch.compiler.is_compiling() or leaf.is_inference() else leaf._version
+    return 0 if torch.compiler.is_compiling() or leaf.is_inference() else writes(leaf)

@@ -318,13 +318,13 @@ class WorldModelVectorEnv(VectorEnv):
             return None
         state, whole = self.engine.model_state(), self._perspective.observe(self.engine.predictions())
         space = self.single_observation_space
-        rows = [element_of(tree_map(lambda leaf, i=i: leaf[i : i + 1], whole), space) for i in range(self.num_envs)]
+        seen = [element_of(tree_map(lambda leaf, i=i: leaf[i : i + 1], whole), space) for i in range(self.num_envs)]
         if self._render_call is not None:
             model_state, call = self.engine.dynamics.model_state, self._render_call
-            return tuple(call(self.world_model, model_state(state, i), row) for i, row in enumerate(rows))
+            return tuple(call(self.world_model, model_state(state, i), one) for i, one in enumerate(seen))
         if self._painter is None:
             self._painter = painter_of(self._perspective, space)
-        return self._painter.batch(rows)
+        return self._painter.batch(seen)
 
     def _info(self, output: StepOutput) -> dict[str, Any]:
         episode = {"r": output.episode_return[:, 0], "l": output.episode_length}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any
 from weakref import WeakSet
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from wm_vec.canvas import BoundSchema
+from wm_vec.compat import writes
 from wm_vec.model.codec import KNOWN, SAME_TICK, UNKNOWN, FieldCodec
 from wm_vec.model.denoiser import Denoiser, karras_sigmas, masked_mean
 from wm_vec.model.packed_weights import PackedWeights
@@ -52,7 +52,7 @@ class CanvasModel(nn.Module):
         config: The rest of what defines the network.
 
     Attributes:
-        noise_size: Standard normals that a predict takes per row, N * V.
+        noise_size: Standard normals that a predict takes per env, N * V.
     """
 
     def __init__(self, bound: BoundSchema, config: ModelConfig | None = None) -> None:
@@ -98,7 +98,7 @@ class CanvasModel(nn.Module):
             values: ``(B, N)`` float, current values; finite everywhere.
             next_values: ``(B, N)`` float, what is to be predicted; finite everywhere.
             known: ``(B, N)`` bool, what the context tells.
-            same_tick: ``(B,)`` bool, rows whose context belongs to the predicted tick.
+            same_tick: ``(B,)`` bool, samples whose context belongs to the predicted tick.
             weight: ``(B, N)`` float, 0 where there is nothing to learn.
             noise_level: ``(B,)`` standard normals that place ln(sigma).
             noise: ``(B, N, V)`` standard normals.
@@ -167,7 +167,7 @@ class CanvasModel(nn.Module):
         """Changes whenever a parameter or normaliser is written in place, or its storage replaced."""
         if self._sources is None:
             self._sources = [*self.parameters(), *self.codec.learned_buffers()]
-        return [self._refreshes, *map(_VERSION, self._sources), *map(Tensor.data_ptr, self._sources)]
+        return [self._refreshes, *map(writes, self._sources), *map(Tensor.data_ptr, self._sources)]
 
     def _force_refresh(self, *_: Any) -> None:
         """Pack again at the next step, whatever the versions say."""
@@ -220,7 +220,6 @@ class CanvasModel(nn.Module):
         )
 
 
-_VERSION = attrgetter("_version")
 _MODELS: WeakSet[CanvasModel] = WeakSet()
 
 

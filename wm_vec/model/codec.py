@@ -98,7 +98,7 @@ class FieldCodec(nn.Module):
         Args:
             values: ``(B, N)`` float in the fields' own units.
             known: ``(M, N)`` bool with M = B or 1.
-            same_tick: ``(B,)`` bool: rows whose known values belong to the tick that is predicted.
+            same_tick: ``(B,)`` bool: samples whose known values belong to the tick that is predicted.
         """
         biases = self.biases()
         center, scale = self.center_scale()

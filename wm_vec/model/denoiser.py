@@ -94,7 +94,7 @@ class Denoiser(nn.Module):
         return torch.stack(tables * self.num_loops, 1)
 
     def forward(self, canvas: Tensor, noisy: Tensor, sigma: Tensor, is_output: Tensor) -> Tensor:
-        """Denoise with a noise level per row, for training.
+        """Denoise with a noise level per sample, for training.
 
         Args:
             canvas: ``(B, N, D)`` float.

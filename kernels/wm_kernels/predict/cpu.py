@@ -1,4 +1,4 @@
-"""`predict` on the CPU without a graph: the same arithmetic in place, over rows that fit the cache."""
+"""`predict` on the CPU without a graph: the same arithmetic in place, over as many envs as fit the cache."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor
 from wm_kernels.predict.reference import NORM_EPS, predict_reference
 from wm_kernels.predict.weights import BlockWeights, DenoiserWeights
 
-ROWS_IN_CACHE = 256
-"""Rows whose activations stay in a core's second-level cache at D = 32."""
+ENVS_IN_CACHE = 256
+"""Envs whose activations stay in a core's second-level cache at D = 32."""
 
 
 def denoiser_block_cpu(tokens: Tensor, modulation: Tensor, weights: BlockWeights, num_heads: int) -> Tensor:
-    """`denoiser_block_reference` for a modulation ``(6, D)`` that all rows share, and no gradient.
+    """`denoiser_block_reference` for a modulation ``(6, D)`` that all envs share, and no gradient.
 
     A third of the reference's time goes into temporaries; here the activation is squared in place and the shared
     shift and scale ride along in the layer norm.
@@ -45,17 +45,17 @@ def predict_cpu(
 ) -> Tensor:
     """`predict_reference` for tensors in host memory that need no gradient."""
     batch = canvas.shape[0]
-    if batch <= ROWS_IN_CACHE:
+    if batch <= ENVS_IN_CACHE:
         return predict_reference(
             canvas, noise, modulation, weights, sigmas, heun, clamp_mask, clamp_sample, denoiser_block_cpu
         )
     parts = []
-    for start in range(0, batch, ROWS_IN_CACHE):
-        rows = slice(start, start + ROWS_IN_CACHE)
-        mask = clamp_mask if clamp_mask is None or clamp_mask.shape[0] == 1 else clamp_mask[rows]
-        known = None if clamp_sample is None else clamp_sample[rows]
+    for start in range(0, batch, ENVS_IN_CACHE):
+        envs = slice(start, start + ENVS_IN_CACHE)
+        mask = clamp_mask if clamp_mask is None or clamp_mask.shape[0] == 1 else clamp_mask[envs]
+        known = None if clamp_sample is None else clamp_sample[envs]
         part = predict_reference(
-            canvas[rows], noise[rows], modulation, weights, sigmas, heun, mask, known, denoiser_block_cpu
+            canvas[envs], noise[envs], modulation, weights, sigmas, heun, mask, known, denoiser_block_cpu
         )
         parts.append(part)
     return torch.cat(parts)

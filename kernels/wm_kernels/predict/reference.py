@@ -27,7 +27,7 @@ def denoiser_block_reference(tokens: Tensor, modulation: Tensor, weights: BlockW
     Args:
         tokens: ``(B, N, D)`` float.
         modulation: ``(..., 6, D)`` float that broadcasts to ``(B, 6, D)``: shift, 1 + scale and gate of the
-            attention, then of the MLP. ``(6, D)`` where the noise level is common to all rows.
+            attention, then of the MLP. ``(6, D)`` where the noise level is common to all envs.
         weights: The block's weights.
         num_heads: Attention heads.
 
@@ -64,7 +64,7 @@ def denoise_reference(
         canvas: ``(B, N, D)`` float, the encoded context.
         noisy: ``(B, N, V)`` float, the clean sample plus sigma times a standard normal.
         sigma: The noise level: a float common to all envs, or ``(B, 1, 1)`` float.
-        modulation: ``(L, 6, D)``, or ``(B, L, 6, D)`` with a noise level per row.
+        modulation: ``(L, 6, D)``, or ``(B, L, 6, D)`` with a noise level per env.
         weights: The denoiser's weights.
         block: The implementation of `denoiser_block` to use.
 
@@ -128,7 +128,7 @@ def predict_reference(
     Args:
         canvas: ``(B, N, D)`` float, the context, encoded once.
         noise: ``(B, N, V)`` float, standard normals.
-        modulation: ``(K, L, 6, D)`` float, a constant table: the noise levels are common to all rows.
+        modulation: ``(K, L, 6, D)`` float, a constant table: the noise levels are common to all envs.
         weights: The denoiser's weights.
         sigmas: K + 1 falling noise levels, the last 0.
         heun: EDM's second-order correction, at the price of K - 1 more evaluations.

@@ -175,7 +175,7 @@ def check_mask(flags: Any, envs: int | torch.Size, key: str) -> Tensor:
 
 
 def not_done_in(tensordict: TensorDictBase, envs: int | torch.Size) -> Tensor | None:
-    """``(M,)`` bool, the rows of a batch of envs that no flag calls done; None where there is no flag."""
+    """``(M,)`` bool, the envs that no flag calls done; None where there is no flag."""
     found = {key: tensordict.get(key, None) for key in DONE_KEYS}
     flags = [check_mask(flag, envs, key) for key, flag in found.items() if flag is not None]
     return ~torch.stack(flags).any(0) if flags else None

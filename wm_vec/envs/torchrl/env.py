@@ -14,7 +14,7 @@ from torch import Tensor
 from torchrl.envs import EnvBase
 
 from wm_vec.adapters.spaces import ActionCodec, check_spaces
-from wm_vec.compat import new_tensordict, set_entry
+from wm_vec.compat import COMPILED_STEP, new_tensordict, set_entry
 from wm_vec.core import (
     AutoresetMode,
     Dynamics,
@@ -37,9 +37,6 @@ from wm_vec.envs.torchrl.specs import (
     observation_entries,
 )
 from wm_vec.envs.torchrl.stateless import StatelessTorchRLEnv
-
-COMPILED = "_compiled_step_and_maybe_reset"
-"""Where `EnvBase.compile` keeps the compiled step."""
 
 
 class TorchRLEnv(EngineEnv):
@@ -305,13 +302,13 @@ class TorchRLEnv(EngineEnv):
     @contextmanager
     def _uncompiled(self) -> Iterator[None]:
         """Inside, `compile` has no effect."""
-        compiled = self.__dict__.get(COMPILED)
+        compiled = self.__dict__.get(COMPILED_STEP)
         self.eager()
         try:
             yield
         finally:
             if compiled is not None:
-                self.__dict__[COMPILED] = compiled
+                self.__dict__[COMPILED_STEP] = compiled
 
     def _stepped(self, tensordict: TensorDictBase, autoreset_mode: AutoresetMode | None) -> StepOutput:
         """One step of the engine by the action in `tensordict`."""
@@ -320,12 +317,12 @@ class TorchRLEnv(EngineEnv):
         return self.engine.step({self._perspective.name: action}, autoreset_mode)
 
     def _restarted(self, mask: Tensor | None, given: Any = None, given_mask: Tensor | None = None) -> TensorDict:
-        """Fresh episodes in the rows of `mask`, or in all; the first time in all.
+        """Fresh episodes of the envs of `mask`, or in all; the first time in all.
 
         Args:
             mask: ``(B,)`` bool, or None.
             given: Observations ``(B, ...)`` that they start from; None for none.
-            given_mask: ``(B,)`` bool, the rows that do; None for all.
+            given_mask: ``(B,)`` bool, the envs that do; None for all.
         """
         seed = None
         if mask is None or not self.engine.started:
@@ -339,7 +336,7 @@ class TorchRLEnv(EngineEnv):
     def _held(
         self, entries: dict[str, Any], stepped: Tensor, before: EnvState, tensordict: TensorDictBase
     ) -> dict[str, Any]:
-        """What a step gives where only the rows `stepped` ``(B,)`` took it.
+        """What a step gives where only the envs `stepped` ``(B,)`` took it.
 
         The others are put back. As TorchRL has it, they show what they showed before, the flags that `tensordict` came
         with among it, and earn nothing.

@@ -17,8 +17,8 @@ def known_to_be_running(done: Tensor) -> bool:
     return done.is_cpu and not torch.compiler.is_compiling() and not bool(done.any())
 
 
-def put_rows(tensordict: TensorDictBase, mask: Tensor, fresh: TensorDictBase) -> TensorDictBase:
-    """Put what a reset gives into `tensordict`, in the rows of `mask` alone; all of it where there was nothing before.
+def put_envs(tensordict: TensorDictBase, mask: Tensor, fresh: TensorDictBase) -> TensorDictBase:
+    """Put what a reset gives into `tensordict`, for the envs of `mask` alone; all of it where there was nothing before.
 
     Args:
         tensordict: What was; gets new tensors, its own are not written into.
@@ -30,7 +30,7 @@ def put_rows(tensordict: TensorDictBase, mask: Tensor, fresh: TensorDictBase) ->
             continue
         before = get_entry(tensordict, key)
         if isinstance(before, TensorDictBase):
-            put_rows(before, mask, value)
+            put_envs(before, mask, value)
             continue
         if before is not None:
             value = torch.where(mask.reshape(*mask.shape, *(1,) * (value.dim() - mask.dim())), value, before)
@@ -61,4 +61,4 @@ class MaskedResets(EnvBase):
         mask = tensordict.pop("_reset", None)
         if mask is None:
             return tensordict.update(tensordict_reset.exclude("_reset"))
-        return put_rows(tensordict, mask.reshape(tensordict.batch_size), tensordict_reset)
+        return put_envs(tensordict, mask.reshape(tensordict.batch_size), tensordict_reset)

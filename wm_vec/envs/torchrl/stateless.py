@@ -31,11 +31,11 @@ class StatelessTorchRLEnv(EngineEnv):
     ``reset()`` starts one env without a batch axis, ``reset(TensorDict({}, batch_size=[*N]))`` as many as that says,
     with the seeds ``s, s + 1, ...`` in row-major order after ``set_seed(s)``; the next such reset counts on. With
     observations in the TensorDict, real ones mostly, these episodes start from there, as `TorchRLEnv`'s do. Where the
-    TensorDict carries a state, ``reset(td, set_state=True)`` goes on from it, ``set_state=False`` starts every row's
-    next episode, and a mask ``_reset`` those of its rows alone, all by the row's own seed and counters: the numbers are
+    TensorDict carries a state, ``reset(td, set_state=True)`` goes on from it, ``set_state=False`` starts every env's
+    next episode, and a mask ``_reset`` those of its envs alone, all by the env's own seed and counters: the numbers are
     `TorchRLEnv`'s.
 
-    Rows of one state see one future, noise included. To try many actions from it take `fork`.
+    Envs of one state see one future, noise included. To try many actions from it take `fork`.
 
     Args:
         engine: Gives the world, its rewards, horizon and starts; its own envs are not touched.
@@ -64,7 +64,7 @@ class StatelessTorchRLEnv(EngineEnv):
 
         Args:
             tensordict: ``(*N,)``, with the state; one state any number of times, by ``expand``, gives as many futures.
-            rng: ``"fresh"`` gives every row a new seed, drawn from its own counters, its place and the number of this
+            rng: ``"fresh"`` gives every env a new seed, drawn from its own counters, its place and the number of this
                 fork since `set_seed`, so that a planner does not see the future's noise; ``"same"`` keeps the seeds.
 
         Raises:
@@ -117,9 +117,9 @@ class StatelessTorchRLEnv(EngineEnv):
         return tensordict.update(self._seen(state, tensordict.batch_size))
 
     def _random_actions(self, tensordict: TensorDictBase | None = None) -> TensorDictBase:
-        """Random actions from the rows' own counters, made on the device; without a state from the spec.
+        """Random actions from the envs' own counters, made on the device; without a state from the spec.
 
-        Rows of one state get one action: `fork` first.
+        Envs of one state get one action: `fork` first.
         """
         if tensordict is None or tensordict.get(STATE_KEY, None) is None:
             return super().rand_action(tensordict)
@@ -156,7 +156,7 @@ class StatelessTorchRLEnv(EngineEnv):
         return self._forms[batch]
 
     def _state(self, tensordict: TensorDictBase, what: str) -> EnvState:
-        """The rows' states, ``(M,)``."""
+        """The envs' states, ``(M,)``."""
         batch, where = tensordict.batch_size, f"{type(self).__name__}.{what}"
         state = read_state(tensordict, STATE_KEY, self._form(batch)[1], where).reshape(batch.numel())
         return self.engine.world.layout.check(state)
@@ -167,5 +167,5 @@ class StatelessTorchRLEnv(EngineEnv):
 
     def _pack(self, entries: dict[str, Any], state: EnvState, batch: torch.Size) -> TensorDict:
         entries[STATE_KEY] = carried_state(state)  # copies, also of what the step left as it was
-        rows = new_tensordict(entries, torch.Size([batch.numel()]), self.device)
-        return rows if len(batch) == 1 else rows.reshape(batch)
+        flat = new_tensordict(entries, torch.Size([batch.numel()]), self.device)
+        return flat if len(batch) == 1 else flat.reshape(batch)

@@ -9,8 +9,9 @@ from torchrl.envs import EnvBase
 from torchrl.envs import TransformedEnv as StockTransformedEnv
 from torchrl.envs.transforms import Compose, Transform
 
+from wm_vec.compat import reset_by_transform
 from wm_vec.envs.torchrl.env import TorchRLEnv
-from wm_vec.envs.torchrl.resets import MaskedResets, known_to_be_running, put_rows
+from wm_vec.envs.torchrl.resets import MaskedResets, known_to_be_running, put_envs
 
 
 class TransformedEnv(MaskedResets, StockTransformedEnv):
@@ -56,8 +57,9 @@ class TransformedEnv(MaskedResets, StockTransformedEnv):
                 "the world knows them as they are before. Give those to env.base_env.reset(td), or to env.start_from."
             )
         source = tensordict.select(*self._carried(), strict=False)
-        source = self.transform._reset_env_preprocess(source)
-        return self.transform._reset(source, self.base_env._reset(source.copy().update(given), **kwargs))
+        return reset_by_transform(
+            self.transform, source, lambda source: self.base_env._reset(source.copy().update(given), **kwargs)
+        )
 
     def _changed_keys(self) -> set[Any]:
         """The entries that transforms write over those of the base env."""
@@ -80,9 +82,8 @@ class TransformedEnv(MaskedResets, StockTransformedEnv):
         if known_to_be_running(done):
             return tensordict
         source = tensordict.select(*self._carried(), strict=False).set("_reset", done)
-        source = self.transform._reset_env_preprocess(source)
-        fresh = self.transform._reset(source, self.base_env.restarted(source.get("_reset")))
-        return put_rows(tensordict, done.reshape(tensordict.batch_size), fresh)
+        fresh = reset_by_transform(self.transform, source, lambda source: self.base_env.restarted(source.get("_reset")))
+        return put_envs(tensordict, done.reshape(tensordict.batch_size), fresh)
 
     def _carried(self) -> list[Any]:
         """The entries that transforms carry from step to step."""
