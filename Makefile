@@ -1,7 +1,6 @@
 # Every target sets up what it needs in .venv by itself.
 PYTHON ?= python3
 BIN := .venv/bin
-C_SOURCES := setup.py $(wildcard kernels/wm_kernels/native/*.[ch])
 # Small networks run fastest on one thread a process; many threads on few cores wait for each other.
 export OMP_NUM_THREADS ?= 1
 export GOMP_SPINCOUNT ?= 0
@@ -44,14 +43,14 @@ smoke: .venv/dev.stamp  ## Build the wheel and use it outside the checkout
 	$(BIN)/python tests/smoke/wheel.py
 
 clean:  ## Remove what the other targets made
-	rm -rf .venv out build dist *.egg-info kernels/wm_kernels/native/*.so
+	rm -rf .venv out build dist *.egg-info
 
-.venv/demo.stamp: pyproject.toml constraints.txt $(C_SOURCES)
+.venv/demo.stamp: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[plot]'
 	touch $@
 
-.venv/dev.stamp: pyproject.toml constraints.txt $(C_SOURCES)
+.venv/dev.stamp: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
 	touch $@ .venv/demo.stamp

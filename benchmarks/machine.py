@@ -10,11 +10,9 @@ from typing import Any
 
 import torch
 
-from wm_kernels import native
-
 
 def machine() -> dict[str, Any]:
-    """Processor or card, threads, versions, whether wm_kernels.native was compiled, and commit."""
+    """Processor or card, threads, versions and commit."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, check=False)
     return {
@@ -28,6 +26,5 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "gymnasium": version("gymnasium"),
         "torchrl": version("torchrl"),
-        "extension": native.AVAILABLE,
         "commit": commit.stdout.strip() + ("+" if dirty.stdout.strip() else ""),
     }

@@ -60,7 +60,6 @@ def torchrl() -> str:
         "in one process, the order of a turn drawn anew; medians. `python -m benchmarks.torchrl_throughput`.\n",
         _where(result["machine"]) + "\n",
     ]
-    few = next(row for row in result["rows"] if (row["num_envs"], row["subject"]) == (64, "TorchRLEnv"))
     behind = ",\n".join(
         f"{row['over_ours_us']:,.0f} ({_interval(row['over_ours_us_interval'])}) at {row['num_envs']:,}"
         for row in result["rows"]
@@ -77,9 +76,7 @@ def torchrl() -> str:
             beside.append(f"| {row['num_envs']} | {row['subject']} | {row['beside_network_us']:,.0f} ({within}) |")
     note = (
         "\nIn brackets: the 95 % interval of the median. Within a turn a step of torchrl's WorldModelEnv takes\n"
-        f"so many µs longer than one of TorchRLEnv, in the median:\n{behind}.\n"
-        f"Of TorchRLEnv at 64 envs the mean over the bare network is {few['mean_over_bare_us']:+.0f} µs: "
-        "one step in 32\ndraws the random numbers of all of them, and what disturbs the machine counts too."
+        f"so many µs longer than one of TorchRLEnv, in the median:\n{behind}."
     )
     return "\n".join([*lines, *_over_bare(result["rows"], "bare network"), note, *beside]) + "\n"
 
@@ -292,7 +289,7 @@ def _where(machine: dict[str, Any]) -> str:
     return (
         f"Measured on {machine['cores']} cores ({machine['processor']}), {machine['torch_threads']} torch thread(s), "
         f"Python {machine['python']}, torch {machine['torch']}, gymnasium {machine['gymnasium']}, "
-        f"{'with' if machine.get('extension') else 'without'} the extension in C, "
+        f"{'with an extension in C, ' if machine.get('extension') else ''}"
         f"commit {machine['commit']}."
     )
 

@@ -28,7 +28,7 @@ BUDGET_SECONDS = 12.0
 
 def bare_network(world: WorldModel, num_envs: int, horizon: int = 500) -> Callable[[], Any]:
     """The network alone, its state carried from call to call: write the action, draw noise, predict."""
-    prepared = world.model.prepare(world.model.config.n_denoise_steps)
+    packed = world.model.packed(world.model.config.n_denoise_steps)
     bank, noise_size = world.bank, world.model.noise_size
     assert bank is not None
     start = bank[torch.arange(num_envs) % len(bank)]
@@ -39,7 +39,7 @@ def bare_network(world: WorldModel, num_envs: int, horizon: int = 500) -> Callab
         action = torch.randint(0, 2, (num_envs, 1)).to(start.dtype)
         with torch.no_grad():
             values = state["values"].index_copy(1, where, action)
-            state["values"] = prepared(values, torch.randn(num_envs, noise_size))
+            state["values"] = packed.predict(values, torch.randn(num_envs, noise_size))
         state["steps"] += 1
         if state["steps"] % 20 == 0:
             state["values"] = start

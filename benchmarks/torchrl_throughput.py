@@ -37,7 +37,7 @@ from benchmarks.step_throughput import bare_network
 from benchmarks.timing import figures, median_interval, time_in_turn
 from wm_vec import WorldModel
 from wm_vec.envs import TransformedEnv
-from wm_vec.model.canvas_model import Prepared
+from wm_vec.model import PackedWeights
 
 SIZES = (64, 1024, 4096)
 HORIZON = 500
@@ -51,7 +51,7 @@ class ClockBesideNetwork:
 
     def __init__(self) -> None:
         self._inside = 0.0
-        self._network = Prepared.__call__
+        self._network = PackedWeights.predict
 
     def __call__(self) -> float:
         """Now."""
@@ -64,11 +64,11 @@ class ClockBesideNetwork:
             self._inside += time.perf_counter() - before
             return out
 
-        Prepared.__call__ = timed  # type: ignore[method-assign]
+        PackedWeights.predict = timed  # type: ignore[method-assign]
         return self
 
     def __exit__(self, *_: object) -> None:
-        Prepared.__call__ = self._network  # type: ignore[method-assign]
+        PackedWeights.predict = self._network  # type: ignore[method-assign]
 
 
 class Dynamics(nn.Module):
@@ -76,7 +76,7 @@ class Dynamics(nn.Module):
 
     def __init__(self, world: WorldModel) -> None:
         super().__init__()
-        self._predict = world.model.prepare(world.model.config.n_denoise_steps)
+        self._predict = world.model.packed(world.model.config.n_denoise_steps).predict
         self._noise = world.model.noise_size
         self._act, self._see = (torch.tensor(world.bound[path].indices()) for path in ("action", "observation"))
 

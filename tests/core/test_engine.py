@@ -436,6 +436,20 @@ def test_a_reward_function_that_fails_at_a_step_changes_nothing():
         )
 
 
+@pytest.mark.parametrize("num_envs", [1, 32, 40])
+def test_exact_rows_call_the_dynamics_with_one_number_of_envs(num_envs):
+    sizes = []
+
+    class Watched(Walk):
+        def step(self, state, action, rng):
+            sizes.extend(len(t) for t in (state, action, rng.seed, rng.normal(2)))
+            return super().step(state, action, rng)
+
+    engine = started(num_envs, dynamics=Watched(noise_size=2), exact_rows=True)
+    engine.step(constant(engine))
+    assert sizes == [32] * (4 if num_envs <= 32 else 8)
+
+
 def test_info_of_the_dynamics_comes_out():
     engine = started(40, dynamics=Walk(noise=0.0), bank=bank_of([0.5, -0.5]), exact_rows=True)
     result = engine.step(constant(engine, 0.0))

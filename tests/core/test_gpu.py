@@ -10,8 +10,7 @@ MODES = ["same_step", "next_step", "disabled"]
 WORLDS = ["CartPole-v1", "Pendulum-v1"]
 DEVICES = [
     pytest.param(
-        "cuda",
-        marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")],
+        "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
     ),
     "cpu",
 ]

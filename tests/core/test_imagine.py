@@ -105,8 +105,7 @@ def test_bad_imagination(arguments, error, message):
 def restless_world():
     """A small float64 canvas world with random weights, loud enough to respond to actions."""
     world = WorldModel(
-        {"x": Field(w=2), "push": Field(is_output=False), "reward": Field(is_input=False)},
-        dtype=torch.float64,
+        {"x": Field(w=2), "push": Field(is_output=False), "reward": Field(is_input=False)}, dtype=torch.float64
     )
     world.trained = True
     generator = torch.Generator().manual_seed(0)

@@ -89,29 +89,14 @@ def foreign(**changes):
     ("state", "message"),
     [
         (lambda: foreign()[:1], r"2 envs, the state \(1,\)"),
-        (
-            lambda: foreign(dynamics=TensorDict({"y": torch.zeros(2, 2)}, [2])),
-            r"another world: it has \['y'\]",
-        ),
-        (
-            lambda: foreign(dynamics=TensorDict({"x": torch.zeros(2, 3)}, [2])),
-            r"'x' must be \(2,\).*got \(3,\)",
-        ),
+        (lambda: foreign(dynamics=TensorDict({"y": torch.zeros(2, 2)}, [2])), r"another world: it has \['y'\]"),
+        (lambda: foreign(dynamics=TensorDict({"x": torch.zeros(2, 3)}, [2])), r"'x' must be \(2,\).*got \(3,\)"),
         (lambda: foreign(dynamics=TensorDict({"x": torch.zeros(2, 2).double()}, [2])), "got .*float64"),
         (lambda: foreign(dynamics=TensorDict({"x": torch.zeros(2, 2, device="meta")}, [2])), "on meta"),
         (lambda: foreign(reward_state=TensorDict({"agent": torch.zeros(2)}, [2])), "agent"),
-        (
-            lambda: foreign(returns=torch.zeros(2, 3)),
-            r"another engine: its .returns. .*\(2, 1\), got .*\(2, 3\)",
-        ),
-        (
-            lambda: foreign(returns=torch.zeros(2, 1).double()),
-            r"'returns' must be torch.float32 .*\(2, 1\), got t",
-        ),
-        (
-            lambda: foreign(elapsed=torch.zeros(2).int()),
-            r"'elapsed' must be torch.int64 .*\(2,\), got torch.int32",
-        ),
+        (lambda: foreign(returns=torch.zeros(2, 3)), r"another engine: its .returns. .*\(2, 1\), got .*\(2, 3\)"),
+        (lambda: foreign(returns=torch.zeros(2, 1).double()), r"'returns' must be torch.float32 .*\(2, 1\), got t"),
+        (lambda: foreign(elapsed=torch.zeros(2).int()), r"'elapsed' must be torch.int64 .*\(2,\), got torch.int32"),
         (lambda: foreign(episode=torch.zeros(2, 1).long()), r"'episode' must be .* of shape \(2,\), got .*\(2, 1\)"),
         (lambda: foreign(world=None), "'world' must be torch.int64 .*, got none"),
         (lambda: foreign(returns=None), "'returns' must be torch.float32 .*, got none"),

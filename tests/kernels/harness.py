@@ -53,11 +53,7 @@ def assert_matches_reference(op: Op, args: Sequence[Any], *, backend: str, exact
             assert bool(same.all()), f"{where}: {int((~same).sum())} of {same.numel()} elements differ"
         else:
             torch.testing.assert_close(
-                mine,
-                reference,
-                equal_nan=True,
-                msg=lambda m, w=where: f"{w}: {m}",
-                **TOLERANCES[reference.dtype],
+                mine, reference, equal_nan=True, msg=lambda m, w=where: f"{w}: {m}", **TOLERANCES[reference.dtype]
             )
     return got
 

@@ -44,12 +44,7 @@ def op_with(run, supports=lambda *args: True):
         (0, torch.zeros(5, 3), "`sample` must have shape (B, N, V)", "got (5, 3), torch.float32"),
         (1, torch.zeros(5, 4), "`values` must have shape (B, N)", "got (5, 4), torch.float32"),
         (1, torch.zeros(5, 3, dtype=torch.int64), "`values` must have shape (B, N) and dtype", "torch.int64"),
-        (
-            7,
-            torch.zeros(3),
-            "`num_bits` must have shape (N) and dtype torch.int64",
-            "got (3,), torch.float32",
-        ),
+        (7, torch.zeros(3), "`num_bits` must have shape (N) and dtype torch.int64", "got (3,), torch.float32"),
         (6, torch.zeros(2), "`high` must have shape (N)", "got (2,)"),
     ],
 )

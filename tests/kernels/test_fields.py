@@ -186,15 +186,7 @@ def test_a_nan_in_any_bit_stays_nan():
 
 def test_a_nan_in_an_unread_channel_does_no_harm():
     got = decode(
-        [[[2.0, NAN]]],
-        [[1.0]],
-        base=[1.0],
-        shift=[0.0],
-        scale=[1.0],
-        low=[-INF],
-        high=[INF],
-        bits=[0],
-        classes=[0],
+        [[[2.0, NAN]]], [[1.0]], base=[1.0], shift=[0.0], scale=[1.0], low=[-INF], high=[INF], bits=[0], classes=[0]
     )
     assert got == [[3.0]]
 

@@ -216,29 +216,8 @@ def test_what_went_in_is_not_written_to():
     elapsed, episode = torch.zeros(2, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
     false = torch.zeros(2, 1, dtype=torch.bool)
     finish_step(
-        [state],
-        [proposed],
-        [bank],
-        episode,
-        None,
-        reward,
-        false,
-        None,
-        elapsed,
-        episode,
-        returns,
-        None,
-        1,
-        "same_step",
+        [state], [proposed], [bank], episode, None, reward, false, None, elapsed, episode, returns, None, 1, "same_step"
     )
-    for tensor, value in (
-        (state, 0),
-        (bank, 1),
-        (returns, 1),
-        (reward, 1),
-        (elapsed, 0),
-        (episode, 0),
-        (false, 0),
-    ):
+    for tensor, value in ((state, 0), (bank, 1), (returns, 1), (reward, 1), (elapsed, 0), (episode, 0), (false, 0)):
         assert bool((tensor == value).all())
     assert bool(proposed.isnan().all())

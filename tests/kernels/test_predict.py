@@ -104,11 +104,7 @@ def problem(channels, batch=3, seed=0):
 @torch.no_grad()
 def test_block_equals_torch_nn(backend):
     torch.manual_seed(1)
-    block, x, modulation = (
-        NnBlock().double(),
-        torch.randn(3, POSITIONS, D).double(),
-        torch.randn(6, D).double(),
-    )
+    block, x, modulation = (NnBlock().double(), torch.randn(3, POSITIONS, D).double(), torch.randn(6, D).double())
     with use_backend(backend):
         got = denoiser_block(x, modulation, block.weights(), HEADS)
     torch.testing.assert_close(got, block(x, modulation), rtol=1e-10, atol=1e-10)
@@ -117,11 +113,7 @@ def test_block_equals_torch_nn(backend):
 @torch.no_grad()
 def test_block_takes_a_modulation_per_row():
     torch.manual_seed(2)
-    block, x, modulation = (
-        NnBlock().double(),
-        torch.randn(3, POSITIONS, D).double(),
-        torch.randn(3, 6, D).double(),
-    )
+    block, x, modulation = (NnBlock().double(), torch.randn(3, POSITIONS, D).double(), torch.randn(3, 6, D).double())
     got = denoiser_block(x, modulation, block.weights(), HEADS)
     for row in range(3):
         expected = block(x[row : row + 1], modulation[row])[0]
@@ -185,10 +177,7 @@ def test_clamped_positions_keep_their_values_and_the_others_hear_of_them(heun):
 @torch.no_grad()
 def test_clamped_positions_are_seen_at_the_current_noise_level():
     model, canvas, noise, modulation = problem(1)
-    mask, told = (
-        torch.tensor([[False, True, False, False, False]]),
-        torch.full((3, POSITIONS, 1), 0.7).double(),
-    )
+    mask, told = (torch.tensor([[False, True, False, False, False]]), torch.full((3, POSITIONS, 1), 0.7).double())
     got = predict(canvas, noise, modulation, model.weights(), SIGMAS, False, mask, told)
     x = SIGMAS[0] * noise
     for k in range(3):

@@ -30,9 +30,10 @@ class JointAction:
         self, perspectives: Sequence[Perspective], dtype: torch.dtype, device: torch.device, validate: bool
     ) -> None:
         self.perspectives, self.dtype, self.device, self.validate = tuple(perspectives), dtype, device, validate
-        self.may_diverge = any(p.action.kind == "box" for p in self.perspectives)
-        self._low = torch.tensor([x for p in self.perspectives for x in p.action.low], dtype=dtype, device=device)
-        self._high = torch.tensor([x for p in self.perspectives for x in p.action.high], dtype=dtype, device=device)
+        self._specs = [p.action for p in self.perspectives]
+        self.may_diverge = any(spec.kind == "box" for spec in self._specs)
+        self._low = torch.tensor([x for spec in self._specs for x in spec.low], dtype=dtype, device=device)
+        self._high = torch.tensor([x for spec in self._specs for x in spec.high], dtype=dtype, device=device)
 
     def check(self, action: Any, num_envs: int) -> list[Tensor]:
         """One checked ``(B, *shape)`` tensor per perspective.
@@ -52,10 +53,10 @@ class JointAction:
         else:
             got = sorted(action) if isinstance(action, Mapping) else type(action).__name__
             raise ValueError(f"step: give one action for each of {names}, got {got}.")
-        for perspective, one in zip(self.perspectives, actions, strict=True):
-            perspective.action.check(one, num_envs, self.device, "step")
+        for spec, one in zip(self._specs, actions, strict=True):
+            spec.check(one, num_envs, self.device, "step")
             if self.validate:
-                perspective.action.check_values(one, "step")
+                spec.check_values(one, "step")
         return actions
 
     def join(self, actions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -63,7 +64,7 @@ class JointAction:
 
         NaN stays.
         """
-        parts = [self._columns(a, p.action) for a, p in zip(actions, self.perspectives, strict=True)]
+        parts = [self._columns(action, spec) for action, spec in zip(actions, self._specs, strict=True)]
         joint = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
         return joint, torch.clamp(joint, self._low, self._high)
 
@@ -101,11 +102,9 @@ class JointAction:
 
     def middle(self, num_envs: int) -> list[Tensor]:
         """An action ``(B, *shape)`` per perspective from the middle of its bounds, 0 where there are none."""
+        middle = torch.where(self._high - self._low < 1e6, (self._low + self._high) / 2, 0.0)
         actions = []
-        for spec in (p.action for p in self.perspectives):
-            pairs = zip(spec.low, spec.high, strict=True)
-            values = torch.tensor([(lo + hi) / 2 if hi - lo < 1e6 else 0.0 for lo, hi in pairs])
-            dtype = torch.int64 if spec.kind == "discrete" else self.dtype
-            one = values.to(self.device, dtype) + spec.offset
-            actions.append(one.expand(num_envs, -1).reshape(num_envs, *spec.shape))
+        for spec, part in zip(self._specs, middle.split([spec.size for spec in self._specs]), strict=True):
+            part = part.to(torch.int64) + spec.offset if spec.kind == "discrete" else part
+            actions.append(part.expand(num_envs, -1).reshape(num_envs, *spec.shape))
         return actions

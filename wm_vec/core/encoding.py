@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
+from wm_vec.compat import tree_leaves
 from wm_vec.core.dynamics import Dynamics
 from wm_vec.core.perspective import Perspective
 from wm_vec.core.resets import BANK_SEED
@@ -53,26 +53,21 @@ def encoded(
     return dynamics.encode(whole, rng)
 
 
-def num_observations(observation: Any) -> int:
-    """M of a tree of tensors ``(M, ...)``.
+def num_observations(observation: Mapping[str, Tree]) -> int:
+    """M of trees of tensors ``(M, ...)``.
 
     Raises:
-        TypeError: Something in it is no tensor.
+        TypeError: Something in them is no tensor.
         ValueError: Parts of different M, or none.
     """
-    sizes = set(_sizes(observation))
+    leaves = tree_leaves(dict(observation))
+    for leaf in leaves:
+        if not isinstance(leaf, Tensor) or leaf.dim() == 0:
+            raise TypeError(
+                "encode: observations must be torch tensors (M, ...), or dicts and tuples of them, got "
+                f"{type(leaf).__name__}. Convert them with torch.as_tensor(...)."
+            )
+    sizes = {leaf.shape[0] for leaf in leaves}
     if len(sizes) != 1:
         raise ValueError(f"encode: all parts of the observations must have one leading size M, got {sorted(sizes)}.")
     return sizes.pop()
-
-
-def _sizes(tree: Any) -> list[int]:
-    if isinstance(tree, Tensor) and tree.dim():
-        return [tree.shape[0]]
-    if isinstance(tree, (Mapping, tuple)):
-        parts = tree.values() if isinstance(tree, Mapping) else tree
-        return [size for part in parts for size in _sizes(part)]
-    raise TypeError(
-        "encode: observations must be torch tensors (M, ...), or dicts and tuples of them, got "
-        f"{type(tree).__name__}. Convert them with torch.as_tensor(...)."
-    )

@@ -17,18 +17,7 @@ from wm_vec.core.trees import as_entry
 def imagined(
     world: World, state: EnvState, policy: Callable[..., Any], horizon: int, autoreset_mode: AutoresetMode
 ) -> tuple[EnvState, TensorDict]:
-    """Roll out the policy of the only perspective from `state`, under the caller's grad mode; see `Engine.imagine`.
-
-    Args:
-        world: The world.
-        state: Where the rollout starts.
-        policy: ``observation (B, ...) -> action (B, ...)``, or a TensorDict module.
-        horizon: Steps T.
-        autoreset_mode: When finished envs reset.
-
-    Returns:
-        The state at the end, and the rollout ``(B, T)``.
-    """
+    """The state after `Engine.imagine` from `state`, and the rollout ``(B, T)``; under the caller's grad mode."""
     (name,) = (p.name for p in world.perspectives)
     takes_tensordict = hasattr(policy, "in_keys") and hasattr(policy, "out_keys")
     num_envs, device = state.seed.shape[0], state.seed.device

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
@@ -26,17 +27,17 @@ class Starts(NamedTuple):
 
     Attributes:
         leaves: Tensors ``(M, ...)``, in the order of `StateLayout`.
-        index: ``(B,)`` int64, the state that each env takes; None for the env's own of B.
+        places: ``(B,)`` int64, the state that each env takes; None for the env's own of B.
         info: What the dynamics reports of the fresh episodes.
     """
 
     leaves: list[Tensor]
-    index: Tensor | None
+    places: Tensor | None
     info: Mapping[str, Any] = {}
 
     def per_env(self) -> list[Tensor]:
         """Each env's own initial state, ``(B, ...)``."""
-        return self.leaves if self.index is None else [leaf[self.index] for leaf in self.leaves]
+        return self.leaves if self.places is None else [leaf[self.places] for leaf in self.leaves]
 
 
 class ResetSource(Protocol):
@@ -56,6 +57,10 @@ class ResetSource(Protocol):
             words: ``(B,)`` int64, `start_words` of these if they have been drawn.
             options: What the caller handed to ``reset``; a bank has no use for them.
         """
+        ...
+
+    def copy(self) -> ResetSource:
+        """One that shares no buffer with this one."""
         ...
 
 
@@ -95,10 +100,8 @@ class Bank:
 
     def copy(self) -> Bank:
         """A bank of its own buffer."""
-        other = Bank([leaf[:1] for leaf in self.buffer], self.capacity)
-        for own, leaf in zip(other.buffer, self.buffer, strict=True):
-            own.copy_(leaf)
-        other.size.copy_(self.size)
+        other = copy(self)
+        other.buffer, other.size = [leaf.clone() for leaf in self.buffer], self.size.clone()
         return other
 
     def sample(
@@ -202,11 +205,12 @@ def restart(
         seed = torch.where(new, torch.tensor([s or 0 for s in seeds], device=device), seed)
         episode = torch.where(new, 0, episode)
     if given is not None and given.mask is None:
-        leaves, info = _given_leaves(layout, given, seed, episode), {}
+        starts = Starts(_given_leaves(layout, given, seed, episode), None)
+        leaves = starts.leaves
     else:
         starts = world.resets.sample(seed, episode, options=options)
-        leaves, info = starts.per_env(), starts.info
-        if given is not None:
+        leaves = starts.per_env()
+        if given is not None and given.mask is not None:
             leaves = select_envs(given.mask, _given_leaves(layout, given, seed, episode), leaves)
     zeros = torch.zeros_like(seed)
     fresh = layout.state(
@@ -218,7 +222,7 @@ def restart(
         pending=zeros.bool(),
         world=state.world,
     )
-    return (fresh if mask is None else fresh.where(mask, state)), info
+    return (fresh if mask is None else fresh.where(mask, state)), starts.info
 
 
 def start(world: World, seed: Any, num_envs: int, given: GivenStart | None = None) -> EnvState:

@@ -27,8 +27,8 @@ class RewardFunctions:
 
     def __init__(self, perspectives: Sequence[Perspective], dtype: torch.dtype) -> None:
         self.perspectives, self.dtype = tuple(perspectives), dtype
-        self._rewards = [_reward_function(p, dtype) for p in self.perspectives]
-        self._terminations = [_terminated_function(p) for p in self.perspectives]
+        self._rewards = [_function(p, "reward_fn", dtype) for p in self.perspectives]
+        self._terminations = [_function(p, "terminated_fn", torch.bool) for p in self.perspectives]
         self.has_functions = any(f is not None for f in (*self._rewards, *self._terminations))
 
     def probe(self, observation: Tree, actions: Sequence[Tensor], elapsed: Tensor, states: Mapping[str, Any]) -> None:
@@ -69,7 +69,9 @@ class RewardFunctions:
             shape = (elapsed.shape[0], len(self.perspectives))
             return own_reward[:, None].expand(shape), own_end[:, None].expand(shape), {}
         elapsed = elapsed + 1
-        rewards, terminations, new_states = [], [], {}
+        rewards: list[Tensor] = []
+        terminations: list[Tensor] = []
+        new_states: dict[str, Tensor] = {}
         for perspective, reward_fn, terminated_fn in zip(
             self.perspectives, self._rewards, self._terminations, strict=True
         ):
@@ -88,37 +90,25 @@ class RewardFunctions:
         return torch.stack(rewards, 1), torch.stack(terminations, 1), new_states
 
 
-def _named(perspective: Perspective, seen: Tensor, whole: Tensor, elapsed: Tensor) -> tuple[dict, dict[str, Any]]:
-    """The observation by field name, and the info dict, as users' functions read them."""
+def _function(perspective: Perspective, name: str, dtype: torch.dtype) -> BatchedFunction | None:
+    """A perspective's function of that name, ready to run over a batch; None if it has none."""
+    fn = getattr(perspective, name)
+    stateful = name == "reward_fn" and perspective.reward_state is not None
+    # A partial of a module's function, since environments are pickled, and a closure cannot be.
+    return None if fn is None else BatchedFunction(fn, name, dtype, partial(_call, perspective, name), stateful)
+
+
+def _call(
+    perspective: Perspective,
+    name: str,
+    fn: Any,
+    seen: Tensor,
+    action: Tensor,
+    whole: Tensor,
+    elapsed: Tensor,
+    *state: Tensor,
+) -> Any:
+    """Call a user's function with what it reads by field name."""
     obs = perspective.named(seen)
     info = {"step": elapsed, "obs_dict": obs, "predictions": perspective.everything(whole)}
-    return obs, info
-
-
-def _reward_function(perspective: Perspective, dtype: torch.dtype) -> BatchedFunction | None:
-    if perspective.reward_fn is None:
-        return None
-    # A partial of a module's function, since environments are pickled, and a closure cannot be.
-    call, stateful = partial(_call_reward, perspective), perspective.reward_state is not None
-    return BatchedFunction(perspective.reward_fn, "reward_fn", dtype, call, stateful)
-
-
-def _call_reward(
-    perspective: Perspective, fn: Any, seen: Tensor, action: Tensor, whole: Tensor, elapsed: Tensor, *state: Tensor
-) -> Any:
-    obs, info = _named(perspective, seen, whole, elapsed)
-    return fn(obs, action, info, *state)
-
-
-def _terminated_function(perspective: Perspective) -> BatchedFunction | None:
-    if perspective.terminated_fn is None:
-        return None
-    call = partial(_call_terminated, perspective)
-    return BatchedFunction(perspective.terminated_fn, "terminated_fn", torch.bool, call)
-
-
-def _call_terminated(
-    perspective: Perspective, fn: Any, seen: Tensor, action: Tensor, whole: Tensor, elapsed: Tensor
-) -> Any:
-    obs, info = _named(perspective, seen, whole, elapsed)
-    return fn(obs, elapsed, info)
+    return fn(obs, action, info, *state) if name == "reward_fn" else fn(obs, elapsed, info)

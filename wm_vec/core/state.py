@@ -131,35 +131,16 @@ class StateLayout:
             state.set(key, leaf)
         return state
 
-    def state(
-        self,
-        leaves: list[Tensor],
-        *,
-        elapsed: Tensor,
-        episode: Tensor,
-        seed: Tensor,
-        returns: Tensor,
-        pending: Tensor,
-        world: Tensor,
-    ) -> EnvState:
-        """The state of B envs, of these very tensors."""
-        entries = {
-            "dynamics": self.dynamics_state(leaves),
-            "reward_state": dict(zip(self.reward_states, leaves[len(self.keys) :], strict=True)),
-            "elapsed": elapsed,
-            "episode": episode,
-            "seed": seed,
-            "returns": returns,
-            "pending": pending,
-            "world": world,
-        }
-        return new_state(EnvState, entries, elapsed.shape)
+    def state(self, leaves: list[Tensor], **counters: Tensor) -> EnvState:
+        """The state of B envs, of these very tensors; `counters` are those of `COUNTERS`, each ``(B,)`` or ``(B, P)``."""
+        carried = dict(zip(self.reward_states, leaves[len(self.keys) :], strict=True))
+        entries = {"dynamics": self.dynamics_state(leaves), "reward_state": carried, **counters}
+        return new_state(EnvState, entries, counters["seed"].shape)
 
     def replace_leaves(self, state: EnvState, fn: Callable[[Tensor], Tensor]) -> EnvState:
         """`state` with `fn` of the tensors of the dynamics' state and of the reward states."""
         leaves = [fn(leaf) for leaf in self.leaves(state.dynamics, state.reward_state)]
-        counters = {name: getattr(state, name) for name in COUNTERS}
-        return self.state(leaves, **counters)
+        return self.state(leaves, **{name: getattr(state, name) for name in COUNTERS})
 
     def before_start(self, seed: Tensor) -> EnvState:
         """The state of B envs of the seeds ``(B,)`` int64 before their first episode; of the world there is none."""
@@ -238,12 +219,9 @@ class StateLayout:
 
 def as_autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
     """Gymnasium's enum from itself, its name or its value, whatever the case."""
-    if isinstance(mode, AutoresetMode):
-        return mode
-    if isinstance(mode, str):
-        wanted = mode.replace("_", "").replace("-", "").lower()
-        for candidate in AutoresetMode:
-            if candidate.value.lower() == wanted:
-                return candidate
+    wanted = str(mode.value if isinstance(mode, AutoresetMode) else mode).replace("_", "").replace("-", "").lower()
+    for candidate in AutoresetMode:
+        if candidate.value.lower() == wanted:
+            return candidate
     names = ", ".join(repr(m.name.lower()) for m in AutoresetMode)
     raise ValueError(f"autoreset_mode must be one of {names} or gymnasium's AutoresetMode, got {mode!r}.")

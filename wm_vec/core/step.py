@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -80,37 +81,40 @@ def step(
         The state that the next step starts from, and what happened.
     """
     mode = world.autoreset_mode if autoreset_mode is None else autoreset_mode
-    layout, horizon = world.layout, world.max_episode_steps
+    layout = world.layout
     gate = GradientGate() if torch.is_grad_enabled() else None
     if gate is not None:
         actions = [gate.admit(action) for action in actions]
         state = layout.replace_leaves(state, gate.admit)
     joint, within_bounds = world.actions.join(actions)
     noise, starts = _numbers(world, state, mode)
+    counters = state.seed, state.episode, state.elapsed
 
-    # 1. Predict, and 2. users' functions: what may depend on the batch size by rounding.
-    args = (state.dynamics, dict(state.reward_state.items()), within_bounds, list(actions), noise)
-    args += (state.seed, state.episode, state.elapsed)
-    if world.exact_rows:
-        transition, reward_state = in_chunks(lambda *chunk: _propose(world, *chunk), EXACT_ROWS_CHUNK, *args)
-    else:
-        transition, reward_state = _propose(world, *args)
+    # 1. Predict.
+    transition: Transition = _run(world, _predict, state.dynamics, within_bounds, noise, *counters)
+
+    # 2. Users' functions; nothing where rewards and terminations are the dynamics' own.
+    own = transition.observation, transition.reward, transition.terminated
+    reward_state = dict(state.reward_state.items())
+    reward, terminated, reward_state = _run(
+        world, _reward, state.dynamics, *own, list(actions), state.elapsed, reward_state
+    )
 
     # 3. Finish.
     finished = finish_step(
         layout.leaves(state.dynamics, state.reward_state),
         layout.leaves(transition.state, reward_state),
         starts.leaves,
-        starts.index,
+        starts.places,
         joint if world.actions.may_diverge else None,
-        transition.reward,
-        transition.terminated,
+        reward,
+        terminated,
         transition.truncated,
         state.elapsed,
         state.episode,
         state.returns,
         state.pending if mode is AutoresetMode.NEXT_STEP else None,
-        horizon,
+        world.max_episode_steps,
         mode.name.lower(),
     )
     if gate is not None:
@@ -153,24 +157,31 @@ def _numbers(world: World, state: EnvState, mode: AutoresetMode) -> tuple[Tensor
     return noise, world.resets.sample(state.seed, state.episode, words)
 
 
-def _propose(
+def _run(world: World, segment: Callable[..., Any], *args: Any) -> Any:
+    """A segment of the step; under `exact_rows` in chunks, since by rounding its bits may depend on the batch size."""
+    if world.exact_rows:
+        return in_chunks(partial(segment, world), EXACT_ROWS_CHUNK, *args)
+    return segment(world, *args)
+
+
+def _predict(
+    world: World, state: Any, action: Tensor, noise: Tensor | None, seed: Tensor, episode: Tensor, elapsed: Tensor
+) -> Transition:
+    return world.dynamics.step(state, action, CounterRNG(seed, episode, elapsed, noise))
+
+
+def _reward(
     world: World,
     before: Any,
-    reward_state: dict[str, Tensor],
-    joint: Tensor,
+    observation: Tree,
+    reward: Tensor | None,
+    terminated: Tensor | None,
     actions: list[Tensor],
-    noise: Tensor | None,
-    seed: Tensor,
-    episode: Tensor,
     elapsed: Tensor,
-) -> tuple[Transition, dict[str, Tensor]]:
-    """The dynamics' transition with every perspective's reward and termination ``(B, P)``, and new reward states."""
-    transition = world.dynamics.step(before, joint, CounterRNG(seed, episode, elapsed, noise))
-    observation = transition.observation
+    reward_state: dict[str, Tensor],
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Every perspective's reward and termination ``(B, P)``, and new reward states."""
     if world.rewards.has_functions:
         # Users' functions never see a diverged env: they get its last finite observation.
         observation = select_envs(finite_envs(observation), observation, world.dynamics.observe(before))
-    reward, terminated, reward_state = world.rewards(
-        observation, actions, elapsed, reward_state, transition.reward, transition.terminated
-    )
-    return transition._replace(reward=reward, terminated=terminated), reward_state
+    return world.rewards(observation, actions, elapsed, reward_state, reward, terminated)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import gymnasium as gym
@@ -64,12 +64,13 @@ class EngineView:
         taken = np.asarray(self._actions(action))[None]
         if self._bounds is not None:
             taken = taken.clip(*self._bounds)  # users' functions see what the world does
-        taken = torch.as_tensor(taken)
         dtype = torch.int64 if self._perspective.action.kind == "discrete" else self.engine.dtype
-        out = self.engine.step({self._perspective.name: taken.to(self.engine.device, dtype)})
+        out = self.engine.step({self._perspective.name: torch.as_tensor(taken).to(self.engine.device, dtype)})
         observation = tree_map(_packable, out.final_observation[self._perspective.name])
-        leaves = dict(enumerate(tree_leaves(observation)))
-        flags = {name: getattr(out, name) for name in ("reward", "terminated", "truncated", "diverged")}
+        leaves: dict[Hashable, Tensor] = dict(enumerate(tree_leaves(observation)))
+        flags: dict[Hashable, Tensor] = {
+            name: getattr(out, name) for name in ("reward", "terminated", "truncated", "diverged")
+        }
         host = Packed.of({**leaves, **flags, "length": out.episode_length}).to_host()
         arrays = iter([torch.from_numpy(host[i]) for i in leaves])
         seen = element_of(tree_map(lambda _: next(arrays), observation), self._space)

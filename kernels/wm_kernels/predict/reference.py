@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -62,7 +63,7 @@ def denoise_reference(
     Args:
         canvas: ``(B, N, D)`` float, the encoded context.
         noisy: ``(B, N, V)`` float, the clean sample plus sigma times a standard normal.
-        sigma: The noise level: a float common to all rows, or ``(B, 1, 1)`` float.
+        sigma: The noise level: a float common to all envs, or ``(B, 1, 1)`` float.
         modulation: ``(L, 6, D)``, or ``(B, L, 6, D)`` with a noise level per row.
         weights: The denoiser's weights.
         block: The implementation of `denoiser_block` to use.
@@ -70,14 +71,14 @@ def denoise_reference(
     Returns:
         ``(B, N, V)`` float.
     """
-    variance = 1.0 + sigma * sigma
-    if isinstance(variance, float) and noisy.shape[-1] == 1:
+    if isinstance(sigma, float) and noisy.shape[-1] == 1:
         # One noise level and one channel: the factors ride along in operations that there are anyway.
-        norm = math.sqrt(variance)
+        variance = 1.0 + sigma * sigma
+        norm: Any = math.sqrt(variance)
         tokens = torch.addcmul(canvas, noisy, weights.noise_weight[:, 0], value=1.0 / norm)
         output = _blocks(tokens, modulation, weights, block)
         return torch.add(noisy / variance, output, alpha=sigma / norm)
-    norm = math.sqrt(variance) if isinstance(variance, float) else torch.sqrt(variance)
+    norm = math.sqrt(1.0 + sigma * sigma) if isinstance(sigma, float) else torch.sqrt(1.0 + sigma * sigma)
     scaled = noisy / norm
     if noisy.shape[-1] == 1:
         tokens = torch.addcmul(canvas, scaled, weights.noise_weight[:, 0])
