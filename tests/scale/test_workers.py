@@ -273,7 +273,7 @@ def test_bytes_of_a_world_are_taken_whole_or_not_at_all(cartpole, pendulum, tmp_
 def test_what_does_not_fit_is_refused(cartpole, pendulum, tmp_path):
     with pytest.raises(ValueError, match="3 workers need at least as many envs, got 2"):
         WorkerEnvs(cartpole, 2, 3)
-    with pytest.raises(ValueError, match=r"WorkerEnvs: num_workers must be a whole number, got 1\.5"):
+    with pytest.raises(ValueError, match=r"WorkerEnvs: num_workers must be a whole number of at least 1, got 1\.5"):
         WorkerEnvs(cartpole, 2, 1.5)
     with pytest.raises(ValueError, match="one device or one each"):
         WorkerEnvs(cartpole, 4, 2, device=["cpu"])

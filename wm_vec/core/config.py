@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from gymnasium.vector import AutoresetMode
@@ -22,6 +22,7 @@ class EngineConfig:
             that is loaded later takes a new buffer.
         exact_rows: Run envs through the network in chunks of a fixed size, so that an env's bits do not depend on B.
         validate: Also check the values of actions, which reads them on the host.
+        mode: `autoreset_mode` as Gymnasium's enum; not given.
 
     Raises:
         ValueError: A number that must be whole and is not, or is out of its range.
@@ -34,16 +35,13 @@ class EngineConfig:
     exact_rows: bool = False
     validate: bool = False
 
+    mode: AutoresetMode = field(init=False, repr=False)
+
     def __post_init__(self) -> None:
-        as_autoreset_mode(self.autoreset_mode)
+        object.__setattr__(self, "mode", as_autoreset_mode(self.autoreset_mode))
         if self.max_episode_steps is not None:
             object.__setattr__(self, "max_episode_steps", whole_number(self.max_episode_steps, "max_episode_steps"))
         object.__setattr__(self, "bank_size", whole_number(self.bank_size, "bank_size"))
-
-    @property
-    def mode(self) -> AutoresetMode:
-        """`autoreset_mode` as Gymnasium's enum."""
-        return as_autoreset_mode(self.autoreset_mode)
 
 
 def whole_number(value: object, name: str) -> int:
@@ -52,8 +50,6 @@ def whole_number(value: object, name: str) -> int:
     Raises:
         ValueError: Something else, True and 2.0 among them.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise ValueError(f"{name} must be a whole number, got {value!r} ({type(value).__name__}).")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value!r}.")
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r} ({type(value).__name__}).")
     return int(value)

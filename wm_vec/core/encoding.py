@@ -43,9 +43,8 @@ def encoded(
     size = num_observations(observation)
     if rng is None:
         rng = CounterRNG.from_seeds(torch.arange(BANK_SEED, BANK_SEED + size, device=dynamics.device))
-    expected = rng.seed.shape[0]
-    if size != expected:
-        raise ValueError(f"encode: {expected} observations are needed, one for each state, got {size}.")
+    if size != len(rng.seed):
+        raise ValueError(f"encode: {len(rng.seed)} observations are needed, one for each state, got {size}.")
     seen = [view.whole(observation[view.name], like) for view in perspectives if view.name in observation]
     whole = seen[0]  # each is its part of one flat observation, NaN elsewhere
     for part in seen[1:]:

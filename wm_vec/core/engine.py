@@ -8,14 +8,13 @@ from dataclasses import replace
 from typing import Any
 from weakref import WeakSet
 
-import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from wm_vec.core.actions import JointAction
-from wm_vec.core.config import EngineConfig
+from wm_vec.core.config import EngineConfig, whole_number
 from wm_vec.core.dynamics import Dynamics
 from wm_vec.core.encoding import encoded
 from wm_vec.core.imagination import imagined
@@ -98,19 +97,15 @@ class Engine:
             rewards=rewards,
             resets=resets,
             layout=layout,
-            max_episode_steps=config.max_episode_steps,
-            autoreset_mode=config.mode,
-            exact_rows=config.exact_rows,
+            config=config,
         )
-        self._attach(world, num_envs, config, family)
+        self._attach(world, num_envs, family)
         if rewards.has_functions:
             self._probe_functions()
 
-    def _attach(self, world: World, num_envs: int, config: EngineConfig, family: EngineFamily | None) -> None:
+    def _attach(self, world: World, num_envs: int, family: EngineFamily | None) -> None:
         """Become an engine of `world` without episodes."""
-        if isinstance(num_envs, bool) or not isinstance(num_envs, (int, np.integer)) or num_envs < 1:
-            raise ValueError(f"num_envs must be a whole number of at least 1, got {num_envs!r}.")
-        self.world, self.num_envs, self.config = world, int(num_envs), config
+        self.world, self.num_envs, self.config = world, whole_number(num_envs, "num_envs"), world.config
         self.dynamics, self.perspectives = world.dynamics, world.perspectives
         self.device, self.dtype = world.dynamics.device, world.dynamics.dtype
         self.reward_dtype = world.layout.reward_dtype
@@ -124,12 +119,12 @@ class Engine:
     @property
     def autoreset_mode(self) -> AutoresetMode:
         """When finished envs reset."""
-        return self.world.autoreset_mode
+        return self.config.mode
 
     @property
     def max_episode_steps(self) -> int | None:
         """Steps after which an episode is truncated."""
-        return self.world.max_episode_steps
+        return self.config.max_episode_steps
 
     def only_perspective(self, face: str) -> Perspective:
         """The engine's one perspective, for a face that serves no more.
@@ -141,8 +136,6 @@ class Engine:
             names = [p.name for p in self.perspectives]
             raise ValueError(f"{face} serves one perspective, this engine has {names}. Make an engine of one of them.")
         return self.perspectives[0]
-
-    # -- resets ---------------------------------------------------------------------------------------------------
 
     def load_bank(self, bank: TensorDictBase) -> None:
         """Take other initial states ``(M,)`` from the next reset on, in the same buffer if there is room.
@@ -228,8 +221,6 @@ class Engine:
         """Whether there are episodes yet."""
         return self._state is not None
 
-    # -- steps ----------------------------------------------------------------------------------------------------
-
     def step(self, action: Any, autoreset_mode: AutoresetMode | None = None) -> StepOutput:
         """Step all envs; no host sync.
 
@@ -266,8 +257,6 @@ class Engine:
         """
         state = self._started("sample_actions")
         return self.world.actions.sample(CounterRNG(state.seed, state.episode, state.elapsed), draw)
-
-    # -- state in and out -----------------------------------------------------------------------------------------
 
     def state(self) -> EnvState:
         """The state of all envs, a copy. Continuing from it through `set_state` is bit-equal."""
@@ -319,12 +308,10 @@ class Engine:
             autoreset_mode: Gymnasium's, or its name; None for this engine's.
         """
         config = self.config if autoreset_mode is None else replace(self.config, autoreset_mode=autoreset_mode)
-        world = replace(self.world, resets=self.world.resets.copy(), autoreset_mode=config.mode)
+        world = replace(self.world, resets=self.world.resets.copy(), config=config)
         made = Engine.__new__(Engine)
-        made._attach(world, self.num_envs if num_envs is None else num_envs, config, self._family)
+        made._attach(world, self.num_envs if num_envs is None else num_envs, self._family)
         return made
-
-    # -- imagination ----------------------------------------------------------------------------------------------
 
     def imagine(self, policy: Callable[..., Any], horizon: int, grad: bool = False) -> TensorDict:
         """Run policy and world together from the current state; the engine goes on where it ends.
@@ -398,9 +385,7 @@ class Engine:
         world.rewards.probe(observation, world.actions.middle(3), torch.ones_like(few), states)
 
 
-@torch.compiler.disable(
-    reason="wm_vec: a step that keeps its graph hooks its gradients; traced, it would lose its state"
-)
+@torch.compiler.disable(reason="wm_vec: a step that keeps its graph hooks its gradients; traced, it loses its state")
 def _eagerly(call: Callable[..., Any], *args: Any) -> Any:
     """The result of `call`, run outside of any compiled graph; under ``fullgraph=True`` an error."""
     return call(*args)

@@ -50,18 +50,13 @@ class BatchedFunction:
     """
 
     def __init__(
-        self,
-        fn: Callable[..., Any],
-        name: str,
-        dtype: torch.dtype,
-        call: Callable[..., Any],
-        stateful: bool = False,
+        self, fn: Callable[..., Any], name: str, dtype: torch.dtype, call: Callable[..., Any], stateful: bool = False
     ) -> None:
         self.fn, self.name, self.dtype, self._call, self._stateful = fn, name, dtype, call, stateful
         self.path: Path | None = "batched" if is_batched(fn) else None
 
     def probe(self, *tensors: Tensor) -> None:
-        """Decide the path on a few rows, ``(B, ...)`` each.
+        """Decide the path on a few envs, ``(B, ...)`` each.
 
         Raises:
             ValueError: The function gives something that is no number per env.
@@ -70,11 +65,8 @@ class BatchedFunction:
         if self.path == "batched" or any(t.is_meta for t in tensors):
             self.path = self.path or "vmap"
             return
-        generator_state = torch.get_rng_state()
-        try:
+        with torch.random.fork_rng(devices=[]):
             reason = self._why_not_vmap(*tensors)
-        finally:
-            torch.set_rng_state(generator_state)
         self.path = "vmap" if reason is None else "loop"
         if reason is not None:
             warnings.warn(
@@ -98,11 +90,8 @@ class BatchedFunction:
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Run on copies of the tensors ``(B, ...)``; returns ``(result (B,), *new state)``."""
-        if self.path == "vmap":
-            return self._vmap(*tensors)
-        if self.path == "batched":
-            return self._batched(*tensors)
-        return self._loop(*tensors)
+        run = {"vmap": self._vmap, "batched": self._batched, "loop": self._loop, None: self._loop}[self.path]
+        return run(*tensors)
 
     def _batched(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         result, *state = self._run([t.clone() for t in tensors])
@@ -120,8 +109,8 @@ class BatchedFunction:
 
     def _loop(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         columns = [t.cpu().unbind(0) for t in tensors]
-        rows = [self._one(*(t.clone() for t in row)) for row in zip(*columns, strict=True)]
-        return tuple(torch.stack(column).to(tensors[0].device) for column in zip(*rows, strict=True))
+        results = [self._one(*(t.clone() for t in env)) for env in zip(*columns, strict=True)]
+        return tuple(torch.stack(column).to(tensors[0].device) for column in zip(*results, strict=True))
 
     def _one(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """One env's result as a tensor of shape ``()``."""

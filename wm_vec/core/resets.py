@@ -226,17 +226,7 @@ def restart(
 
 
 def start(world: World, seed: Any, num_envs: int, given: GivenStart | None = None) -> EnvState:
-    """The first episodes of new envs, ``(num_envs,)``.
-
-    Args:
-        world: The world.
-        seed: An int s seeds env i with ``s + i``, a sequence gives one each.
-        num_envs: How many.
-        given: States to start from.
-
-    Raises:
-        TypeError, ValueError: Seeds that do not fit.
-    """
+    """The first episodes of new envs, ``(num_envs,)``; seeds as `seed_list` takes them, states to start from if any."""
     seeds = seed_list(seed, num_envs)
     if seeds[0] is not None:
         world.dynamics.reseed(seeds[0])

@@ -132,7 +132,7 @@ class StateLayout:
         return state
 
     def state(self, leaves: list[Tensor], **counters: Tensor) -> EnvState:
-        """The state of B envs, of these very tensors; `counters` are those of `COUNTERS`, each ``(B,)`` or ``(B, P)``."""
+        """The state of B envs, of these very tensors; `counters` go by the names in `COUNTERS`."""
         carried = dict(zip(self.reward_states, leaves[len(self.keys) :], strict=True))
         entries = {"dynamics": self.dynamics_state(leaves), "reward_state": carried, **counters}
         return new_state(EnvState, entries, counters["seed"].shape)
@@ -173,8 +173,8 @@ class StateLayout:
             counter = getattr(state, name)
             dtype = {"returns": self.reward_dtype, "pending": torch.bool}.get(name, torch.int64)
             shape = (*batch, self.num_perspectives) if name == "returns" else batch
-            if not isinstance(counter, Tensor) or counter.dtype is not dtype or counter.shape != shape:
-                got = "none" if counter is None else f"{counter.dtype}, {tuple(counter.shape)}"
+            got = "none" if counter is None else f"{counter.dtype}, {tuple(counter.shape)}"
+            if got != f"{dtype}, {shape}":
                 raise ValueError(
                     f"the state belongs to another engine: its {name!r} must be {dtype} of shape {shape}, got {got}."
                 )

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from wm_kernels import finish_step
 from wm_vec.core.actions import JointAction
+from wm_vec.core.config import EngineConfig
 from wm_vec.core.dynamics import Dynamics, Transition
 from wm_vec.core.gradient_gate import GradientGate
 from wm_vec.core.perspective import Perspective
@@ -37,9 +38,7 @@ class World:
         rewards: Their rewards and terminations.
         resets: Where episodes start.
         layout: The tensors of a state.
-        max_episode_steps: Steps after which an episode is truncated; None for no limit.
-        autoreset_mode: When finished envs reset.
-        exact_rows: Whether envs go through dynamics and functions in chunks of one size.
+        config: The engine's settings.
     """
 
     dynamics: Dynamics
@@ -48,9 +47,7 @@ class World:
     rewards: RewardFunctions
     resets: ResetSource
     layout: StateLayout
-    max_episode_steps: int | None
-    autoreset_mode: AutoresetMode
-    exact_rows: bool
+    config: EngineConfig
 
     @property
     def device(self) -> torch.device:
@@ -80,7 +77,7 @@ def step(
     Returns:
         The state that the next step starts from, and what happened.
     """
-    mode = world.autoreset_mode if autoreset_mode is None else autoreset_mode
+    mode = world.config.mode if autoreset_mode is None else autoreset_mode
     layout = world.layout
     gate = GradientGate() if torch.is_grad_enabled() else None
     if gate is not None:
@@ -114,7 +111,7 @@ def step(
         state.episode,
         state.returns,
         state.pending if mode is AutoresetMode.NEXT_STEP else None,
-        world.max_episode_steps,
+        world.config.max_episode_steps,
         mode.name.lower(),
     )
     if gate is not None:
@@ -159,7 +156,7 @@ def _numbers(world: World, state: EnvState, mode: AutoresetMode) -> tuple[Tensor
 
 def _run(world: World, segment: Callable[..., Any], *args: Any) -> Any:
     """A segment of the step; under `exact_rows` in chunks, since by rounding its bits may depend on the batch size."""
-    if world.exact_rows:
+    if world.config.exact_rows:
         return in_chunks(partial(segment, world), EXACT_ROWS_CHUNK, *args)
     return segment(world, *args)
 
