@@ -6,7 +6,7 @@ of these steps: their gradients reach its actions through rewards, values and th
 regresses on the same returns, as numbers. The policy meets the real Pendulum-v1 when it is evaluated, at the end.
 
 The returns are TorchRL's; its DreamerActorLoss is not used. That loss imagines by itself, from an RSSM's "state", stops
-where any row's episode ends, and takes every step for one without an end. On a world that never ends it can be made to
+where any env's episode ends, and takes every step for one without an end. On a world that never ends it can be made to
 give the very same returns and gradients (tests/envs/torchrl/test_dreamer_loss.py); with `env.imagine`, episodes may end
 anywhere and the returns see where.
 

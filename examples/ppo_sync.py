@@ -143,7 +143,7 @@ def rollout(envs: SyncVectorEnv, agent: Agent, obs: Tensor, args: Args) -> tuple
         action, log_prob = agent.act(obs)
         next_obs, reward, terminated, truncated, info = envs.step(action.cpu().numpy())
         # Where an episode ended, `next_obs` is the first of another. What the action led to is in `final_obs`, in
-        # those rows alone.
+        # those envs alone.
         after, ended = next_obs.copy(), terminated | truncated
         if ended.any():
             after[ended] = np.stack(info["final_obs"][ended])

@@ -123,7 +123,7 @@ def rollout(
         action, log_prob = agent.act(obs)
         next_obs, reward, terminated, truncated, info = envs.step(action)
         # Where an episode ended, `next_obs` is the first of another. What the action led to is `final_obs`, here in
-        # every row.
+        # every env.
         after = info["final_obs"]
         ended = terminated | truncated
         finished += torch.stack([ended.sum(), (info["episode"]["r"] * ended).sum()])

@@ -143,7 +143,7 @@ def mlp(inputs: int, outputs: int, gain: float) -> MLP:
 def real_collector(agent: Agent, args: Args, seed: int) -> Collector:
     """Plays the real environment, a turn's steps at a time, at first at random.
 
-    The tracker tells the world model where episodes start.
+    The tracker marks where episodes start.
     """
 
     def one() -> EnvBase:
@@ -222,7 +222,7 @@ def run(args: Args, seed: int, say: Callable[[str], None] = print) -> dict[str, 
     """One seed of it all; returns its figures.
 
     The policy that is kept is the one that fell least often in the real steps of the turn after it; the episodes that
-    judge it at the end choose nothing.
+    evaluate it at the end choose nothing.
     """
     started = time.perf_counter()
     torch.manual_seed(seed)

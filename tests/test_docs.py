@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -22,6 +22,14 @@ def test_the_readme_opens_with_the_two_commands_and_has_code():
     text = (ROOT / "README.md").read_text()
     assert text.index("make demo") < text.index("make test") < text.index("```python")
     assert len(BLOCK.findall(text)) >= 3
+    assert len(text.splitlines()) <= 130
+
+
+def test_the_picture_of_the_readme_is_small():
+    (picture,) = re.findall(r"!\[[^]]+\]\(([^)]+)\)", (ROOT / "README.md").read_text())
+    content = (ROOT / picture).read_bytes()
+    assert content.startswith(b"\x89PNG")
+    assert len(content) < 150_000
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -15,7 +15,7 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from examples import ppo_sync, ppo_tensor, torchrl_cartpole
-from wm_vec import WorldModel
+from wm_vec import WorldModel, WorldModelVectorEnv
 
 ROOT = Path(__file__).resolve().parents[1]
 WORLD = "wm_vec/CartPole-v1"
@@ -208,3 +208,65 @@ def test_from_real_data_to_imagination_and_back_in_torchrl(tmp_path):
     assert run["real_return"] == sum(run["returns"]) / 10
     assert figures["worst"] > 80
     assert {"torchrl", "commit", "cores"} <= set(figures["machine"])
+
+
+def notebook():
+    """The cells of the tutorial on RL libraries."""
+    return json.loads((ROOT / "examples" / "rl_libraries.ipynb").read_text())
+
+
+def test_the_notebook_is_stored_as_it_is_written():
+    """No outputs, no counts: a diff of it shows what somebody wrote. Every cell has an id, as format 4.5 wants."""
+    document = notebook()
+    assert (document["nbformat"], document["nbformat_minor"]) == (4, 5)
+    cells = document["cells"]
+    assert len({cell["id"] for cell in cells}) == len(cells)
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert len(code) >= 7
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("error:.*:UserWarning:stable_baselines3")
+def test_the_notebook_runs_from_top_to_bottom(capsys):
+    pytest.importorskip("stable_baselines3")
+    names = {"__name__": "__main__"}
+    for cell in notebook()["cells"]:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), cell["id"], "exec"), names)
+    assert names["agent"].num_timesteps == 2_048
+    assert "mean return" in capsys.readouterr().out
+    # One model behind all of them: 49 steps from one start give the same numbers in every library.
+    model, seed = names["model"], 3
+    actions = torch.rand(50, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    latent, expected = model.begin(seed), []
+    with torch.no_grad():
+        for action in actions:
+            latent = model.advance(latent, action)
+            expected.append(model.decoder(latent))
+    env, envs = names["make_env"](), names["envs"]
+    torchrl_env = names["torchrl_env"]
+    env.reset(seed=seed)
+    envs.reset(seed=[seed] * 4)
+    td = torchrl_env.reset(seed=seed)
+    batch = WorldModelVectorEnv.from_callables(
+        model,
+        names["observation_space"],
+        names["action_space"],
+        num_envs=4,
+        initial_state=model.begin(seed),
+        initial_observation=model.decoder(model.begin(seed)).detach(),
+        transition_fn=names["transition"],
+        max_episode_steps=51,
+    )
+    batch.reset(seed=0)
+    for action, wanted in zip(actions[:49], expected, strict=False):
+        td = torchrl_env.step_mdp(torchrl_env.step(td.set("action", action)))
+        seen = [
+            env.step(action.numpy())[0],
+            envs.step(action.expand(4, 2).numpy())[0][2],
+            td["observation"],
+            batch.step(action.expand(4, 2))[0][1],
+        ]
+        for one in seen:
+            torch.testing.assert_close(torch.as_tensor(one), wanted, rtol=1e-4, atol=1e-4)
