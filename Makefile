@@ -4,14 +4,16 @@ BIN := .venv/bin
 # Small networks run fastest on one thread a process; many threads on few cores wait for each other.
 export OMP_NUM_THREADS ?= 1
 export GOMP_SPINCOUNT ?= 0
+# A process of tests per core; each takes about a gigabyte.
+PARALLEL ?= -n auto --maxprocesses 4
 
 .PHONY: demo test test-long gpu check fix bench docs smoke clean
 
 demo: .venv/demo.stamp  ## A learned world at work: a policy trained in imagination meets the real CartPole
 	$(BIN)/wm-vec demo --out out/demo.png
 
-test: .venv/dev.stamp  ## The tests, under ten minutes on two cores
-	$(BIN)/python -m pytest -q -m "not long and not gpu"
+test: .venv/dev.stamp  ## The tests, under five minutes on two cores
+	$(BIN)/python -m pytest -q -m "not long and not gpu" $(PARALLEL)
 
 test-long: .venv/dev.stamp  ## The long proofs
 	$(BIN)/python -m pytest -q -m long

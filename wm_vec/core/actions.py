@@ -97,7 +97,7 @@ class JointAction:
                 action = low + (high - low) * ((words[:, mine] >> 8).to(self.dtype) * 2.0**-24)
             else:
                 action = torch.clamp(rng.normal(size, stream, self.dtype)[:, mine], low, high)
-            sampled[perspective.name] = action.reshape(-1, *spec.shape)
+            sampled[perspective.name] = action.reshape(len(words), *spec.shape)
         return sampled
 
     def middle(self, num_envs: int) -> list[Tensor]:
