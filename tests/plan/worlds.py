@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from tensordict import TensorDict
 
-from wm_vec.core import Transition
+from wm_vec.core import Dynamics, Transition
 from wm_vec.envs import TorchRLEnv
 
 
@@ -17,7 +17,7 @@ def numbers(size):
     return gym.spaces.Box(-np.inf, np.inf, (size,), np.float32)
 
 
-class World:
+class World(Dynamics):
     """States ``x`` ``(B, n)`` that are their own observations.
 
     Args:
@@ -28,6 +28,7 @@ class World:
 
     rng = "counter"
     dtype = torch.float32
+    device = torch.device("cpu")
 
     def __init__(self, move: Callable, start: Callable = lambda noise: noise, size: int = 1, device: str = "cpu"):
         self.move, self.start, self.size, self.device = move, start, size, torch.device(device)

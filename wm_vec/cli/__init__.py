@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
-from wm_vec.cli.errors import CommandError
+from wm_vec.cli.arguments import CommandError
 
 COMMANDS = {
     "train": "learn a world from a real environment",
@@ -73,14 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if module is None:
         parser.print_help()
         return USER_ERROR
-    return _run(module.run, args)
-
-
-def _run(run: object, args: argparse.Namespace) -> int:
-    """Call a command; what the user can put right becomes one line instead of a traceback."""
-    assert callable(run)
     try:
-        return run(args) or 0
+        return module.run(args) or 0
     except KeyboardInterrupt:
         print("wm-vec: interrupted", file=sys.stderr)
         return INTERRUPTED

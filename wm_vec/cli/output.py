@@ -10,14 +10,7 @@ from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import IO, Any
 
 from rich.console import Console, RenderableType
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 MIN_WIDTH = 110
 """Characters that tables may take where the output is no terminal."""

@@ -40,7 +40,7 @@ def snapshot(tree: Tree) -> Tree:
     return tree_map(as_numpy, tree)
 
 
-def one_env(tree: Tree, i: int) -> Tree:
+def one_env(tree: Tree, i: Any) -> Tree:
     """One env's part of a batched tree; the tree may also be an object array with one tree per env."""
     return tree_map(lambda leaf: np.asarray(leaf[i]) if isinstance(leaf[i], np.generic) else leaf[i], tree)
 
