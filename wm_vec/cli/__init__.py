@@ -25,7 +25,7 @@ examples:
   wm-vec rollout CartPole-v1 --num-envs 4096       (a bundled world, by its name)
   wm-vec check CartPole-v1 --json > figures.json
 
-'wm-vec COMMAND --help' tells more about each.
+'wm-vec COMMAND --help' says more about each.
 """
 INTERRUPTED, USER_ERROR = 130, 2
 

@@ -38,9 +38,8 @@ class Reporter:
         if self.as_json:
             print(json.dumps(finite(payload), indent=2, allow_nan=False), file=self._stdout, flush=True)
             return
-        console = Console(file=self._stdout, highlight=False, markup=False)
-        if not console.is_terminal:
-            console = Console(file=self._stdout, highlight=False, markup=False, width=MIN_WIDTH)
+        width = None if self._stdout.isatty() else MIN_WIDTH
+        console = Console(file=self._stdout, highlight=False, markup=False, width=width)
         for renderable in renderables:
             console.print(renderable)
 

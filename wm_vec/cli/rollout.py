@@ -83,14 +83,12 @@ def imagine(
     import torch
 
     from wm_vec.train.collect import act
-
-    dtype = torch.int64 if env.engine.only_perspective("wm-vec rollout").action.kind == "discrete" else env.engine.dtype
+    from wm_vec.train.episodes import action_tensor
 
     def actions(observation: torch.Tensor) -> torch.Tensor:
         if policy is None:
             return env.sample_actions()
-        chosen = act(policy, observation.cpu().numpy(), env.action_space)
-        return torch.as_tensor(chosen).to(env.device, dtype)
+        return action_tensor(env.engine, act(policy, observation.cpu().numpy(), env.action_space))
 
     observation, _ = env.reset(seed=seed)
     env.step(actions(observation))  # the first step of all prepares tables

@@ -41,11 +41,7 @@ CHECKS = (
 
 
 def check_vector_env(
-    env: VectorEnv,
-    *,
-    num_steps: int = 256,
-    seed: int = 0,
-    make_env: Callable[[int], VectorEnv] | None = None,
+    env: VectorEnv, *, num_steps: int = 256, seed: int = 0, make_env: Callable[[int], VectorEnv] | None = None
 ) -> CheckReport:
     """Check that a vector environment keeps the contract that trainers rely on.
 

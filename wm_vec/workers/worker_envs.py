@@ -134,7 +134,7 @@ class WorkerEnvs:
         other machines do not see it: see `wm_vec.workers.ray_collector.RayWorldCollector`.
 
         Args:
-            world: The world as it is now, or its path; None for the `WorldModel` that the workers were made with.
+            world: The changed world, or its path; None for the `WorldModel` that the workers were made with.
 
         Raises:
             ValueError: A world of another schema or network.

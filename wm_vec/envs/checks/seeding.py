@@ -89,10 +89,7 @@ def check_row_independence(case: Case) -> None:
         mixed = [mix_envs(changed, o, a) for o, a in zip(others, case.actions, strict=True)]
         difference = first_difference(case.base, case.driver.rollout(case.seed, mixed), ~changed, ~changed)
         if difference:
-            what, advice = (
-                "an env whose neighbours act otherwise",
-                "Look for sums, norms, draws over the batch.",
-            )
+            what, advice = ("an env whose neighbours act otherwise", "Look for sums, norms, draws over the batch.")
             case.report.fail(ROW_INDEPENDENCE, what, "the same trajectory", difference, advice)
 
 
