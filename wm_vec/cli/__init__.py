@@ -99,13 +99,6 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from wm_vec.train.data import DataError
     from wm_vec.train.evaluation import EvaluationError
 
-    return (
-        CommandError,
-        OSError,
-        FloatingPointError,  # training that diverged: another learning rate or other data help
-        gym.error.Error,
-        CheckpointError,
-        DataError,
-        EvaluationError,
-        SchemaError,
-    )
+    diverged = FloatingPointError  # in training: another learning rate or other data help
+    ours = CommandError, CheckpointError, DataError, EvaluationError, SchemaError
+    return (*ours, OSError, gym.error.Error, diverged)

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         world, report = _train(args, reporter)
         payload: dict[str, Any] = {
             "world": str(args.out),
-            "log": str(_beside(args.out, ".jsonl")),
+            "log": f"{args.out}.jsonl",
             "env": args.env,
             "transitions": args.transitions,
             "seed": args.seed,
@@ -104,7 +104,7 @@ def _train(args: argparse.Namespace, reporter: Reporter) -> tuple[WorldModel, Tr
     if args.d_model % 32:
         raise CommandError(f"--d-model must be a multiple of 32, got {args.d_model}.")
     world = WorldModel.from_signature(signature, d_model=args.d_model, device=device, seed=args.seed)
-    log, resume = _beside(args.out, ".jsonl"), _beside(args.out, ".resume")
+    log, resume = Path(f"{args.out}.jsonl"), Path(f"{args.out}.resume")
     _continue_log(log, resume, reporter)
     with reporter.progress() as progress:
         collecting = progress.add_task("real steps", total=args.transitions, note="")
@@ -155,7 +155,3 @@ def _step_of(line: str) -> float:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return float("inf")
-
-
-def _beside(out: Path, suffix: str) -> Path:
-    return out.with_name(out.name + suffix)

@@ -28,7 +28,7 @@ class WorkerEnv(TorchRLEnv):
         num_envs: B.
         seed: Env i has ``seed + i``.
         follow: Path that is checked before every step and reset: whenever there is another file, the world takes its
-            weights, normalisers and initial states. There may be none.
+            weights, normalisers and initial states. There may be none; None checks nothing.
         options: Of `WorldModel.to_torchrl_env`.
 
     Attributes:
@@ -37,15 +37,9 @@ class WorkerEnv(TorchRLEnv):
     """
 
     def __init__(
-        self,
-        world: WorldModel,
-        num_envs: int,
-        seed: int,
-        *,
-        follow: str | None = None,
-        options: Mapping[str, Any] | None = None,
+        self, world: WorldModel, num_envs: int, seed: int, follow: str | None, options: Mapping[str, Any]
     ) -> None:
-        options = dict(options or {})
+        options = dict(options)
         face = {name: options.pop(name) for name in FACE_OPTIONS if name in options}
         vector = world.to_vector_env(num_envs, seed=seed, autoreset_mode=AutoresetMode.DISABLED, **options)
         super().__init__(vector.engine, vector.single_observation_space, vector.single_action_space, **face)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import ray
@@ -163,8 +164,7 @@ class RayWorldCollector(RayCollector):
             The seed after the last one.
         """
         for worker in range(self.num_collectors):
-            first = seed
-            seed = self._ask(lambda actor: actor.set_seed.remote(first, static_seed), [worker])[0]  # noqa: B023
+            seed = self._ask(partial(_seeded, seed=seed, static_seed=static_seed), [worker])[0]
         self._ask(lambda actor: actor.reset.remote(), range(self.num_collectors))
         return seed
 
@@ -276,6 +276,10 @@ class RayWorldCollector(RayCollector):
         """Stop the workers; as in `RayCollector`."""
         self._ended = True
         super().shutdown(timeout=timeout, shutdown_ray=shutdown_ray)
+
+
+def _seeded(actor: Any, seed: int, static_seed: bool) -> Any:
+    return actor.set_seed.remote(seed, static_seed)
 
 
 def _configs(given: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None, count: int) -> list[dict[str, Any]]:

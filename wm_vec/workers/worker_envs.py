@@ -110,6 +110,7 @@ class WorkerEnvs:
         self._updates = 0
         self._world = world if isinstance(world, WorldModel) else None
         self._folder = tempfile.mkdtemp(prefix="wm_vec-workers-")
+        self._news = os.path.join(self._folder, "world.safetensors")
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._makes = self._functions(world, device, options)
         self.makers = [self.maker(worker) for worker in range(self.num_workers)]
@@ -170,10 +171,6 @@ class WorkerEnvs:
             shutil.copyfile(world, outgoing)
         return outgoing
 
-    @property
-    def _news(self) -> str:
-        return os.path.join(self._folder, "world.safetensors")
-
     def _functions(self, world: Any, device: Any, options: dict[str, Any]) -> list[EnvFunction]:
         """Each worker's ``(num_envs, seed) -> env``."""
         self._kind: Any = None
@@ -209,7 +206,7 @@ def _copy(
     """Envs over a copy of the world in `checkpoint`, which is what `WorldModel.save` writes, or its path."""
     with on_disk(checkpoint) as path:
         world = WorldModel.load(path, device=device, dtype=dtype)
-    return WorkerEnv(world, num_envs, seed, follow=follow, options=options)
+    return WorkerEnv(world, num_envs, seed, follow, options)
 
 
 def _kind(path: Path) -> tuple[Any, Any]:

@@ -7,7 +7,6 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
@@ -71,8 +70,10 @@ class StructureWatch:
             for name in ("terminated", "truncated"):
                 self._check_vector(where, name, returned[name], first)
         for key, mask in info.items():
-            if isinstance(key, str) and key.startswith("_") and isinstance(mask, (Tensor, np.ndarray)):
-                self._check_mask(where, f"info[{key!r}]", mask)
+            is_mask = isinstance(key, str) and key.startswith("_") and isinstance(mask, (Tensor, np.ndarray))
+            expected, advice = f"shape ({self.env.num_envs},), bool", "Masks in info are bool, one entry per env."
+            if is_mask and _kind(mask) != expected:
+                self._fail(where, f"info[{key!r}]", expected, _kind(mask), advice)
         everything = {name: value for name, value in returned.items() if name != "action"}
         for path, leaf in leaves(everything):
             if isinstance(leaf, Tensor) and leaf.requires_grad:
@@ -91,8 +92,7 @@ class StructureWatch:
             if leaf is None:
                 self._fail(where, f"observation{path}", expected, "nothing", "Return what the space declares.")
             elif tuple(leaf.shape) != shape or _dtype_name(leaf) != np.dtype(dtype).name:
-                seen = f"shape {tuple(leaf.shape)}, {_dtype_name(leaf)}"
-                self._fail(where, f"observation{path}", expected, seen, "Let space and observation agree.")
+                self._fail(where, f"observation{path}", expected, _kind(leaf), "Let space and observation agree.")
                 return
         values, single = snapshot(observation), self.env.single_observation_space
         if not space.contains(values):
@@ -110,8 +110,7 @@ class StructureWatch:
             return
         kind = np.dtype(_dtype_name(value).replace("bfloat16", "float32")).kind
         if tuple(value.shape) != (self.env.num_envs,) or kind != ("f" if name == "reward" else "b"):
-            seen = f"shape {tuple(value.shape)}, {_dtype_name(value)}"
-            self._fail(where, name, expected, seen, "Masks and sums go wrong with anything else.")
+            self._fail(where, name, expected, _kind(value), "Masks and sums go wrong with anything else.")
             return
         if name == "reward" and not np.isfinite(as_numpy(value)).all():
             self._fail(where, "finite rewards", "finite numbers", str(as_numpy(value)), "End envs that diverge.")
@@ -122,14 +121,12 @@ class StructureWatch:
             seen = f"{value.device} beside observations on {like.device}"
             self._fail(where, f"device of {name}", "one device", seen, "Keep everything on the environment's device.")
 
-    def _check_mask(self, where: str, name: str, mask: Any) -> None:
-        if tuple(mask.shape) != (self.env.num_envs,) or mask.dtype not in (torch.bool, np.bool_):
-            seen = f"shape {tuple(mask.shape)}, {_dtype_name(mask)}"
-            advice = "Masks in info are bool, one entry per env."
-            self._fail(where, name, f"shape ({self.env.num_envs},), bool", seen, advice)
-
     def _fail(self, where: str, what: str, expected: str, seen: str, advice: str) -> None:
         self.report.fail(STRUCTURE, what, expected, f"{where}: {seen}", advice)
+
+
+def _kind(leaf: Any) -> str:
+    return f"shape {tuple(leaf.shape)}, {_dtype_name(leaf)}"
 
 
 def _dtype_name(leaf: Any) -> str:
