@@ -230,7 +230,7 @@ def test_two_changes_within_one_tick_of_the_clock_are_two(cartpole, tmp_path):
     seen, times = [], []
     for world in (cartpole, other) * 5:
         workers.update_world_(world)
-        times.append(int(os.stat(workers.makers[0].make.follow).st_mtime))
+        times.append(int(os.stat(env._follow).st_mtime))
         env.reset()
         seen.append(torch.equal(env.world.model.codec.residual_mean, world.model.codec.residual_mean))
     assert all(seen)
@@ -241,7 +241,7 @@ def test_the_folder_is_removed_with_its_owner(cartpole):
     workers = shares(cartpole, 1)
     env = workers.makers[0]()
     workers.update_world_()
-    folder = os.path.dirname(workers.makers[0].make.follow)
+    folder = os.path.dirname(env._follow)
     assert os.listdir(folder) == ["world.safetensors"]
     env.reset()
     del workers

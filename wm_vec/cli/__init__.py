@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
-from wm_vec.cli.errors import CommandError
+from wm_vec.cli.arguments import CommandError
 
 COMMANDS = {
     "train": "learn a world from a real environment",
@@ -25,7 +25,7 @@ examples:
   wm-vec rollout CartPole-v1 --num-envs 4096       (a bundled world, by its name)
   wm-vec check CartPole-v1 --json > figures.json
 
-'wm-vec COMMAND --help' tells more about each.
+'wm-vec COMMAND --help' says more about each.
 """
 INTERRUPTED, USER_ERROR = 130, 2
 
@@ -73,14 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if module is None:
         parser.print_help()
         return USER_ERROR
-    return _run(module.run, args)
-
-
-def _run(run: object, args: argparse.Namespace) -> int:
-    """Call a command; what the user can put right becomes one line instead of a traceback."""
-    assert callable(run)
     try:
-        return run(args) or 0
+        return module.run(args) or 0
     except KeyboardInterrupt:
         print("wm-vec: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -105,13 +99,6 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from wm_vec.train.data import DataError
     from wm_vec.train.evaluation import EvaluationError
 
-    return (
-        CommandError,
-        OSError,
-        FloatingPointError,  # training that diverged: another learning rate or other data help
-        gym.error.Error,
-        CheckpointError,
-        DataError,
-        EvaluationError,
-        SchemaError,
-    )
+    diverged = FloatingPointError  # in training: another learning rate or other data help
+    ours = CommandError, CheckpointError, DataError, EvaluationError, SchemaError
+    return (*ours, OSError, gym.error.Error, diverged)

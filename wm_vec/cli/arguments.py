@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
+
+
+class CommandError(Exception):
+    """Something that the user can put right; shown as one line, with exit code 2."""
 
 
 def positive(text: str) -> int:
@@ -34,26 +39,38 @@ def json_object(text: str) -> dict[str, Any]:
     return value
 
 
-def add_common(parser: argparse.ArgumentParser) -> None:
-    """``--seed``, ``--device``, ``--json``."""
+def add_common(parser: argparse.ArgumentParser, examples: str, real_env: bool = False) -> None:
+    """``--seed``, ``--device``, ``--json``, of commands with a real environment ``--env-kwargs``, and examples."""
+    if real_env:
+        words = "keyword arguments of the real environment, e.g. '{\"g\": 9.8}'"
+        parser.add_argument("--env-kwargs", type=json_object, default={}, metavar="JSON", help=words)
     parser.add_argument("--seed", type=non_negative, default=0, metavar="S", help="seeds everything (default: 0)")
     parser.add_argument("--device", default="cpu", metavar="D", help="cpu, cuda, cuda:1, ... (default: cpu)")
     parser.add_argument(
         "--json", action="store_true", help="JSON alone on standard output, everything else on standard error"
     )
-
-
-def add_env_kwargs(parser: argparse.ArgumentParser) -> None:
-    """``--env-kwargs``."""
-    parser.add_argument(
-        "--env-kwargs",
-        type=json_object,
-        default={},
-        metavar="JSON",
-        help="keyword arguments of the real environment, e.g. '{\"g\": 9.8}'",
-    )
-
-
-def add_examples(parser: argparse.ArgumentParser, examples: str) -> None:
-    """Close the help with examples."""
     parser.epilog = "examples:\n" + "".join(f"  {line}\n" for line in examples.strip().splitlines())
+
+
+def add_world(parser: argparse.ArgumentParser) -> None:
+    """The world of a command that takes one, and ``--denoise-steps``."""
+    parser.add_argument("world", metavar="FILE", help="a file that 'wm-vec train' wrote, or a bundled world's name")
+    words = "denoiser evaluations (default: the world's)"
+    parser.add_argument("--denoise-steps", type=positive, metavar="K", help=words)
+
+
+def check_writable(path: Path, option: str, picture: bool = False) -> None:
+    """Refuse before the work what could not be written after it.
+
+    Raises:
+        CommandError: A folder, a folder that does not exist, or a picture without matplotlib.
+    """
+    if path.is_dir():
+        raise CommandError(f"{option} {path} is a folder; expected a file.")
+    if not path.parent.is_dir():
+        raise CommandError(f"{option} {path}: there is no folder {path.parent}. Make it first.")
+    if picture:
+        try:
+            import matplotlib  # noqa: F401 - only to see that it is there
+        except ImportError as error:
+            raise CommandError(f"{option} {path}: pictures need matplotlib: pip install 'wm_vec[plot]'.") from error

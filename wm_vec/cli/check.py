@@ -12,8 +12,7 @@ import argparse
 import json
 from pathlib import Path
 
-from wm_vec.cli.arguments import add_common, add_env_kwargs, add_examples, positive
-from wm_vec.cli.errors import CommandError
+from wm_vec.cli.arguments import CommandError, add_common, add_world, check_writable, positive
 
 EXAMPLES = """
 wm-vec check cartpole.safetensors
@@ -25,7 +24,7 @@ wm-vec check pendulum.safetensors --denoise-steps 1 --json
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``wm-vec check``."""
-    parser.add_argument("world", metavar="FILE", help="a file that 'wm-vec train' wrote, or a bundled world's name")
+    add_world(parser)
     parser.add_argument("--env", metavar="ID", help="the real environment (default: the one it was learned from)")
     parser.add_argument(
         "--policy",
@@ -36,21 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out-json", type=Path, metavar="FILE", help="write the figures there as JSON")
     parser.add_argument("--out-png", type=Path, metavar="FILE", help="write a picture there (needs matplotlib)")
-    parser.add_argument(
-        "--transitions",
-        type=positive,
-        default=10_000,
-        metavar="N",
-        help="held-out real steps (default: 10000)",
-    )
+    words = "held-out real steps (default: 10000)"
+    parser.add_argument("--transitions", type=positive, default=10_000, metavar="N", help=words)
     parser.add_argument("--starts", type=positive, default=200, metavar="N", help="whole episodes (default: 200)")
     parser.add_argument("--horizon", type=positive, default=50, metavar="T", help="open-loop steps (default: 50)")
-    parser.add_argument(
-        "--denoise-steps", type=positive, metavar="K", help="denoiser evaluations (default: the world's)"
-    )
-    add_env_kwargs(parser)
-    add_common(parser)
-    add_examples(parser, EXAMPLES)
+    add_common(parser, EXAMPLES, real_env=True)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -59,11 +48,13 @@ def run(args: argparse.Namespace) -> int:
     from wm_vec.cli.output import finite, reporting
     from wm_vec.train.evaluation import evaluate_world
 
-    for option in ("out_json", "out_png"):
-        _check_path(getattr(args, option), option)
-    for option, least in (("transitions", 2), ("starts", 2)):
-        if getattr(args, option) < least:
-            raise CommandError(f"--{option} must be at least {least}, got {getattr(args, option)}.")
+    if args.out_json is not None:
+        check_writable(args.out_json, "--out-json")
+    if args.out_png is not None:
+        check_writable(args.out_png, "--out-png", picture=True)
+    for option in ("transitions", "starts"):
+        if getattr(args, option) < 2:
+            raise CommandError(f"--{option} must be at least 2, got {getattr(args, option)}.")
     with reporting(args.json) as reporter:
         world = load_world(args.world, load_device(args.device))
         env_id = args.env or (world.signature.env_id if world.signature else None)
@@ -93,17 +84,3 @@ def run(args: argparse.Namespace) -> int:
             reporter.note(f"wrote {args.out_png}")
         reporter.result(payload, report.table())
     return 0
-
-
-def _check_path(path: Path | None, option: str) -> None:
-    """Refuse before the work what could not be written after it."""
-    if path is None:
-        return
-    flag = "--" + option.replace("_", "-")
-    if path.is_dir() or not path.parent.is_dir():
-        raise CommandError(f"{flag} {path}: expected a file in a folder that exists.")
-    if option == "out_png":
-        try:
-            import matplotlib  # noqa: F401 - only to see that it is there
-        except ImportError as error:
-            raise CommandError(f"{flag} needs matplotlib: pip install 'wm_vec[plot]'.") from error

@@ -12,8 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from wm_vec.cli.arguments import add_common, add_examples, positive
-from wm_vec.cli.errors import CommandError
+from wm_vec.cli.arguments import add_common, check_writable, positive
 
 ENV_ID = "CartPole-v1"
 NUM_EPISODES = 20
@@ -26,29 +25,24 @@ wm-vec demo --json > demo.json
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``wm-vec demo``."""
-    parser.add_argument(
-        "--num-envs", type=positive, default=2048, metavar="N", help="imagined rollouts at once (default: 2048)"
-    )
-    parser.add_argument(
-        "--policy-steps",
-        type=positive,
-        default=600_000,
-        metavar="N",
-        help="imagined steps to train the policy for (default: 600,000)",
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path("demo.png"), metavar="FILE", help="where the picture is written"
-    )
-    add_common(parser)
-    add_examples(parser, EXAMPLES)
+    words = "imagined rollouts at once (default: 2048)"
+    parser.add_argument("--num-envs", type=positive, default=2048, metavar="N", help=words)
+    words = "imagined steps to train the policy for (default: 600,000)"
+    parser.add_argument("--policy-steps", type=positive, default=600_000, metavar="N", help=words)
+    words = "where the picture is written"
+    parser.add_argument("--out", type=Path, default=Path("demo.png"), metavar="FILE", help=words)
+    add_common(parser, EXAMPLES)
 
 
 def run(args: argparse.Namespace) -> int:
     """Imagine, train, evaluate, draw."""
-    _check_out(args.out)
+    if not args.out.is_dir():
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(args.out, "--out", picture=True)
     from wm_vec.cli.loading import load_device
     from wm_vec.cli.output import reporting
     from wm_vec.cli.ppo import Policy, PPOConfig, train_policy
+    from wm_vec.cli.rollout import SPEED_STEPS, imagine
     from wm_vec.render.demo_plot import plot_demo
     from wm_vec.train.episodes import real_episodes
     from wm_vec.world_model import WorldModel
@@ -57,7 +51,9 @@ def run(args: argparse.Namespace) -> int:
     with reporting(args.json) as reporter:
         world = WorldModel.bundled(ENV_ID, device=load_device(args.device))
         reporter.note(f"1. Imagining {args.num_envs:,} rollouts of {world}")
-        speed = _imagine(world, args.num_envs, args.seed)
+        env = world.to_vector_env(args.num_envs, seed=args.seed)
+        _, seconds = imagine(env, None, SPEED_STEPS, args.seed)
+        speed = args.num_envs * SPEED_STEPS / seconds
         reporter.note(f"   {speed:,.0f} imagined env steps/s")
         drift = _drift(world, args.seed)
 
@@ -95,57 +91,22 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_out(path: Path) -> None:
-    """Check before the work that its picture can be drawn."""
-    if path.is_dir():
-        raise CommandError(f"--out {path} is a folder; expected a file.")
-    try:
-        import matplotlib  # noqa: F401 - only to see that it is there
-    except ImportError as error:
-        raise CommandError("the demo draws a picture, which needs matplotlib: pip install 'wm_vec[plot]'.") from error
-    path.parent.mkdir(parents=True, exist_ok=True)
-
-
-def _imagine(world: Any, num_envs: int, seed: int, steps: int = 50) -> float:
-    """Imagined env steps/s of `num_envs` rollouts under random actions."""
-    env = world.to_vector_env(num_envs, seed=seed)
-    env.reset()
-    env.step(env.sample_actions())
-    before = time.perf_counter()
-    for _ in range(steps):
-        env.step(env.sample_actions())
-    float(env.engine.predictions().sum())  # waits for the device
-    return num_envs * steps / (time.perf_counter() - before)
-
-
 def _drift(world: Any, seed: int) -> dict[str, Any]:
     """One real episode of random actions and the imagined one from the same start: ``(T, 4)`` arrays."""
-    import gymnasium as gym
     import numpy as np
-    import torch
 
-    real_env = gym.make(ENV_ID)
-    rng = np.random.default_rng(seed)
-    longest: list[Any] = []
-    for attempt in range(20):
-        observation, _ = real_env.reset(seed=seed + attempt)
-        observations, actions, done = [observation], [], False
-        while not done:
-            actions.append(int(rng.integers(0, 2)))
-            observation, _, terminated, truncated, _ = real_env.step(actions[-1])
-            observations.append(observation)
-            done = terminated or truncated
-        if not longest or len(actions) > len(longest[1]):
-            longest = [np.stack(observations), actions]
-    real_env.close()
-    env = world.to_vector_env(1, seed=seed, autoreset_mode="disabled", max_episode_steps=10_000)
-    env.reset()
-    state = env.state()
-    where = world.bound["observation"].indices()
-    state.dynamics["values"][0, where] = torch.as_tensor(longest[0][0]).to(state.dynamics["values"])
-    imagined = [env.set_state(state)]
-    imagined += [env.step(torch.tensor([a], device=env.device))[0] for a in longest[1]]
-    return {"real": longest[0], "imagined": torch.cat(imagined).cpu().numpy()}
+    from wm_vec.train.episodes import EPISODE_CAP, Imagination, real_episodes
+
+    episodes = real_episodes(ENV_ID, NUM_EPISODES, None, keep=EPISODE_CAP, seed=seed)
+    longest = int(episodes.lengths.argmax())
+    end = episodes.lengths[longest]
+    observations, actions, following, _ = (
+        np.stack(column)[:end, longest] for column in zip(*episodes.steps, strict=True)
+    )
+    imagination = Imagination(world.to_engine(1, autoreset_mode="disabled"))
+    imagined = imagination.steps(observations[:1], actions[:, None], seed).observation[:, 0]
+    paths = {"real": following, "imagined": imagined}
+    return {name: np.concatenate([observations[:1], path]) for name, path in paths.items()}
 
 
 def _summary(payload: dict[str, Any]) -> str:

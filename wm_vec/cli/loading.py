@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from wm_vec.canvas import EnvSignature, SchemaError
-from wm_vec.cli.errors import CommandError
+from wm_vec.cli.arguments import CommandError
 from wm_vec.envs.registration import BUNDLED
 from wm_vec.train.collect import Policy
 from wm_vec.world_model import WorldModel
@@ -49,10 +50,10 @@ def load_policy(name: str) -> Policy:
         raise CommandError(
             f"--policy {name}: there is no module {module_name!r} here or among the installed ones."
         ) from error
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            raise CommandError(f"--policy {name}: {module_name} has no {attribute!r}.")
-        found = getattr(found, part)
+    try:
+        found = attrgetter(attribute)(found)
+    except AttributeError as error:
+        raise CommandError(f"--policy {name}: {module_name} has no {attribute!r}.") from error
     if not callable(found):
         raise CommandError(f"--policy {name}: expected something callable, got {type(found).__name__}.")
     return found

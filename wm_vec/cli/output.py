@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import IO, Any
 
 from rich.console import Console, RenderableType
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 MIN_WIDTH = 110
 """Characters that tables may take where the output is no terminal."""
@@ -45,9 +37,8 @@ class Reporter:
         if self.as_json:
             print(json.dumps(finite(payload), indent=2, allow_nan=False), file=self._stdout, flush=True)
             return
-        console = Console(file=self._stdout, highlight=False, markup=False)
-        if not console.is_terminal:
-            console = Console(file=self._stdout, highlight=False, markup=False, width=MIN_WIDTH)
+        width = None if self._stdout.isatty() else MIN_WIDTH
+        console = Console(file=self._stdout, highlight=False, markup=False, width=width)
         for renderable in renderables:
             console.print(renderable)
 
@@ -74,8 +65,4 @@ def reporting(as_json: bool) -> Iterator[Reporter]:
 
 def finite(value: Any) -> Any:
     """The same plain data with None for numbers that JSON does not have."""
-    if isinstance(value, dict):
-        return {key: finite(v) for key, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return json.loads(json.dumps(value), parse_constant=lambda name: None)

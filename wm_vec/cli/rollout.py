@@ -10,12 +10,16 @@ import argparse
 import time
 from typing import TYPE_CHECKING, Any
 
-from wm_vec.cli.arguments import add_common, add_examples, positive
+from wm_vec.cli.arguments import add_common, add_world, positive
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from wm_vec.envs import WorldModelVectorEnv
     from wm_vec.train.collect import Policy
 
+SPEED_STEPS = 50
+"""Steps that the demo measures the speed over."""
 EXAMPLES = """
 wm-vec rollout CartPole-v1 --num-envs 4096                   (a bundled world, by its name)
 wm-vec rollout pendulum.safetensors --num-envs 1024 --steps 200 --device cuda
@@ -25,16 +29,12 @@ wm-vec rollout cartpole.safetensors --policy my_policies:balance --steps 500 --j
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``wm-vec rollout``."""
-    parser.add_argument("world", metavar="FILE", help="a file that 'wm-vec train' wrote, or a bundled world's name")
+    add_world(parser)
     parser.add_argument("--num-envs", type=positive, default=1024, metavar="N", help="envs (default: 1024)")
     parser.add_argument("--steps", type=positive, default=200, metavar="T", help="steps of each env (default: 200)")
     parser.add_argument("--policy", metavar="MODULE:FUNCTION", help="batch of observations -> batch of actions")
-    parser.add_argument(
-        "--denoise-steps", type=positive, metavar="K", help="denoiser evaluations (default: the world's)"
-    )
     parser.add_argument("--max-episode-steps", type=positive, metavar="H", help="horizon (default: the environment's)")
-    add_common(parser)
-    add_examples(parser, EXAMPLES)
+    add_common(parser, EXAMPLES)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -49,14 +49,11 @@ def run(args: argparse.Namespace) -> int:
         world = load_world(args.world, device)
         policy = None if args.policy is None else load_policy(args.policy)
         env = world.to_vector_env(
-            args.num_envs,
-            n_denoise_steps=args.denoise_steps,
-            max_episode_steps=args.max_episode_steps,
-            seed=args.seed,
+            args.num_envs, n_denoise_steps=args.denoise_steps, max_episode_steps=args.max_episode_steps, seed=args.seed
         )
         with reporter.progress() as progress:
             task = progress.add_task("imagined steps", total=args.steps, note="")
-            statistics, seconds = _imagine(env, policy, args.steps, args.seed, lambda: progress.advance(task))
+            statistics, seconds = imagine(env, policy, args.steps, args.seed, lambda: progress.advance(task))
         payload: dict[str, Any] = {
             "world": args.world,
             "num_envs": args.num_envs,
@@ -75,21 +72,23 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _imagine(
-    env: WorldModelVectorEnv, policy: Policy | None, steps: int, seed: int, advance: Any
+def imagine(
+    env: WorldModelVectorEnv, policy: Policy | None, steps: int, seed: int, advance: Callable[[], None] = lambda: None
 ) -> tuple[dict[str, Any], float]:
-    """Statistics of the episodes that ended, and the seconds that all steps took, actions included."""
+    """Step every env, from a reset with `seed`, under a policy or random actions.
+
+    Returns:
+        Statistics of the episodes that ended, and the seconds that all steps took, actions included.
+    """
     import torch
 
     from wm_vec.train.collect import act
-
-    dtype = torch.int64 if env.engine.only_perspective("wm-vec rollout").action.kind == "discrete" else env.engine.dtype
+    from wm_vec.train.episodes import action_tensor
 
     def actions(observation: torch.Tensor) -> torch.Tensor:
         if policy is None:
             return env.sample_actions()
-        chosen = act(policy, observation.cpu().numpy(), env.action_space)
-        return torch.as_tensor(chosen).to(env.device, dtype)
+        return action_tensor(env.engine, act(policy, observation.cpu().numpy(), env.action_space))
 
     observation, _ = env.reset(seed=seed)
     env.step(actions(observation))  # the first step of all prepares tables
@@ -97,42 +96,25 @@ def _imagine(
     totals = torch.zeros(5, dtype=torch.float64, device=env.device)
     low = torch.full((), float("inf"), dtype=torch.float64, device=env.device)
     high = -low
-    _wait(env.device)
+    float(low)  # waits for the device
     started = time.perf_counter()
     for _ in range(steps):
         observation, _, _, _, info = env.step(actions(observation))
-        ended, returns, length = (
-            info["_episode"],
-            info["episode"]["r"].double(),
-            info["episode"]["l"].double(),
-        )
-        columns = (torch.ones_like(returns), returns, returns.square(), length, info["diverged"].double())
-        totals += torch.stack([torch.where(ended, c, 0.0).sum() for c in columns])
+        ended, returns, lengths = info["_episode"], info["episode"]["r"].double(), info["episode"]["l"].double()
+        columns = (torch.ones_like(returns), returns, returns.square(), lengths, info["diverged"].double())
+        totals += torch.stack([torch.where(ended, column, 0.0).sum() for column in columns])
         low = torch.minimum(low, torch.where(ended, returns, low).min())
         high = torch.maximum(high, torch.where(ended, returns, high).max())
         advance()
-    _wait(env.device)
+    count, total, squares, steps_in_all, diverged = totals.tolist()  # waits for the device
     seconds = time.perf_counter() - started
-    count, total, squares, lengths, diverged = totals.tolist()
-    statistics: dict[str, Any] = {
-        "episodes": int(count),
-        "diverged": int(diverged),
-        "return": None,
-        "length": None,
-    }
+    statistics: dict[str, Any] = {"episodes": int(count), "diverged": int(diverged), "return": None, "length": None}
     if count:
         mean = total / count
         std = max(0.0, squares / count - mean**2) ** 0.5
         statistics["return"] = {"mean": mean, "std": std, "min": float(low), "max": float(high)}
-        statistics["length"] = {"mean": lengths / count}
+        statistics["length"] = {"mean": steps_in_all / count}
     return statistics, seconds
-
-
-def _wait(device: Any) -> None:
-    if device.type == "cuda":
-        import torch
-
-        torch.cuda.synchronize(device)
 
 
 def _summary(payload: dict[str, Any]) -> str:

@@ -15,8 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wm_vec.cli.arguments import add_common, add_env_kwargs, add_examples, positive
-from wm_vec.cli.errors import CommandError
+from wm_vec.cli.arguments import CommandError, add_common, check_writable, positive
 
 if TYPE_CHECKING:
     from wm_vec.cli.output import Reporter
@@ -35,40 +34,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``wm-vec train``."""
     parser.add_argument("--env", required=True, metavar="ID", help="Gymnasium id of the real environment")
     parser.add_argument("--out", required=True, metavar="FILE", type=Path, help="where the trained world is written")
-    parser.add_argument(
-        "--transitions",
-        type=positive,
-        default=30_000,
-        metavar="N",
-        help="real steps under random actions (default: 30000)",
-    )
-    parser.add_argument(
-        "--steps",
-        type=positive,
-        metavar="N",
-        help="gradient steps at most (default: that of wm_vec.TrainConfig)",
-    )
-    parser.add_argument(
-        "--batch-size", type=positive, metavar="N", help="examples per gradient step (default: likewise)"
-    )
-    parser.add_argument(
-        "--d-model",
-        type=positive,
-        default=32,
-        metavar="D",
-        help="width of the network, a multiple of 32 (default: 32)",
-    )
-    parser.add_argument(
-        "--checkpoint-every",
-        type=positive,
-        metavar="N",
-        help="steps between writing FILE.resume (default: likewise)",
-    )
+    words = "real steps under random actions (default: 30000)"
+    parser.add_argument("--transitions", type=positive, default=30_000, metavar="N", help=words)
+    for option, words in (
+        ("--steps", "gradient steps at most (default: that of wm_vec.TrainConfig)"),
+        ("--batch-size", "examples per gradient step (default: likewise)"),
+        ("--checkpoint-every", "steps between writing FILE.resume (default: likewise)"),
+    ):
+        parser.add_argument(option, type=positive, metavar="N", help=words)
+    words = "width of the network, a multiple of 32 (default: 32)"
+    parser.add_argument("--d-model", type=positive, default=32, metavar="D", help=words)
     parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
     parser.add_argument("--no-check", action="store_true", help="leave out the comparison at the end")
-    add_env_kwargs(parser)
-    add_common(parser)
-    add_examples(parser, EXAMPLES)
+    add_common(parser, EXAMPLES, real_env=True)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -81,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         world, report = _train(args, reporter)
         payload: dict[str, Any] = {
             "world": str(args.out),
-            "log": str(_beside(args.out, ".jsonl")),
+            "log": f"{args.out}.jsonl",
             "env": args.env,
             "transitions": args.transitions,
             "seed": args.seed,
@@ -126,7 +104,7 @@ def _train(args: argparse.Namespace, reporter: Reporter) -> tuple[WorldModel, Tr
     if args.d_model % 32:
         raise CommandError(f"--d-model must be a multiple of 32, got {args.d_model}.")
     world = WorldModel.from_signature(signature, d_model=args.d_model, device=device, seed=args.seed)
-    log, resume = _beside(args.out, ".jsonl"), _beside(args.out, ".resume")
+    log, resume = Path(f"{args.out}.jsonl"), Path(f"{args.out}.resume")
     _continue_log(log, resume, reporter)
     with reporter.progress() as progress:
         collecting = progress.add_task("real steps", total=args.transitions, note="")
@@ -150,10 +128,7 @@ def _train(args: argparse.Namespace, reporter: Reporter) -> tuple[WorldModel, Tr
 
 def _check_paths(out: Path, overwrite: bool) -> None:
     """Check before the work that its result can be written."""
-    if out.is_dir():
-        raise CommandError(f"--out {out}: this is a folder; give a file.")
-    if not out.parent.is_dir():
-        raise CommandError(f"--out {out}: there is no folder {out.parent}. Make it first.")
+    check_writable(out, "--out")
     if not os.access(out.parent, os.W_OK):
         raise CommandError(f"--out {out}: the folder {out.parent} cannot be written to.")
     if out.exists() and not overwrite:
@@ -180,7 +155,3 @@ def _step_of(line: str) -> float:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return float("inf")
-
-
-def _beside(out: Path, suffix: str) -> Path:
-    return out.with_name(out.name + suffix)

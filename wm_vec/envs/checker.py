@@ -3,63 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from gymnasium.vector import AsyncVectorEnv, VectorEnv
 
-from wm_vec.envs.checks.aliasing import ALIASING, IN_PLACE, HoldWatch, check_in_place
-from wm_vec.envs.checks.driver import Driver
-from wm_vec.envs.checks.episodes import (
-    FINAL_OBS,
-    MASKS,
-    MODE,
-    STATISTICS,
-    check_final_observations,
-    check_masks,
-    check_mode,
-    check_statistics,
-)
-from wm_vec.envs.checks.independence import (
-    BATCH_SIZE,
-    PARTIAL_RESET,
-    ROW_INDEPENDENCE,
-    check_batch_size,
-    check_partial_reset,
-    check_row_independence,
-)
-from wm_vec.envs.checks.memory import MEMORY, WARM_UP, check_memory
-from wm_vec.envs.checks.record import Record
+from wm_vec.envs.checks import aliasing, episodes, memory, seeding, structure
 from wm_vec.envs.checks.report import CheckError, CheckReport, Failure
-from wm_vec.envs.checks.seeding import SEEDING, check_reproducible, check_seeding
-from wm_vec.envs.checks.structure import DECLARATION, STRUCTURE, StructureWatch, check_declaration
+from wm_vec.envs.checks.rollout import Case, Driver, Record
 
 __all__ = ["CheckError", "CheckReport", "Failure", "check_vector_env"]
 
 STEP_BEFORE_RESET = "step_before_reset"
+ON_REPEATED_ROLLOUTS: dict[str, Callable[[Case], None]] = {
+    episodes.MODE: episodes.check_mode,
+    aliasing.IN_PLACE: aliasing.check_in_place,
+    seeding.ROW_INDEPENDENCE: seeding.check_row_independence,
+    seeding.PARTIAL_RESET: seeding.check_partial_reset,
+    seeding.BATCH_SIZE: seeding.check_batch_size,
+}
+"""Checks that compare rollouts with the first one, which must be repeatable."""
+ON_ONE_ROLLOUT: dict[str, Callable[[Case], None]] = {
+    episodes.FINAL_OBS: episodes.check_final_observations,
+    episodes.MASKS: episodes.check_masks,
+    episodes.STATISTICS: lambda case: episodes.check_statistics(case.base, case.driver.mode, case.report),
+    memory.MEMORY: memory.check_memory,
+}
 CHECKS = (
-    DECLARATION,
+    structure.DECLARATION,
     STEP_BEFORE_RESET,
-    STRUCTURE,
-    ALIASING,
-    MODE,
-    FINAL_OBS,
-    MASKS,
-    STATISTICS,
-    SEEDING,
-    IN_PLACE,
-    ROW_INDEPENDENCE,
-    PARTIAL_RESET,
-    BATCH_SIZE,
-    MEMORY,
+    structure.STRUCTURE,
+    aliasing.ALIASING,
+    seeding.SEEDING,
+    *ON_REPEATED_ROLLOUTS,
+    *ON_ONE_ROLLOUT,
 )
 """All checks by name, in the order in which they are made."""
 
 
 def check_vector_env(
-    env: VectorEnv,
-    *,
-    num_steps: int = 256,
-    seed: int = 0,
-    make_env: Callable[[int], VectorEnv] | None = None,
+    env: VectorEnv, *, num_steps: int = 256, seed: int = 0, make_env: Callable[[int], VectorEnv] | None = None
 ) -> CheckReport:
     """Check that a vector environment keeps the contract that trainers rely on.
 
@@ -96,60 +78,42 @@ def check_vector_env(
     if num_steps < 8:
         raise ValueError(f"check_vector_env: num_steps must be at least 8, got {num_steps}.")
     report = CheckReport(str(env))
-    check_declaration(env, report)
+    structure.check_declaration(env, report)
     if report.failures:
         raise CheckError(report)
     driver = Driver(env)
     _guard(report, STEP_BEFORE_RESET, lambda: _check_step_before_reset(driver, make_env, report))
     actions = driver.actions(num_steps, seed)
     base: list[Record] = []
-    _guard(report, STRUCTURE, lambda: base.append(_base_rollout(driver, actions, seed, report)))
-    if not base or report.failed(STRUCTURE):
+    _guard(report, structure.STRUCTURE, lambda: base.append(_base_rollout(driver, actions, seed, report)))
+    if not base or report.failed(structure.STRUCTURE):
         # Nothing that follows means anything on arrays of the wrong kind.
         raise CheckError(report)
-    _check_rollouts(driver, base[0], actions, seed, make_env, report)
+    _check_rollouts(Case(driver, base[0], actions, seed, make_env, report))
     report.passed = [name for name in CHECKS if name not in report.skipped and not report.failed(name)]
     if report.failures:
         raise CheckError(report)
     return report
 
 
-def _check_rollouts(
-    driver: Driver,
-    base: Record,
-    actions: list,
-    seed: int,
-    make_env: Callable[[int], VectorEnv] | None,
-    report: CheckReport,
-) -> None:
+def _check_rollouts(case: Case) -> None:
     """Every check that works on rollouts."""
-    rolled = (driver, base, actions, seed)
-    _guard(report, SEEDING, lambda: check_reproducible(*rolled, report))
-    reproducible = not report.failed(SEEDING)
-    _guard(report, SEEDING, lambda: check_seeding(*rolled, report))
-    if reproducible:
-        _guard(report, MODE, lambda: check_mode(*rolled, report))
-    _guard(report, FINAL_OBS, lambda: check_final_observations(driver, base, report))
-    _guard(report, MASKS, lambda: check_masks(base, report))
-    _guard(report, STATISTICS, lambda: check_statistics(base, report))
-    if reproducible:
-        _guard(report, IN_PLACE, lambda: check_in_place(*rolled, report))
-        _guard(report, ROW_INDEPENDENCE, lambda: check_row_independence(*rolled, report))
-        _guard(report, PARTIAL_RESET, lambda: check_partial_reset(*rolled, report))
-        _guard(report, BATCH_SIZE, lambda: check_batch_size(*rolled, make_env, report))
-    else:
-        names = (MODE, IN_PLACE, ROW_INDEPENDENCE, PARTIAL_RESET, BATCH_SIZE)
-        report.skipped.update(dict.fromkeys(names, "the rollout cannot be repeated, see seeding"))
-    run = actions[: max(WARM_UP, len(actions) // 2)]
-    _guard(report, MEMORY, lambda: check_memory(driver, run, seed, report))
+    report = case.report
+    _guard(report, seeding.SEEDING, lambda: seeding.check_reproducible(case))
+    repeatable = not report.failed(seeding.SEEDING)
+    _guard(report, seeding.SEEDING, lambda: seeding.check_seeding(case))
+    if not repeatable:
+        report.skipped.update(dict.fromkeys(ON_REPEATED_ROLLOUTS, "the rollout cannot be repeated, see seeding"))
+    for name, check in ((ON_REPEATED_ROLLOUTS if repeatable else {}) | ON_ONE_ROLLOUT).items():
+        _guard(report, name, partial(check, case))
 
 
 def _base_rollout(driver: Driver, actions: list, seed: int, report: CheckReport) -> Record:
     """The rollout that the others are compared with; structure and aliasing are looked at on the way."""
-    structure, held = StructureWatch(driver.env, report), HoldWatch()
+    looking, held = structure.StructureWatch(driver.env, report), aliasing.HoldWatch()
 
     def watch(where: str, returned: dict) -> None:
-        structure(where, returned)
+        looking(where, returned)
         held(where, returned)
 
     base = driver.rollout(seed, actions, watch)
@@ -170,13 +134,9 @@ def _check_step_before_reset(driver: Driver, make_env: Callable[[int], VectorEnv
     finally:
         if make_env is not None:
             fresh.env.close()
-    report.fail(
-        STEP_BEFORE_RESET,
-        "step() of an environment that was never reset",
-        "an exception that says to call reset()",
-        "a step (if this environment had been reset before: hand in a fresh one, or make_env)",
-        "Raise gymnasium.error.ResetNeeded or a RuntimeError.",
-    )
+    what, expected = "step() of an environment that was never reset", "an exception that says to call reset()"
+    seen = "a step (if this environment had been reset before: hand in a fresh one, or make_env)"
+    report.fail(STEP_BEFORE_RESET, what, expected, seen, "Raise gymnasium.error.ResetNeeded or a RuntimeError.")
 
 
 def _guard(report: CheckReport, check: str, run: Callable[[], None]) -> None:
@@ -185,10 +145,4 @@ def _guard(report: CheckReport, check: str, run: Callable[[], None]) -> None:
         run()
     except Exception as error:
         seen = f"{type(error).__name__}: {str(error).strip() or 'no message'}"
-        report.fail(
-            check,
-            "the check itself",
-            "to run to its end",
-            seen,
-            "See the exception's cause in the environment.",
-        )
+        report.fail(check, "the check itself", "to run to its end", seen, "See its cause in the environment.")

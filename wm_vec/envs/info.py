@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
 from typing import Any
 
 
@@ -45,6 +46,17 @@ class LazyInfo(dict):
         return dict, (dict(self),)
 
 
+def _of_all_entries(method: Callable[..., Any]) -> Any:
+    """A dict's method for a `ScalarInfo`, which first makes every entry that it lists."""
+
+    @wraps(method)
+    def call(self: ScalarInfo, *arguments: Any) -> Any:
+        self.fill()
+        return method(self, *arguments)
+
+    return call
+
+
 class ScalarInfo(LazyInfo):
     """A `LazyInfo` whose entries are also made when somebody looks at all of them: it iterates as a plain dict does.
 
@@ -60,43 +72,18 @@ class ScalarInfo(LazyInfo):
             if key != self.UNLISTED:
                 self[key]
 
-    def __iter__(self) -> Iterator[str]:
-        self.fill()
-        return super().__iter__()
-
-    def __len__(self) -> int:
-        self.fill()
-        return super().__len__()
-
-    def keys(self) -> Any:
-        """As `dict.keys`, all entries made."""
-        self.fill()
-        return super().keys()
-
-    def values(self) -> Any:
-        """As `dict.values`, all entries made."""
-        self.fill()
-        return super().values()
-
-    def items(self) -> Any:
-        """As `dict.items`, all entries made."""
-        self.fill()
-        return super().items()
+    __iter__ = _of_all_entries(dict.__iter__)
+    __len__ = _of_all_entries(dict.__len__)
+    __eq__ = _of_all_entries(dict.__eq__)
+    __repr__ = _of_all_entries(dict.__repr__)
+    __hash__ = None  # type: ignore[assignment]
+    keys = _of_all_entries(dict.keys)
+    values = _of_all_entries(dict.values)
+    items = _of_all_entries(dict.items)
 
     def copy(self) -> dict[str, Any]:
         """A plain dict with all entries."""
-        self.fill()
-        return dict(super().items())
-
-    def __eq__(self, other: object) -> bool:
-        self.fill()
-        return super().__eq__(other)
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        self.fill()
-        return super().__repr__()
+        return dict(self.items())
 
     def __reduce__(self) -> tuple[Any, ...]:
         return dict, (self.copy(),)

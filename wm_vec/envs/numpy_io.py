@@ -21,26 +21,25 @@ RENDER_ARGUMENTS = ("model", "state", "observation")
 
 
 def element_of(batch: Tree, space: gym.Space) -> Any:
-    """Row 0 of a batch ``(1, ...)`` as an element of `space`; shares memory with the batch where it can."""
+    """The only env's part of a batch ``(1, ...)`` as an element of `space`; shares memory if it can."""
     if isinstance(space, Dict):
         return {key: element_of(batch[key], part) for key, part in space.spaces.items()}
     if isinstance(space, Tuple):
         return tuple(element_of(one, part) for one, part in zip(batch, space.spaces, strict=True))
     if isinstance(space, Discrete):
         return np.int64(batch.item())
-    row = only_row(batch)
-    return row if row.dtype == space.dtype else row.astype(space.dtype)
+    return on_host(batch).astype(space.dtype, copy=False)
 
 
-def only_row(batch: Tensor) -> np.ndarray:
-    """Row 0 of a ``(1, ...)`` tensor on the host; shares memory with it where it is there already."""
+def on_host(batch: Tensor) -> np.ndarray:
+    """The only env's part of a tensor ``(1, ...)`` on the host; shares memory with it where it is there already."""
     host = batch if batch.is_cpu else batch.cpu()
     return (host.float() if host.dtype is torch.bfloat16 else host).numpy()[0]
 
 
 def only_env(value: Any) -> Any:
     """The only env's part of what a dynamics reports: a copy of what a tensor ``(1, ...)`` holds, or all of it."""
-    return only_row(value.detach()).copy() if isinstance(value, Tensor) and value.dim() else value
+    return on_host(value.detach()).copy() if isinstance(value, Tensor) and value.dim() else value
 
 
 def named_parts(observation: Any, path: str = "") -> dict[str, np.ndarray]:

@@ -83,7 +83,7 @@ class PessimisticVectorReward(VectorWrapper):
         super().__init__(env)
         self.coefficient, self.key = _checked(coefficient, type(self).__name__), key
         self._mode = (env.metadata or {}).get("autoreset_mode")
-        # Made at the first step: only rewards tell dtype and device.
+        # Made at the first step: only rewards show dtype and device.
         self._stepped = False
         self._returns, self._penalties, self._pending = torch.zeros(0), torch.zeros(0), torch.zeros(0, dtype=torch.bool)
 
@@ -140,8 +140,7 @@ class PessimisticVectorReward(VectorWrapper):
 
     def _report(self, info: dict[str, Any], penalty: Tensor, episode: dict[str, Tensor]) -> None:
         info[PENALTY] = penalty
-        final = info.get("final_info")
-        for place in (info, final):
+        for place in (info, info.get("final_info")):
             if isinstance(place, dict) and isinstance(place.get("episode"), dict):
                 place["episode"] = {**place["episode"], **episode}
 

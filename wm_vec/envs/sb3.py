@@ -108,12 +108,8 @@ class SB3VecEnv(VecEnv):
         )
         observation, reward, terminated, truncated, info = self.vector_env.step(taken)
         tensors = self._leaves("observation", observation, "step")
-        verdict = {
-            "reward": (reward, torch.float32),
-            "terminated": (terminated, torch.bool),
-            "truncated": (truncated, torch.bool),
-        }
-        for name, (value, dtype) in verdict.items():
+        for name, value in {"reward": reward, "terminated": terminated, "truncated": truncated}.items():
+            dtype = torch.float32 if name == "reward" else torch.bool
             tensors[name] = _per_env(f"step: {name}", value, (self.num_envs,)).to(dtype)
         if "final_obs" in info:
             tensors |= self._leaves("final_obs", info["final_obs"], "step")
@@ -150,26 +146,26 @@ class SB3VecEnv(VecEnv):
         return self._joined("observation", host), host["reward"], done, infos
 
     def _fill(self, infos: list[dict[str, Any]], finished: np.ndarray, host: dict[Hashable, Any]) -> None:
-        """Write what is known of the ended episodes into the infos of their rows."""
+        """Write what is known of the ended episodes into the infos of their envs."""
         if ("final_obs", next(iter(self._spaces))) not in host:
             raise RuntimeError(
                 f"SB3VecEnv.step: the episodes of envs {finished[:8].tolist()} ended, but the environment's info has "
                 "no 'final_obs'; it must hold the observations before the resets, a full batch."
             )
         seconds = round(time.time() - self._start, 6)
-        # Copies of the few rows that ended, so that a kept info does not keep the whole batch.
+        # Copies of the few envs that ended, so that a kept info does not keep the whole batch.
         ends = {key: host["final_obs", key][finished] for key in self._spaces}
         truncated = (host["truncated"] & ~host["terminated"])[finished].tolist()
         returns, lengths = host["r"][finished].tolist(), host["l"][finished].tolist()
-        for place, row in enumerate(finished.tolist()):
-            info = infos[row]
-            info["terminal_observation"] = (
-                {key: rows[place] for key, rows in ends.items()} if None not in ends else ends[None][place]
-            )
-            info["TimeLimit.truncated"] = truncated[place]
-            info["episode"] = {"r": round(returns[place], 6), "l": lengths[place], "t": seconds}
-            if "diverged" in host and host["diverged"][row]:
-                info["diverged"] = True
+        for place, env in enumerate(finished.tolist()):
+            terminal = {key: values[place] for key, values in ends.items()}
+            infos[env] = {
+                "terminal_observation": terminal.get(None, terminal),
+                "TimeLimit.truncated": truncated[place],
+                "episode": {"r": round(returns[place], 6), "l": lengths[place], "t": seconds},
+            }
+            if "diverged" in host and host["diverged"][env]:
+                infos[env]["diverged"] = True
 
     def _leaves(self, name: str, observation: Any, where: str) -> dict[Hashable, Tensor]:
         """The tensors of an observation by ``(name, face key)``, in the dtypes of their spaces."""
@@ -205,7 +201,7 @@ class SB3VecEnv(VecEnv):
         Spaces are those of one env. The value is one object, not copies.
         """
         name = f"single_{attr_name}" if attr_name in ("observation_space", "action_space") else attr_name
-        return [getattr(self._layer_with(name), name)] * len(self._rows(indices))
+        return [getattr(self._layer_with(name), name)] * len(self._envs(indices))
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
         """Set the vector environment's attribute, on the outermost layer that has it.
@@ -213,7 +209,7 @@ class SB3VecEnv(VecEnv):
         Raises:
             ValueError: For some envs only; they share it.
         """
-        if set(self._rows(indices)) != set(range(self.num_envs)):
+        if set(self._envs(indices)) != set(range(self.num_envs)):
             raise ValueError(
                 f"SB3VecEnv.set_attr: all envs share one {attr_name!r}; leave indices out, got {indices!r}."
             )
@@ -236,12 +232,12 @@ class SB3VecEnv(VecEnv):
             )
         result = getattr(self._layer_with(method_name), method_name)(*method_args, **method_kwargs)
         one_each = isinstance(result, tuple) and len(result) == self.num_envs
-        return [result[row] if one_each else result for row in self._rows(indices)]
+        return [result[env] if one_each else result for env in self._envs(indices)]
 
     def env_is_wrapped(self, wrapper_class: type[Any], indices: VecEnvIndices = None) -> list[bool]:
         """Whether the vector environment is wrapped so; true of `Monitor`, whose statistics are in the infos."""
         found = wrapper_class is Monitor or any(isinstance(layer, wrapper_class) for layer in self._layers())
-        return [found] * len(self._rows(indices))
+        return [found] * len(self._envs(indices))
 
     def get_images(self) -> Sequence[np.ndarray | None]:
         """One frame ``(H, W, 3)`` uint8 per env; None each, with a warning, without ``render_mode="rgb_array"``."""
@@ -256,9 +252,8 @@ class SB3VecEnv(VecEnv):
         """Close the vector environment."""
         self.vector_env.close()
 
-    def _rows(self, indices: VecEnvIndices) -> list[int]:
-        rows = np.arange(self.num_envs)[slice(None) if indices is None else np.atleast_1d(np.asarray(indices))]
-        return rows.tolist()
+    def _envs(self, indices: VecEnvIndices) -> list[int]:
+        return np.arange(self.num_envs)[slice(None) if indices is None else np.atleast_1d(np.asarray(indices))].tolist()
 
     def _layers(self) -> Iterator[VectorEnv]:
         """The vector environment from its outermost wrapper inwards; Gymnasium's wrappers hide what is inside."""

@@ -25,8 +25,8 @@ def face_keys(space: gym.Space) -> dict[Any, Any]:
     for source, leaf in space.spaces.items():
         check_leaf(f"the observation space's {source!r}", leaf)
         keys[source] = source.replace(".", "_")
-    if len({*keys.values()}) < len(keys):
-        twice = sorted(source for source, key in keys.items() if list(keys.values()).count(key) > 1)
+    twice = sorted(source for source, key in keys.items() if list(keys.values()).count(key) > 1)
+    if twice:
         raise ValueError(
             "SB3VecEnv: Stable-Baselines3 takes no dots in the keys of observations, and with underscores in their "
             f"place {twice} would have one name; rename one of them."
@@ -64,11 +64,9 @@ def checked_actions(actions: Any, space: gym.Space, num_envs: int) -> np.ndarray
     if isinstance(space, spaces.Box):
         bad, wanted = ~np.isfinite(given), "finite numbers"
     else:
-        classes = space.nvec if isinstance(space, spaces.MultiDiscrete) else getattr(space, "n", 0)
-        if isinstance(space, spaces.MultiBinary):
-            classes = 2
+        classes = 2 if isinstance(space, spaces.MultiBinary) else getattr(space, "nvec", getattr(space, "n", 0))
         bad, wanted = ~((given >= 0) & (given < classes) & (given % 1 == 0)), f"elements of {space}"
     if bad.any():
-        row = int(np.argwhere(bad)[0][0])
-        raise ValueError(f"SB3VecEnv.step: actions must be {wanted}, got {given[row]} for env {row}.")
+        env = int(np.argwhere(bad)[0][0])
+        raise ValueError(f"SB3VecEnv.step: actions must be {wanted}, got {given[env]} for env {env}.")
     return given.astype(space.dtype)

@@ -14,7 +14,7 @@ from torch import Tensor
 from wm_vec.compat import tree_leaves, tree_map
 from wm_vec.core import AutoresetMode, Engine
 from wm_vec.envs.info import ScalarInfo
-from wm_vec.envs.numpy_io import ActionReader, element_of, only_env, only_row, painter_of
+from wm_vec.envs.numpy_io import ActionReader, element_of, on_host, only_env, painter_of
 from wm_vec.envs.transfer import Packed
 from wm_vec.render.frames import FramePainter
 
@@ -107,12 +107,12 @@ class EngineView:
     def _named(self, state: TensorDictBase) -> dict[str, np.ndarray]:
         """The observed values of a dynamics' state ``(1,)`` by field, as copies."""
         named = self._perspective.named(self._perspective.observe(self.engine.dynamics.observe(state)))
-        return {path: only_row(values) for path, values in named.items()}
+        return {path: on_host(values) for path, values in named.items()}
 
     def _everything(self, state: TensorDictBase) -> dict[str, np.ndarray]:
         """All values of a dynamics' state ``(1,)`` by field, as copies."""
         named = self._perspective.everything(tree_map(Tensor.clone, self.engine.dynamics.observe(state)))
-        return {path: only_row(values) for path, values in named.items()}
+        return {path: on_host(values) for path, values in named.items()}
 
 
 def _packable(leaf: Tensor) -> Tensor:

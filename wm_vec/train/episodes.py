@@ -96,7 +96,7 @@ def imagined_episodes(
     episodes = Episodes(engine.num_envs)
     for _ in range(max_steps):
         action = spaces.sample() if policy is None else act(policy, observation.cpu().numpy(), spaces)
-        output = engine.step(_action_tensor(engine, action))
+        output = engine.step(action_tensor(engine, action))
         observation = output.observation[name]
         if episodes.add((), output.reward[:, 0].cpu().numpy(), output.finished.cpu().numpy()):
             break
@@ -139,7 +139,7 @@ class Imagination:
             envs = slice(first, first + self._chunk)
             state, steps = self._state_at(start[envs], seed + first), []
             for taken in action[:, envs]:
-                state, output = step(self.engine.world, state, [_action_tensor(self.engine, taken)])
+                state, output = step(self.engine.world, state, [action_tensor(self.engine, taken)])
                 seen = output.final_observation[self.perspective.name]
                 steps.append((seen, output.reward[:, 0], output.terminated[:, 0], output.diverged))
             chunks.append([torch.stack(column) for column in zip(*steps, strict=True)])
@@ -156,6 +156,7 @@ class Imagination:
         return state
 
 
-def _action_tensor(engine: Engine, action: np.ndarray) -> torch.Tensor:
-    dtype = torch.int64 if engine.only_perspective("Imagination").action.kind == "discrete" else engine.dtype
+def action_tensor(engine: Engine, action: np.ndarray) -> torch.Tensor:
+    """A batch of actions as an engine takes them."""
+    dtype = torch.int64 if engine.only_perspective("action_tensor").action.kind == "discrete" else engine.dtype
     return torch.as_tensor(action).to(engine.device, dtype)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from rich import box
 from rich.console import Group
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from wm_vec.train.metrics import ClassMetrics, DimensionMetrics, RewardMetrics, TerminationMetrics
@@ -204,11 +204,8 @@ def _worst(items: Sequence[T], badness: Sequence[float]) -> tuple[Sequence[T], s
 
 def _table(title: str, words: Iterable[str], numbers: Iterable[str], rows: Iterable[Sequence[str]]) -> Lines:
     """A table under its title; rich would wrap the table's own title to the table's width."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in words:
-        table.add_column(name)
-    for name in numbers:
-        table.add_column(name, justify="right")
+    columns = (Column(name, justify="right") for name in numbers)
+    table = Table(*words, *columns, box=box.SIMPLE_HEAD, pad_edge=False)
     for row in rows:
         table.add_row(*row)
     return [Text(title, style="italic"), table]

@@ -19,8 +19,7 @@ class GroundTruth(NamedTuple):
 GROUND_TRUTH = {
     "CartPole-v1": GroundTruth(("cart position", "cart velocity", "pole angle", "pole velocity"), lambda seen: seen),
     "Pendulum-v1": GroundTruth(
-        ("cos angle", "sin angle", "angular velocity"),
-        lambda seen: np.array([np.arctan2(seen[1], seen[0]), seen[2]]),
+        ("cos angle", "sin angle", "angular velocity"), lambda seen: np.array([np.arctan2(seen[1], seen[0]), seen[2]])
     ),
 }
 

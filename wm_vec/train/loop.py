@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ WARMUP_STEPS = 200
 FINAL_SHARE = 0.01
 """The last learning rate, as a share of the peak."""
 RESUME_FORMAT = 2
+NUMBERS = ("step", "loss_count", "mean_loss", "best_loss", "best_step")
 ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 
 
@@ -167,7 +169,7 @@ class _Run:
         self.schedule = learning_rate_schedule(self.optimizer, config.n_steps)
         with torch.random.fork_rng(devices=[]):  # a copy of the model draws weights before it takes over those given
             self.ema = AveragedModel(model, multi_avg_fn=self._average)
-        self.best = _copy(model.state_dict())
+        self.best: dict[str, Tensor] = deepcopy(model.state_dict())
         self.best_loss, self.best_step = math.inf, 0
         self.step, self.loss_sum, self.loss_count = 0, torch.zeros((), device=self.device), 0
         self.mean_loss = math.nan
@@ -210,7 +212,7 @@ class _Run:
         held_out_loss = float(self._loss(self.ema.module, self.held_out, index, generator, 0.0))
         if held_out_loss < self.best_loss:
             self.best_loss, self.best_step = held_out_loss, self.step
-            self.best = _copy(self.ema.module.state_dict())
+            self.best = deepcopy(self.ema.module.state_dict())
         return held_out_loss
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -220,13 +222,7 @@ class _Run:
         parts |= {f"adam{i}": state for i, state in optimizer["state"].items()}
         tensors = {f"{part}.{name}": tensor for part, state in parts.items() for name, tensor in state.items()}
         tensors |= {"generator": self.generator.get_state(), "loss_sum": self.loss_sum}
-        numbers = {
-            "step": self.step,
-            "loss_count": self.loss_count,
-            "mean_loss": repr(self.mean_loss),
-            "best_loss": repr(self.best_loss),
-            "best_step": self.best_step,
-        }
+        numbers = {name: repr(getattr(self, name)) for name in NUMBERS}  # text, since JSON has no NaN
         schedules = {"optimizer": optimizer["param_groups"], "schedule": self.schedule.state_dict()}
         write_checkpoint(path, tensors, {"run": self._identity(), "numbers": numbers, **schedules})
 
@@ -242,10 +238,8 @@ class _Run:
         def part(name: str, like: Iterable[str]) -> dict[str, Tensor]:
             return {key: tensors[f"{name}.{key}"] for key in like}
 
-        numbers = config["numbers"]
-        self.step, self.loss_count = numbers["step"], numbers["loss_count"]
-        self.mean_loss, self.best_loss = float(numbers["mean_loss"]), float(numbers["best_loss"])
-        self.best_step = numbers["best_step"]
+        for name in NUMBERS:
+            setattr(self, name, type(getattr(self, name))(config["numbers"][name]))
         self.generator.set_state(tensors["generator"])
         self.loss_sum = tensors["loss_sum"].to(self.device)
         self.model.load_state_dict(part("live", self.best))
@@ -283,7 +277,3 @@ def learning_rate_schedule(optimizer: torch.optim.Optimizer, n_steps: int) -> LR
     peak = optimizer.param_groups[0]["initial_lr"]
     falling = CosineAnnealingLR(optimizer, T_max=max(1, n_steps - warmup), eta_min=FINAL_SHARE * peak)
     return SequentialLR(optimizer, [rising, falling], milestones=[warmup])
-
-
-def _copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in state.items()}

@@ -5,8 +5,7 @@ package makes those functions, and sends new weights of the world to their envs.
 `wm_vec.workers.ray_collector`.
 """
 
-from wm_vec.workers.env import WorkerEnv
-from wm_vec.workers.random_actions import RandomActions
-from wm_vec.workers.worker_envs import EnvMaker, WorkerEnvs, WorldCopies
+from wm_vec.workers.env import RandomActions, WorkerEnv
+from wm_vec.workers.worker_envs import EnvMaker, WorkerEnvs
 
-__all__ = ["EnvMaker", "RandomActions", "WorkerEnv", "WorkerEnvs", "WorldCopies"]
+__all__ = ["EnvMaker", "RandomActions", "WorkerEnv", "WorkerEnvs"]

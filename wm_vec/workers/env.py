@@ -1,4 +1,4 @@
-"""A worker's envs, over a copy of the world that is its own."""
+"""A worker's envs, over a copy of the world that is its own, and random actions that do not depend on the sharing."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tensordict import TensorDict, TensorDictBase
+from torchrl.envs import EnvBase, TransformedEnv
 
 from wm_vec.core import AutoresetMode, StepOutput
 from wm_vec.envs import TorchRLEnv
@@ -27,7 +28,7 @@ class WorkerEnv(TorchRLEnv):
         num_envs: B.
         seed: Env i has ``seed + i``.
         follow: Path that is checked before every step and reset: whenever there is another file, the world takes its
-            weights, normalisers and initial states. There may be none.
+            weights, normalisers and initial states. There may be none; None checks nothing.
         options: Of `WorldModel.to_torchrl_env`.
 
     Attributes:
@@ -36,15 +37,9 @@ class WorkerEnv(TorchRLEnv):
     """
 
     def __init__(
-        self,
-        world: WorldModel,
-        num_envs: int,
-        seed: int,
-        *,
-        follow: str | None = None,
-        options: Mapping[str, Any] | None = None,
+        self, world: WorldModel, num_envs: int, seed: int, follow: str | None, options: Mapping[str, Any]
     ) -> None:
-        options = dict(options or {})
+        options = dict(options)
         face = {name: options.pop(name) for name in FACE_OPTIONS if name in options}
         vector = world.to_vector_env(num_envs, seed=seed, autoreset_mode=AutoresetMode.DISABLED, **options)
         super().__init__(vector.engine, vector.single_observation_space, vector.single_action_space, **face)
@@ -84,6 +79,37 @@ class WorkerEnv(TorchRLEnv):
     def _reset(self, tensordict: TensorDictBase | None = None, *, set_state: bool = False, **kwargs: Any) -> TensorDict:
         self._refresh()
         return super()._reset(tensordict, set_state=set_state, **kwargs)
+
+
+class RandomActions:
+    """A policy for collectors: random actions from the envs' own counters, the same with any number of workers.
+
+    A collector without a policy draws from torch's generator instead, which differs by worker.
+    """
+
+    def __init__(self) -> None:
+        self._env: EnvBase | None = None
+        self._base: TorchRLEnv | None = None
+
+    def register_collector(self, collector: Any) -> None:
+        """Called by the collector.
+
+        Raises:
+            TypeError: Its env is no `TorchRLEnv`.
+        """
+        base = collector.env
+        while isinstance(base, TransformedEnv):
+            base = base.base_env
+        if not isinstance(base, TorchRLEnv):
+            raise TypeError(f"RandomActions: takes a collector over a TorchRLEnv, got one over {type(base).__name__}.")
+        self._env, self._base = collector.env, base
+
+    def __call__(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Writes ``"action"``."""
+        if self._env is None or self._base is None:
+            raise RuntimeError("RandomActions: is for collectors; env.rollout() acts at random without a policy.")
+        self._base._draws = 0  # collectors call a policy once to see its outputs; that draw must not count
+        return self._env.rand_action(tensordict)
 
 
 @contextmanager

@@ -6,8 +6,9 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,29 +27,8 @@ MAX_ROOT = 2**62
 """Leaves room for the seeds of all envs, which end at 2^63."""
 
 
-@dataclass(frozen=True, eq=False)  # TorchRL puts them into sets, which options may not be
-class WorldCopies:
-    """Makes envs over a copy of a world; holds what a worker needs to load its own.
-
-    Attributes:
-        checkpoint: What `WorldModel.save` writes, or its path.
-        device: Where the copy lives.
-        dtype: The network's.
-        follow: As in `WorkerEnv`.
-        options: Of `WorldModel.to_torchrl_env`.
-    """
-
-    checkpoint: bytes | str
-    device: str | None = None
-    dtype: torch.dtype | None = None
-    follow: str | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    def __call__(self, num_envs: int, seed: int) -> WorkerEnv:
-        """`num_envs` envs with the seeds ``seed + i``."""
-        with on_disk(self.checkpoint) as path:
-            world = WorldModel.load(path, device=self.device, dtype=self.dtype)
-        return WorkerEnv(world, num_envs, seed, follow=self.follow, options=self.options)
+EnvFunction = Callable[[int, int], EnvBase]
+"""``(num_envs, seed) -> env``, whose env i has the seed ``seed + i``."""
 
 
 @dataclass(frozen=True, eq=False)  # TorchRL puts them into sets, which options may not be
@@ -56,13 +36,13 @@ class EnvMaker:
     """Makes the envs of one worker. It pickles everywhere, lambdas among its options too.
 
     Attributes:
-        make: ``(num_envs, seed) -> env``.
+        make: Makes envs over a copy of the world, or the user's function.
         num_envs: Envs of this worker.
         seed: The first one's.
         wrap: ``env -> env``: transforms and the like; None for nothing.
     """
 
-    make: Callable[[int, int], EnvBase]
+    make: EnvFunction
     num_envs: int
     seed: int
     wrap: Callable[[EnvBase], EnvBase] | None = None
@@ -109,7 +89,7 @@ class WorkerEnvs:
 
     def __init__(
         self,
-        world: WorldModel | str | os.PathLike[str] | Callable[[int, int], EnvBase],
+        world: WorldModel | str | os.PathLike[str] | EnvFunction,
         num_envs: int,
         num_workers: int,
         *,
@@ -130,6 +110,7 @@ class WorkerEnvs:
         self._updates = 0
         self._world = world if isinstance(world, WorldModel) else None
         self._folder = tempfile.mkdtemp(prefix="wm_vec-workers-")
+        self._news = os.path.join(self._folder, "world.safetensors")
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._makes = self._functions(world, device, options)
         self.makers = [self.maker(worker) for worker in range(self.num_workers)]
@@ -154,7 +135,7 @@ class WorkerEnvs:
         other machines do not see it: see `wm_vec.workers.ray_collector.RayWorldCollector`.
 
         Args:
-            world: The world as it is now, or its path; None for the `WorldModel` that the workers were made with.
+            world: The changed world, or its path; None for the `WorldModel` that the workers were made with.
 
         Raises:
             ValueError: A world of another schema or network.
@@ -190,11 +171,7 @@ class WorkerEnvs:
             shutil.copyfile(world, outgoing)
         return outgoing
 
-    @property
-    def _news(self) -> str:
-        return os.path.join(self._folder, "world.safetensors")
-
-    def _functions(self, world: Any, device: Any, options: dict[str, Any]) -> list[Callable[[int, int], EnvBase]]:
+    def _functions(self, world: Any, device: Any, options: dict[str, Any]) -> list[EnvFunction]:
         """Each worker's ``(num_envs, seed) -> env``."""
         self._kind: Any = None
         if callable(world) and not isinstance(world, WorldModel):
@@ -211,10 +188,25 @@ class WorkerEnvs:
         outgoing = self._file_of(world)
         self._kind = _kind(outgoing)
         own = outgoing.read_bytes() if isinstance(world, WorldModel) else os.path.abspath(world)
-        copies = [WorldCopies(own, None if each is None else str(each), dtype, self._news, options) for each in devices]
         # An error in the options is raised here, before any worker starts.
-        EnvMaker(WorldCopies(str(outgoing), "cpu", dtype, None, options), 1, self.seed, self._wrap)()
-        return list(copies)
+        EnvMaker(partial(_copy, str(outgoing), "cpu", dtype, None, options), 1, self.seed, self._wrap)()
+        names = [None if each is None else str(each) for each in devices]
+        return [partial(_copy, own, name, dtype, self._news, options) for name in names]
+
+
+def _copy(
+    checkpoint: bytes | str,
+    device: str | None,
+    dtype: torch.dtype | None,
+    follow: str | None,
+    options: dict[str, Any],
+    num_envs: int,
+    seed: int,
+) -> WorkerEnv:
+    """Envs over a copy of the world in `checkpoint`, which is what `WorldModel.save` writes, or its path."""
+    with on_disk(checkpoint) as path:
+        world = WorldModel.load(path, device=device, dtype=dtype)
+    return WorkerEnv(world, num_envs, seed, follow, options)
 
 
 def _kind(path: Path) -> tuple[Any, Any]:

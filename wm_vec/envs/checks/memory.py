@@ -5,15 +5,14 @@ from __future__ import annotations
 import gc
 import os
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 
-from wm_vec.envs.checks.driver import Driver
-from wm_vec.envs.checks.report import CheckReport
+from wm_vec.envs.checks.rollout import Case, Driver
 from wm_vec.envs.checks.values import Tree, as_numpy
 
 MEMORY = "memory"
@@ -24,19 +23,14 @@ DEVICE_BYTES_PER_STEP = 64
 RESIDENT_PER_SEGMENT = 8 << 20
 
 
-def check_memory(driver: Driver, actions: list[Tree], seed: int, report: CheckReport) -> None:
+def check_memory(case: Case) -> None:
     """Whether tensors, arrays or resident memory grow with the steps.
 
-    Caches fill and then stay, so only growth in all of `SEGMENTS` runs of ``len(actions)`` steps counts.
-
-    Args:
-        driver: The environment.
-        actions: The actions of one run.
-        seed: Seed of the first episodes.
-        report: Where failures go.
+    Caches fill and then stay, so only growth in all of `SEGMENTS` runs counts.
     """
+    driver, actions = case.driver, case.actions[: max(WARM_UP, len(case.actions) // 2)]
     length = len(actions)
-    driver.reset(seed)
+    driver.reset(case.seed)
     _run(driver, actions[:WARM_UP])
     with _only_new_objects():
         _run(driver, actions[:WARM_UP])
@@ -54,13 +48,9 @@ def check_memory(driver: Driver, actions: list[Tree], seed: int, report: CheckRe
         values = [reading[name] for reading in readings if name in reading]
         growth = np.diff(values)
         if len(growth) and (growth >= limit).all():
-            report.fail(
-                MEMORY,
-                name,
-                f"no growth over {SEGMENTS} runs of {length} steps",
-                " -> ".join(str(value) for value in values),
-                "Look for lists that grow at each step or reset, and for tensors that keep their graph.",
-            )
+            expected, seen = f"no growth over {SEGMENTS} runs of {length} steps", " -> ".join(map(str, values))
+            advice = "Look for lists that grow at each step or reset, and for tensors that keep their graph."
+            case.report.fail(MEMORY, name, expected, seen, advice)
 
 
 @contextmanager
@@ -100,14 +90,7 @@ def _read(driver: Driver) -> dict[str, int]:
     }
     if driver.device is not None and driver.device.type == "cuda":
         reading["bytes on the device"] = torch.cuda.memory_allocated(driver.device)
-    if _resident is not None:
-        reading["resident bytes"] = _resident()
+    if os.path.exists("/proc/self/statm"):  # Linux
+        with open("/proc/self/statm") as file:
+            reading["resident bytes"] = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return reading
-
-
-def _resident_on_linux() -> int:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-_resident: Callable[[], int] | None = _resident_on_linux if os.path.exists("/proc/self/statm") else None

@@ -1,7 +1,0 @@
-"""``python -m wm_vec.cli``."""
-
-import sys
-
-from wm_vec.cli import main
-
-sys.exit(main())
