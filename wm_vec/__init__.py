@@ -42,25 +42,7 @@ _HOME = {
     "spawn_seeds": "core",
 }
 
-__all__ = [
-    "AdapterError",
-    "AutoresetMode",
-    "BoundSchema",
-    "Engine",
-    "EnvState",
-    "Field",
-    "ModelConfig",
-    "TrainConfig",
-    "WorldModel",
-    "WorldModelEnv",
-    "WorldModelVectorEnv",
-    "batched",
-    "check_vector_env",
-    "collect_transitions",
-    "compile_schema",
-    "make_env",
-    "spawn_seeds",
-]
+__all__ = [*_HOME]
 
 register_worlds()
 

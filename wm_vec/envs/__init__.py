@@ -29,18 +29,7 @@ _HOME = {
 }
 
 # Without SB3VecEnv, which cannot be imported where Stable-Baselines3 is not installed.
-__all__ = [
-    "CheckError",
-    "PessimisticReward",
-    "PessimisticVectorReward",
-    "StatelessTorchRLEnv",
-    "TorchRLEnv",
-    "TransformedEnv",
-    "WorldModelEnv",
-    "WorldModelVectorEnv",
-    "check_vector_env",
-    "make_world_model_env",
-]
+__all__ = [name for name in _HOME if name != "SB3VecEnv"]
 
 
 def __getattr__(name: str) -> Any:
