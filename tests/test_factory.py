@@ -51,11 +51,11 @@ def test_worlds_by_name_by_path_and_by_themselves(cartpole, tmp_path):
     firsts = []
     for world in ("CartPole-v1", "wm_vec/CartPole-v1", str(path), path, cartpole):
         env = wm_vec.make_env(world)
-        assert env.engine.max_episode_steps == 500
+        assert env.engine.config.max_episode_steps == 500
         firsts.append(env.reset(seed=3)[0])
     assert all((first == firsts[0]).all() for first in firsts)
     for horizon in ("max_episode_steps", "max_steps"):
-        assert wm_vec.make_env("CartPole-v1", num_envs=5, **{horizon: 7}).engine.max_episode_steps == 7
+        assert wm_vec.make_env("CartPole-v1", num_envs=5, **{horizon: 7}).engine.config.max_episode_steps == 7
 
 
 def test_ordinary_environments():

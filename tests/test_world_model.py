@@ -187,7 +187,7 @@ def test_a_world_of_an_environment_has_its_spaces():
     assert env.single_observation_space == real.observation_space
     assert env.single_action_space == real.action_space
     assert env.max_episode_steps == 200
-    assert made.to_env().engine.max_episode_steps is None, "gym.make's TimeLimit owns the scalar horizon"
+    assert made.to_env().engine.config.max_episode_steps is None, "gym.make's TimeLimit owns the scalar horizon"
     assert "Pendulum-v1" in repr(made)
     assert "trained" in repr(made)
 

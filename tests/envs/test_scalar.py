@@ -115,7 +115,7 @@ def test_types_are_gymnasiums(cartpole):
 def test_the_horizon_is_gym_makes(cartpole):
     assert gym.make("wm_vec/CartPole-v1").spec.max_episode_steps == 500
     assert gym.make("wm_vec/Pendulum-v1").spec.max_episode_steps == 200
-    assert cartpole.to_env().engine.max_episode_steps is None
+    assert cartpole.to_env().engine.config.max_episode_steps is None
     env = gym.make("wm_vec/Pendulum-v1", max_episode_steps=4)
     env.reset(seed=0)
     flags = [env.step(np.zeros(1, np.float32))[2:4] for _ in range(4)]

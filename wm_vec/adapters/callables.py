@@ -155,12 +155,6 @@ class CallableDynamics(Dynamics):
         return Perspective(self.actions.spec)
 
     @property
-    def example(self) -> TensorDictBase:
-        """States of batch ``(0,)``."""
-        seeds = torch.zeros(1, dtype=torch.int64, device=self._device)
-        return self.start(CounterRNG.from_seeds(seeds), None).state[:0]
-
-    @property
     def bank(self) -> TensorDictBase | None:
         """The given initial states, ``(M,)``; None where the model resets."""
         if self.calls.reset is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TypedDict
 
 import numpy as np
 from gymnasium.vector import AutoresetMode
@@ -42,6 +43,17 @@ class EngineConfig:
         if self.max_episode_steps is not None:
             object.__setattr__(self, "max_episode_steps", whole_number(self.max_episode_steps, "max_episode_steps"))
         object.__setattr__(self, "bank_size", whole_number(self.bank_size, "bank_size"))
+
+
+class EngineKeywords(TypedDict, total=False):
+    """The fields of `EngineConfig` as keywords of what makes environments."""
+
+    max_episode_steps: int | None
+    autoreset_mode: AutoresetMode | str
+    seed: int | None
+    bank_size: int
+    exact_rows: bool
+    validate: bool
 
 
 def whole_number(value: object, name: str) -> int:

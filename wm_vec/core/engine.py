@@ -121,11 +121,6 @@ class Engine:
         """When finished envs reset."""
         return self.config.mode
 
-    @property
-    def max_episode_steps(self) -> int | None:
-        """Steps after which an episode is truncated."""
-        return self.config.max_episode_steps
-
     def only_perspective(self, face: str) -> Perspective:
         """The engine's one perspective, for a face that serves no more.
 

@@ -20,9 +20,6 @@ class CounterRNG:
     Args:
         seed, episode, step: ``(B,)`` int64.
         noise: ``(B, n)`` float32, the numbers of ``normal(n)``, where they have been drawn already.
-
-    Attributes:
-        seed, episode, step: As given.
     """
 
     def __init__(self, seed: Tensor, episode: Tensor, step: Tensor, noise: Tensor | None = None) -> None:
@@ -92,14 +89,11 @@ def fork_seeds(parents: CounterRNG, fork: int) -> Tensor:
 
 
 def spawn_seeds(root: int | None, num_seeds: int) -> list[int]:
-    """Unrelated seeds for several runs, from NumPy's SeedSequence.
+    """Unrelated seeds in ``[0, 2^63)`` for several runs, from NumPy's SeedSequence.
 
     Args:
         root: Any whole number; None takes entropy from the operating system.
         num_seeds: How many.
-
-    Returns:
-        Seeds in ``[0, 2^63)``.
     """
     words = np.random.SeedSequence(root).generate_state(num_seeds, np.uint64)
     return [int(word >> np.uint64(1)) for word in words]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import gymnasium as gym
 import numpy as np
@@ -19,6 +19,7 @@ from wm_vec.adapters.calls import UserCall
 from wm_vec.adapters.spaces import ActionCodec, check_spaces
 from wm_vec.compat import tree_map
 from wm_vec.core import Dynamics, Engine, EngineConfig, EnvState, Perspective, StepOutput
+from wm_vec.core.config import EngineKeywords
 from wm_vec.envs.info import LazyInfo
 from wm_vec.envs.numpy_io import element_of, painter_of, render_call
 from wm_vec.envs.replay import sampled_observations
@@ -83,14 +84,9 @@ class WorldModelVectorEnv(VectorEnv):
         action_space: gym.Space,
         *,
         num_envs: int,
-        max_episode_steps: int | None = None,
-        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
         bank: TensorDictBase | None = None,
-        bank_size: int = 1024,
-        seed: int | None = None,
-        exact_rows: bool = False,
-        validate: bool = False,
         render_mode: str | None = None,
+        **settings: Unpack[EngineKeywords],
     ) -> WorldModelVectorEnv:
         """Many envs of any `Dynamics`, seen by one agent that observes and does everything.
 
@@ -100,21 +96,16 @@ class WorldModelVectorEnv(VectorEnv):
             observation_space: One env's observations.
             action_space: One env's actions.
             num_envs: B.
-            max_episode_steps: Steps after which an episode is truncated; None for no limit.
-            autoreset_mode: Gymnasium's, or its name.
             bank: Initial states ``(M,)``; None for the dynamics' own, or `bank_size` fresh ones.
-            bank_size: M where the bank must be made.
-            seed: Seed of the first reset.
-            exact_rows: Bit-equal rows at any B.
-            validate: Check the values of actions; reads them on the host.
             render_mode: ``"rgb_array"`` or None.
+            **settings: See `wm_vec.core.EngineConfig`.
         """
         check_spaces(observation_space, action_space, "WorldModelVectorEnv")
         engine = Engine(
             dynamics,
             num_envs,
             [Perspective(ActionCodec(action_space).spec)],
-            EngineConfig(max_episode_steps, autoreset_mode, seed, bank_size, exact_rows, validate),
+            EngineConfig(**settings),
             bank=bank,
         )
         return cls(engine, observation_space, action_space, render_mode)
@@ -137,16 +128,11 @@ class WorldModelVectorEnv(VectorEnv):
         render_fn: Callable[..., Any] | None = None,
         action_transform_fn: Callable[..., Any] | None = None,
         encode: Callable[..., Any] | None = None,
-        max_episode_steps: int | None = None,
-        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
         render_mode: str | None = None,
         device: torch.device | str | None = None,
         torch_actions: bool = True,
-        seed: int | None = None,
-        bank_size: int = 1024,
         rng: Literal["counter", "global"] = "counter",
-        exact_rows: bool = False,
-        validate: bool = False,
+        **settings: Unpack[EngineKeywords],
     ) -> WorldModelVectorEnv:
         """Many envs of anybody's model; the arguments of `WorldModelEnv`, and these.
 
@@ -161,17 +147,12 @@ class WorldModelVectorEnv(VectorEnv):
                 `wm_vec.batched`, at every reset with a tensor of seeds ``(B,)``.
             transition_fn, reward_fn, terminal_fn, action_transform_fn, encode: See `CallableDynamics`.
             render_fn: ``(model, state, observation)`` or fewer of one env -> a frame.
-            max_episode_steps: Steps after which an episode is truncated.
-            autoreset_mode: Gymnasium's, or its name.
             render_mode: ``"rgb_array"`` or None.
             device: Where tensors live; None for where the model is.
             torch_actions: True; the scalar `WorldModelEnv` alone gives NumPy.
-            seed: Seed of the first reset.
-            bank_size: Resets that fill the bank.
             rng: ``"global"`` for a model that draws from torch's global generator; then the batch as a whole is
                 reproducible, not each env by itself.
-            exact_rows: Bit-equal rows at any B.
-            validate: Check the values of actions; reads them on the host.
+            **settings: See `wm_vec.core.EngineConfig`; `bank_size` resets fill the bank.
 
         Raises:
             AdapterError: Model, callables and spaces do not fit together.
@@ -198,13 +179,8 @@ class WorldModelVectorEnv(VectorEnv):
             observation_space,
             action_space,
             num_envs=num_envs,
-            max_episode_steps=max_episode_steps,
-            autoreset_mode=autoreset_mode,
-            bank_size=bank_size,
-            seed=seed,
-            exact_rows=exact_rows,
-            validate=validate,
             render_mode=render_mode,
+            **settings,
         )
         env.world_model = world_model
         if render_fn is not None:
@@ -224,7 +200,7 @@ class WorldModelVectorEnv(VectorEnv):
     @property
     def max_episode_steps(self) -> int | None:
         """Steps after which an episode is truncated."""
-        return self.engine.max_episode_steps
+        return self.engine.config.max_episode_steps
 
     def reset(
         self,

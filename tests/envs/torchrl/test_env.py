@@ -139,7 +139,7 @@ def test_the_vector_env_makes_one_of_the_same_world(cartpole):
     env.set_seed(5)
     observation, _ = vector.reset(seed=5)
     assert torch.equal(env.reset()["observation"], observation)
-    assert env.engine.max_episode_steps == 9
+    assert env.engine.config.max_episode_steps == 9
     vector.step(vector.sample_actions())
     assert env.engine.state().elapsed.tolist() == [0] * 4, "with episodes of its own"
 

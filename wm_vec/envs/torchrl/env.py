@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import gymnasium as gym
 import torch
@@ -25,6 +26,7 @@ from wm_vec.core import (
     Perspective,
     StepOutput,
 )
+from wm_vec.core.config import EngineKeywords
 from wm_vec.core.trees import select_envs
 from wm_vec.envs.replay import observation_in, sampled_observations
 from wm_vec.envs.torchrl.base import EngineEnv
@@ -93,13 +95,10 @@ class TorchRLEnv(EngineEnv):
         action_space: gym.Space,
         *,
         num_envs: int,
-        max_episode_steps: int | None = None,
         bank: TensorDictBase | None = None,
-        bank_size: int = 1024,
-        seed: int | None = None,
-        exact_rows: bool = False,
         one_hot: bool = False,
         expose_state: bool = False,
+        **settings: Unpack[EngineKeywords],
     ) -> TorchRLEnv:
         """Many envs of any `Dynamics`, seen by one agent that observes and does everything.
 
@@ -108,20 +107,21 @@ class TorchRLEnv(EngineEnv):
             observation_space: One env's observations.
             action_space: One env's actions.
             num_envs: B.
-            max_episode_steps: Steps after which an episode is truncated; None for no limit.
             bank: Initial states ``(M,)``; None for the dynamics' own, or `bank_size` fresh ones.
-            bank_size: M where the bank must be made.
-            seed: Seed of the first reset.
-            exact_rows: Bit-equal rows at any B.
             one_hot: Discrete actions as one-hot vectors.
             expose_state: Carry the state of the world in the TensorDict.
+            **settings: See `wm_vec.core.EngineConfig`; `autoreset_mode` is none of them.
         """
         check_spaces(observation_space, action_space, cls.__name__)
+        if "autoreset_mode" in settings:
+            raise TypeError(
+                f"{cls.__name__}.from_dynamics: TorchRL itself resets what is done; leave autoreset_mode out."
+            )
         engine = Engine(
             dynamics,
             num_envs,
             [Perspective(ActionCodec(action_space).spec)],
-            EngineConfig(max_episode_steps, AutoresetMode.DISABLED, seed, bank_size, exact_rows),
+            replace(EngineConfig(**settings), autoreset_mode=AutoresetMode.DISABLED),
             bank=bank,
         )
         return cls(engine, observation_space, action_space, one_hot=one_hot, expose_state=expose_state)
