@@ -16,6 +16,7 @@ from torchrl.envs.transforms import CatTensors, RenameTransform, UnsqueezeTransf
 from wm_vec import TrainConfig, WorldModel
 from wm_vec.canvas import EnvSignature
 from wm_vec.canvas.signature import UnsupportedSpaceError
+from wm_vec.core import GivenStart
 from wm_vec.train import data_from_transitions
 from wm_vec.train.data import DataError
 
@@ -170,7 +171,8 @@ def test_a_world_learns_cartpole_from_a_collector():
     assert same_rows(world.bank[:, :4], true_starts([batch]))
     steps = fresh.reshape(-1)[~fresh["next", "done"].reshape(-1)][:256]
     vector = world.to_vector_env(256, max_episode_steps=9)
-    vector.engine.reset(seed=0, start=vector.engine.encode({"agent": steps["observation"]}))
+    states = vector.engine.encode({"agent": steps["observation"]})
+    vector.engine.reset(seed=0, given=GivenStart(states))
     after = vector.step(steps["action"])[4]["final_obs"]
     moved = (steps["next", "observation"] - steps["observation"]).square().mean(0)
     error = (after - steps["next", "observation"]).square().mean(0)
