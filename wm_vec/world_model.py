@@ -199,10 +199,7 @@ class WorldModel:
 
     @classmethod
     def load(
-        cls,
-        path: str | os.PathLike[str],
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        cls, path: str | os.PathLike[str], device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> WorldModel:
         """Read a world that `save` wrote. Never runs code from the file.
 

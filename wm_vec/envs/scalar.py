@@ -135,11 +135,7 @@ class WorldModelEnv(gym.Env):
 
     @classmethod
     def from_engine(
-        cls,
-        engine: Engine,
-        observation_space: gym.Space,
-        action_space: gym.Space,
-        render_mode: str | None = None,
+        cls, engine: Engine, observation_space: gym.Space, action_space: gym.Space, render_mode: str | None = None
     ) -> WorldModelEnv:
         """The view of an engine of one env without autoreset.
 

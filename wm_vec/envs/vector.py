@@ -102,11 +102,7 @@ class WorldModelVectorEnv(VectorEnv):
         """
         check_spaces(observation_space, action_space, "WorldModelVectorEnv")
         engine = Engine(
-            dynamics,
-            num_envs,
-            [Perspective(ActionCodec(action_space).spec)],
-            EngineConfig(**settings),
-            bank=bank,
+            dynamics, num_envs, [Perspective(ActionCodec(action_space).spec)], EngineConfig(**settings), bank=bank
         )
         return cls(engine, observation_space, action_space, render_mode)
 
@@ -175,12 +171,7 @@ class WorldModelVectorEnv(VectorEnv):
             rng=rng,
         )
         env = cls.from_dynamics(
-            dynamics,
-            observation_space,
-            action_space,
-            num_envs=num_envs,
-            render_mode=render_mode,
-            **settings,
+            dynamics, observation_space, action_space, num_envs=num_envs, render_mode=render_mode, **settings
         )
         env.world_model = world_model
         if render_fn is not None:
@@ -203,10 +194,7 @@ class WorldModelVectorEnv(VectorEnv):
         return self.engine.config.max_episode_steps
 
     def reset(
-        self,
-        *,
-        seed: int | Sequence[int | None] | None = None,
-        options: Mapping[str, Any] | None = None,
+        self, *, seed: int | Sequence[int | None] | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[Tensor, dict[str, Any]]:
         """Start episodes.
 

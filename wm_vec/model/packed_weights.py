@@ -58,14 +58,7 @@ class PackedWeights(NamedTuple):
         """
         codec = self.codec
         canvas = encode_fields(
-            values,
-            self.known,
-            self.center,
-            self.scale,
-            codec.num_bits,
-            self.weight,
-            self.known_bias,
-            self.unknown_bias,
+            values, self.known, self.center, self.scale, codec.num_bits, self.weight, self.known_bias, self.unknown_bias
         )
         sample = predict(
             canvas,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -82,15 +83,8 @@ def evaluate_world(
     started = time.perf_counter()
     real = EnvSignature.of_env(env_id, env_kwargs)
     _require_same_spaces(world.signature, real)
-
-    def engine(num_envs: int) -> Engine:
-        return world.to_engine(
-            num_envs,
-            max_episode_steps=real.max_episode_steps,
-            n_denoise_steps=n_denoise_steps,
-            autoreset_mode=AutoresetMode.DISABLED,
-        )
-
+    settings = {"max_episode_steps": real.max_episode_steps, "n_denoise_steps": n_denoise_steps}
+    engine = partial(world.to_engine, **settings, autoreset_mode=AutoresetMode.DISABLED)
     say = progress or (lambda _: None)
     evaluation = _Evaluation(engine, env_id, dict(env_kwargs or {}), real, n_transitions, n_starts, horizon, say)
     everyone: dict[str, Policy | None] = {"random": None, **(policies or {})}

@@ -10,11 +10,7 @@ from torch import Tensor
 
 from wm_kernels.dispatch import Op, TensorContract, is_plain_host_tensor
 from wm_kernels.philox_normal.cpu import philox_normal_cpu, philox_step_cpu, philox_words_cpu
-from wm_kernels.philox_normal.reference import (
-    philox_normal_reference,
-    philox_step_reference,
-    philox_words_reference,
-)
+from wm_kernels.philox_normal.reference import philox_normal_reference, philox_step_reference, philox_words_reference
 
 _CONTRACT = {
     "seed": TensorContract(("B",), (torch.int64,)),

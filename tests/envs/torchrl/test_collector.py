@@ -128,7 +128,7 @@ def test_a_policy_may_be_compiled():
 def test_on_cuda_policies_may_be_captured(options):
     env = WorldModel.bundled("Pendulum-v1", device="cuda").to_torchrl_env(B, max_episode_steps=HORIZON)
     policy = reflex().cuda()
-    # In the first batch a policy is captured: tensordict keeps tensors of it as the graph's inputs, and writes over them.
+    # In the first batch a policy is captured: tensordict keeps tensors of it as the graph's inputs and overwrites them.
     whole = cat(collected(env, policy, no_cuda_sync=True, track_traj_ids=False, **options)[1:])
     assert whole["observation"].device.type == "cuda"
     assert_joined(whole)

@@ -94,9 +94,11 @@ def _check_disabled(case: Case, next_starts: Tree) -> None:
 def check_final_observations(case: Case) -> None:
     """Whether ``final_obs`` is the last observation of the episode that ended (SAME_STEP alone)."""
     base, report, ends = case.base, case.report, case.base.ends()
-    if case.driver.mode is not AutoresetMode.SAME_STEP or not ends:
-        other_mode = "outside SAME_STEP the observation itself is the last one"
-        report.skipped[FINAL_OBS] = base.no_ends() if case.driver.mode is AutoresetMode.SAME_STEP else other_mode
+    if case.driver.mode is not AutoresetMode.SAME_STEP:
+        report.skipped[FINAL_OBS] = "outside SAME_STEP the observation itself is the last one"
+        return
+    if not ends:
+        report.skipped[FINAL_OBS] = base.no_ends()
         return
     if report.failed(MODE):
         return

@@ -8,7 +8,7 @@ from gymnasium.vector import AutoresetMode
 from wm_vec.compat import tree_map
 from wm_vec.envs.checks.episodes import STATISTICS, check_statistics
 from wm_vec.envs.checks.report import CheckReport
-from wm_vec.envs.checks.rollout import Case, Driver, Record, first_difference
+from wm_vec.envs.checks.rollout import Case, Driver, Step, first_difference
 from wm_vec.envs.checks.values import Tree, envs_differ, mix_envs, some_envs
 
 SEEDING = "seeding"
@@ -96,8 +96,11 @@ def check_row_independence(case: Case) -> None:
 def check_partial_reset(case: Case) -> None:
     """Reset every other env by ``options={"reset_mask": ...}`` in mid-episode, and look at all of them."""
     driver, report = case.driver, case.report
-    if driver.mode is AutoresetMode.DISABLED:
-        _check_restarts(case.base, report)
+    restarts = [step for step in case.base.steps if step.restarted is not None]
+    if restarts:
+        _check_restarts(case, restarts, "after ends")
+    elif driver.mode is AutoresetMode.DISABLED:
+        report.skipped[f"{PARTIAL_RESET}, after ends"] = f"no episode ended in {len(case.base.steps)} steps"
     if not _has_neighbours(case, PARTIAL_RESET):
         return
     chosen = np.arange(driver.num_envs) % 2 == 1
@@ -113,15 +116,7 @@ def check_partial_reset(case: Case) -> None:
     if difference:
         _fail(report, "an env whose neighbours are reset", "the same trajectory", difference)
     for t in sorted(times):
-        step = record.steps[t]
-        changed = envs_differ(step.observation, step.restarted)
-        stray = np.flatnonzero(changed & ~step.restarted_envs)
-        if stray.size:
-            seen = f"after step {t}: another one for env {stray[0]}"
-            _fail(report, "what a masked reset returns for the other envs", "their current observation", seen)
-        if case.base.moves() and not changed[step.restarted_envs].any():
-            seen = f"after step {t}: no observation changed"
-            _fail(report, "what a masked reset returns for the envs of the mask", "first observations", seen)
+        _check_restarts(case, [record.steps[t]], f"after step {t}")
     if not report.failed(PARTIAL_RESET):
         statistics = CheckReport(report.environment)
         check_statistics(record, driver.mode, statistics)
@@ -129,19 +124,16 @@ def check_partial_reset(case: Case) -> None:
             report.fail(STATISTICS, f"{found.what}, with masked resets", found.expected, found.seen, found.advice)
 
 
-def _check_restarts(base: Record, report: CheckReport) -> None:
-    """Under DISABLED, the masked resets that the base rollout made after its ends."""
-    restarts = [step for step in base.steps if step.restarted is not None]
-    if not restarts:
-        report.skipped[f"{PARTIAL_RESET}, after ends"] = f"no episode ended in {len(base.steps)} steps"
-        return
-    changed = np.stack([envs_differ(step.observation, step.restarted) for step in restarts])
-    masks = np.stack([step.restarted_envs for step in restarts])
-    if base.moves() and not changed[masks].any():
-        seen = "the observation stayed as it was"
-        _fail(report, "envs that ended and are reset by mask", "first observations of fresh episodes", seen)
+def _check_restarts(case: Case, steps: list[Step], where: str) -> None:
+    """What the masked resets after some steps returned."""
+    changed = np.stack([envs_differ(step.observation, step.restarted) for step in steps])
+    masks = np.stack([step.restarted_envs for step in steps])
     if changed[~masks].any():
-        _fail(report, "what a masked reset returns for the other envs", "their current observation", "another one")
+        seen = f"{where}: another one for env {(changed & ~masks).any(0).argmax()}"
+        _fail(case.report, "what a masked reset returns for the other envs", "their current observation", seen)
+    if case.base.moves() and not changed[masks].any():
+        what, seen = "what a masked reset returns for the envs of the mask", f"{where}: no observation changed"
+        _fail(case.report, what, "first observations of fresh episodes", seen)
 
 
 def check_batch_size(case: Case) -> None:

@@ -16,28 +16,14 @@ from torchrl.envs import EnvBase
 
 from wm_vec.adapters.spaces import ActionCodec, check_spaces
 from wm_vec.compat import COMPILED_STEP, new_tensordict, set_entry
-from wm_vec.core import (
-    AutoresetMode,
-    Dynamics,
-    Engine,
-    EngineConfig,
-    EnvState,
-    GivenStart,
-    Perspective,
-    StepOutput,
-)
+from wm_vec.core import AutoresetMode, Dynamics, Engine, EngineConfig, EnvState, GivenStart, Perspective, StepOutput
 from wm_vec.core.config import EngineKeywords
 from wm_vec.core.trees import select_envs
 from wm_vec.envs.replay import observation_in, sampled_observations
 from wm_vec.envs.torchrl.base import EngineEnv
 from wm_vec.envs.torchrl.checks import ActionCheck, check_compilable, check_mask, not_done_in, read_state
 from wm_vec.envs.torchrl.resets import known_to_be_running
-from wm_vec.envs.torchrl.specs import (
-    DONE_KEYS,
-    STATE_KEY,
-    carried_state,
-    observation_entries,
-)
+from wm_vec.envs.torchrl.specs import DONE_KEYS, STATE_KEY, carried_state, observation_entries
 from wm_vec.envs.torchrl.stateless import StatelessTorchRLEnv
 
 
@@ -286,12 +272,7 @@ class TorchRLEnv(EngineEnv):
         with engine.keep_graph(grad), self._uncompiled() if grad else nullcontext():
             start = self._seen(engine.world.see(engine.predictions()))
             rollout = self.rollout(
-                horizon,
-                policy,
-                auto_reset=False,
-                tensordict=start,
-                break_when_any_done=False,
-                return_contiguous=True,
+                horizon, policy, auto_reset=False, tensordict=start, break_when_any_done=False, return_contiguous=True
             )
             # `rollout` leaves what ended in its last step to the caller.
             self.maybe_reset(rollout[:, -1]["next"])
