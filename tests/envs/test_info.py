@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box
+from tensordict import TensorDict
 
 from tests.core.walk import Walk, tensors_of
+from wm_vec import batched
 from wm_vec.envs import WorldModelVectorEnv
 
 LAZY = ("obs_dict", "predictions", "model_state")
@@ -87,3 +89,34 @@ def test_writing_into_what_was_read_changes_neither_the_env_nor_other_entries(ca
         for tensor in tensors_of(info["model_state"]):
             tensor.fill_(7.0)
         assert bool((env.state() == clean.state()).all())
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("batching", ["batched", "vmap"])
+def test_what_is_written_into_an_info_changes_nothing(batching, mode):
+    """A model that reports its own state, by itself and inside of dicts, lists, TensorDicts and arrays."""
+
+    def step(state, action):
+        after = state + 1
+        info = {"latent": after, "parts": {"all": [after, (after,)]}}
+        if batching == "batched":
+            info |= {"tensordict": TensorDict({"x": after}, batch_size=[2]), "array": after.numpy()}
+        return {"state": after, "observation": 10 * after, "reward": after.sum(-1), "info": info}
+
+    def start(seeds):
+        state = torch.zeros(len(seeds), 2)
+        return state, 10 * state, {"latent": state}
+
+    spaces = Box(-np.inf, np.inf, (2,), np.float32), Box(-1.0, 1.0, (1,), np.float32)
+    options = {"num_envs": 2, "batching": batching, "seed": 0, "autoreset_mode": mode, "reset_fn": batched(start)}
+    envs = WorldModelVectorEnv.from_callables(step, *spaces, **options)
+    _, info = envs.reset()
+    for time in range(1, 4):
+        for leaf in tensors_of(info):
+            leaf.fill_(-100.0)
+        kept = info
+        observation, reward, *_, info = envs.step(envs.sample_actions())
+        assert observation.tolist() == [[10.0 * time] * 2] * 2
+        assert reward.tolist() == [2.0 * time] * 2
+        assert torch.equal(info["latent"], torch.full((2, 2), float(time)))
+        assert (kept["latent"] == -100.0).all(), "and what was kept stays the caller's"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import reduce
 from typing import Any
 from weakref import WeakSet
 
@@ -16,7 +17,6 @@ from torch import Tensor
 from wm_vec.core.actions import JointAction
 from wm_vec.core.config import EngineConfig, whole_number
 from wm_vec.core.dynamics import Dynamics
-from wm_vec.core.encoding import encoded
 from wm_vec.core.imagination import imagined
 from wm_vec.core.perspective import Perspective
 from wm_vec.core.resets import BANK_SEED, Bank, Fresh, GivenStart, bank_leaves, fork_state, make_bank, restart
@@ -24,7 +24,7 @@ from wm_vec.core.rewards import RewardFunctions
 from wm_vec.core.rng import CounterRNG, seed_list, spawn_seeds
 from wm_vec.core.state import EnvState, StateLayout, StepOutput
 from wm_vec.core.step import World, step
-from wm_vec.core.trees import Tree
+from wm_vec.core.trees import Tree, copies, num_observations
 
 
 class EngineFamily(WeakSet["Engine"]):
@@ -143,6 +143,7 @@ class Engine:
             raise ValueError("load_bank: this dynamics starts every episode afresh; it has no bank to replace.")
         self.world.resets.load(leaves)
 
+    @torch.no_grad()
     def encode(self, observation: Mapping[str, Tree], rng: CounterRNG | None = None) -> TensorDictBase:
         """States ``(M,)`` at which the perspectives see given, real observations; for `load_bank` and `reset`.
 
@@ -155,8 +156,19 @@ class Engine:
             TypeError: The dynamics cannot encode.
             ValueError: Observations that do not fit, or that it cannot encode.
         """
+        if not isinstance(observation, Mapping):
+            names = [p.name for p in self.perspectives]
+            raise TypeError(f"encode: give a mapping from {names} to observations, got {type(observation).__name__}.")
+        size = num_observations(observation)
+        if rng is None:
+            rng = CounterRNG.from_seeds(torch.arange(BANK_SEED, BANK_SEED + size, device=self.device))
+        if size != len(rng.seed):
+            raise ValueError(f"encode: {len(rng.seed)} observations are needed, one for each state, got {size}.")
         like = self.dynamics.observe(self.world.layout.example().dynamics)
-        return encoded(self.dynamics, self.perspectives, like, observation, rng)
+        seen = [p.whole(observation[p.name], like) for p in self.perspectives if p.name in observation]
+        # Each is its part of one flat observation, NaN elsewhere.
+        whole = reduce(lambda one, other: torch.where(one.isnan(), other, one), seen)
+        return self.dynamics.encode(whole, rng)
 
     def reset(
         self,
@@ -197,7 +209,7 @@ class Engine:
         with torch.set_grad_enabled(bool(self._keeps_graph) and torch.is_grad_enabled()):
             self._state, info = restart(self.world, state, seeds=seeds, mask=mask, options=options, given=given)
         # An entry of some envs alone does not say which they are.
-        self.start_info = info if mask is None else {}
+        self.start_info = copies(dict(info)) if mask is None else {}
         return self.world.observe(self._state)
 
     def _checked_mask(self, mask: Tensor | None, name: str) -> Tensor | None:

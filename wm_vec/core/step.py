@@ -20,7 +20,7 @@ from wm_vec.core.resets import ResetSource, Starts
 from wm_vec.core.rewards import RewardFunctions
 from wm_vec.core.rng import CounterRNG, step_numbers
 from wm_vec.core.state import EnvState, StateLayout, StepOutput
-from wm_vec.core.trees import Tree, finite_envs, in_chunks, select_envs
+from wm_vec.core.trees import Tree, copies, finite_envs, in_chunks, select_envs
 
 EXACT_ROWS_CHUNK = 32
 """Envs that go through the network together under ``exact_rows``."""
@@ -139,7 +139,7 @@ def step(
         episode_length=finished.final_elapsed,
         state=after.dynamics,
         final_state=final_state,
-        info=dict(transition.info),
+        info=copies(dict(transition.info)),
     )
 
 

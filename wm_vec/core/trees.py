@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
@@ -55,6 +56,37 @@ def in_chunks(fn: Callable[..., Any], size: int, *args: Any) -> Any:
         *results,
         is_leaf=_is_tensordict,
     )
+
+
+def num_observations(observation: Mapping[str, Tree]) -> int:
+    """M of trees of tensors ``(M, ...)``.
+
+    Raises:
+        TypeError: Something in them is no tensor.
+        ValueError: Parts of different M, or none.
+    """
+    leaves = tree_leaves(dict(observation))
+    for leaf in leaves:
+        if not isinstance(leaf, Tensor) or leaf.dim() == 0:
+            raise TypeError(
+                "encode: observations must be torch tensors (M, ...), or dicts and tuples of them, got "
+                f"{type(leaf).__name__}. Convert them with torch.as_tensor(...)."
+            )
+    sizes = {leaf.shape[0] for leaf in leaves}
+    if len(sizes) != 1:
+        raise ValueError(f"encode: all parts of the observations must have one leading size M, got {sorted(sizes)}.")
+    return sizes.pop()
+
+
+def copies(tree: Any) -> Any:
+    """The same structure with copies of tensors, TensorDicts and arrays; anything else as it is."""
+
+    def own(leaf: Any) -> Any:
+        if isinstance(leaf, np.ndarray):
+            return leaf.copy()
+        return leaf.clone() if isinstance(leaf, (Tensor, TensorDictBase)) else leaf
+
+    return tree_map(own, tree, is_leaf=_is_tensordict)
 
 
 def as_entry(tree: Tree) -> Any:
