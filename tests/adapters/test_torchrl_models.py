@@ -21,7 +21,7 @@ from tests.adapters.torchrl_worlds import trained_cartpole
 from tests.envs.rollouts import roll
 from wm_vec import batched
 from wm_vec.adapters import TorchRLDynamics
-from wm_vec.core import Engine
+from wm_vec.core import Engine, EngineConfig
 from wm_vec.envs import WorldModelEnv, WorldModelVectorEnv, check_vector_env
 from wm_vec.train import collect_transitions
 
@@ -187,7 +187,7 @@ def test_the_scalar_env_is_row_0_and_passes_gymnasiums_checker(nets, starts):
     vector = cartpole_env(nets, starts, 8, max_episode_steps=50)
     observation, _ = vector.reset(seed=4)
     dynamics = vector.engine.dynamics
-    engine = Engine(dynamics, 1, [dynamics.perspective], max_episode_steps=50, autoreset_mode="disabled")
+    engine = Engine(dynamics, 1, [dynamics.perspective], EngineConfig(50, "disabled"))
     env = WorldModelEnv.from_engine(engine, OBSERVED, ACTED)
     check_env(env, skip_render_check=True)
     np.testing.assert_array_equal(env.reset(seed=4)[0], observation[0])

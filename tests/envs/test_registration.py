@@ -60,7 +60,7 @@ def test_options_of_the_vector_env_pass_through(mode):
     )
     assert (envs.num_envs, envs.max_episode_steps, envs.autoreset_mode) == (3, 7, mode)
     assert envs.metadata["autoreset_mode"] is mode
-    assert envs.engine.exact_rows
+    assert envs.engine.config.exact_rows
     assert envs.engine.dynamics.n_denoise_steps == 2
     assert envs.device == torch.device("cpu")
     assert envs.engine.dtype == torch.float64
@@ -81,7 +81,7 @@ def test_modes_go_by_name_too(mode):
 def test_options_of_the_scalar_view_pass_through():
     env = gym.make("wm_vec/Pendulum-v1", n_denoise_steps=2, exact_rows=True, device="cpu", dtype=torch.float64, seed=5)
     engine = env.unwrapped.engine
-    assert engine.exact_rows
+    assert engine.config.exact_rows
     assert engine.dtype == torch.float64
     assert engine.dynamics.n_denoise_steps == 2
     np.testing.assert_array_equal(env.reset()[0], env.reset(seed=5)[0])
