@@ -42,6 +42,7 @@ def imagined_return(world, actor, steps=16):
         return float(env.imagine(actor, steps)["next", "reward"].sum(1).mean())
 
 
+@pytest.mark.long
 def test_the_actor_improves_in_a_world_that_stays_as_it_is(pendulum):
     """At full size the untrained actor learns to balance the real pendulum: see benchmarks/results."""
     before = {name: tensor.clone() for name, tensor in pendulum.model.state_dict().items()}
@@ -60,6 +61,7 @@ def test_the_actor_improves_in_a_world_that_stays_as_it_is(pendulum):
         assert torch.equal(tensor, before[name]), name
 
 
+@pytest.mark.long
 def test_the_script_trains_and_meets_the_real_pendulum():
     options = ["--num-iterations", "20", "--num-envs", "4", "--horizon", "3", "--eval-episodes", "2", "--device", "cpu"]
     command = [sys.executable, "-W", "error::UserWarning", "examples/dreamer_pendulum.py", *options]

@@ -67,6 +67,7 @@ def rollouts():
     return played(ppo_sync, sync, 60), played(ppo_tensor, tensor, 60)
 
 
+@pytest.mark.long
 def test_a_policy_from_the_tensor_script_balances_the_real_pole():
     """A random policy's mean return there is about 22."""
     lines, printed = run("ppo_tensor", "--total-timesteps", 65_536)
@@ -74,6 +75,7 @@ def test_a_policy_from_the_tensor_script_balances_the_real_pole():
     assert real_return(printed) > 100
 
 
+@pytest.mark.long
 def test_both_scripts_print_the_same_training():
     """Same worlds, same seeds, same draws: but for their speed the two are one training."""
     options = ("--num-envs", 8, "--num-steps", 64, "--total-timesteps", 1536)

@@ -19,6 +19,8 @@ from wm_vec.adapters import TorchRLDynamics
 from wm_vec.core import CounterRNG
 from wm_vec.envs import WorldModelVectorEnv, check_vector_env
 
+pytestmark = pytest.mark.long  # an RSSM is trained first
+
 PENDULUM = Box(-10, 10, (3,), np.float32)
 TORQUE = Box(-1, 1, (1,), np.float32)
 FILTERED, IMAGINED = 20, 15

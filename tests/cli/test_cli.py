@@ -76,6 +76,7 @@ def test_train_writes_a_world_and_a_log_and_says_how_good_it_is(trained):
     assert "gradient steps" in stderr
 
 
+@pytest.mark.long
 def test_check_writes_figures_and_a_picture(trained):
     folder, _, _ = trained
     stdout, stderr = run(
@@ -98,6 +99,7 @@ def test_rollout_of_a_bundled_world_for_people(trained):
     assert "32 envs x 60 steps of CartPole-v1" in stdout
 
 
+@pytest.mark.long
 def test_a_killed_run_goes_on_to_the_same_world(trained, tmp_path):
     process = command(f"{TRAIN} --out world.safetensors --no-check", tmp_path)
     resume = tmp_path / "world.safetensors.resume"

@@ -18,6 +18,8 @@ from stable_baselines3.common.monitor import Monitor
 
 from wm_vec.envs import SB3VecEnv
 
+pytestmark = pytest.mark.long
+
 
 def mean_return(model, env, seed=1, episodes=20, deterministic=True):
     env.reset(seed=seed)

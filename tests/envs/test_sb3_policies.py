@@ -18,6 +18,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from wm_vec.envs import SB3VecEnv, WorldModelEnv, WorldModelVectorEnv
 
+pytestmark = pytest.mark.long
+
 HORIZON = 16
 
 

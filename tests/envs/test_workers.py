@@ -56,6 +56,7 @@ SPAWNED = [maker for maker in MAKERS if maker.name in ("steered", "painter", "ga
 """One for each structure of observations, since a worker takes seconds to start; test_pickling.py sends all kinds."""
 
 
+@pytest.mark.long
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("maker", SPAWNED, ids=lambda maker: maker.name)
 def test_a_spawned_worker_gives_the_numbers_of_syncvectorenv(maker):
@@ -67,6 +68,7 @@ def test_a_spawned_worker_gives_the_numbers_of_syncvectorenv(maker):
         assert_closes(envs)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(120)
 def test_gym_make_vec_spawns_workers_of_the_registered_worlds():
     options = {"max_episode_steps": 6, "seed": 3}
@@ -77,6 +79,7 @@ def test_gym_make_vec_spawns_workers_of_the_registered_worlds():
         assert_closes(envs)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(120)
 def test_ready_environments_are_sent_to_spawned_workers():
     """As people close over a model of their own; the reward is a lambda, which cloudpickle takes."""
@@ -150,6 +153,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.long
 @pytest.mark.timeout(120)
 def test_forked_processes_are_told_once_how_to_make_workers(tmp_path):
     script = tmp_path / "forking.py"
@@ -189,6 +193,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.long
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("make", ['lambda: gym.make("wm_vec/CartPole-v1")', "lambda: first"])
 def test_users_are_told_before_a_forked_worker_hangs(tmp_path, make):

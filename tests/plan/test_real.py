@@ -10,6 +10,8 @@ from tensordict import TensorDict
 
 from wm_vec.plan import CEM, MPPI
 
+pytestmark = pytest.mark.long
+
 SEEDS = (0, 1)
 
 

@@ -30,7 +30,7 @@ from wm_vec.workers import RandomActions
 STEPS = 2 * HORIZON + 2
 GONE = (RuntimeError, ValueError)
 """TorchRL's errors when a process dies; the second one where another process ends too late."""
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(120)]
 
 
 def test_a_synchronous_process_collector(cartpole, tmp_path):

@@ -31,7 +31,7 @@ from wm_vec.workers.ray_collector import RayWorldCollector, WorkerDiedError  # n
 
 STEPS = 2 * HORIZON + 2
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(180)]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -161,6 +161,7 @@ def test_pendulum():
     assert len(data.starts) == 4
 
 
+@pytest.mark.long
 def test_a_world_learns_cartpole_from_a_collector():
     """Far better than standing still, after few steps; and its episodes start where the real ones do."""
     env = cartpole_env(4, [StepCounter()])

@@ -309,6 +309,7 @@ def test_rollouts_that_reset_themselves_do_not_either(cartpole):
     assert among(starts, bank_of(cartpole)).all(), "TorchRL's transforms hand no observations on"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("batched_env", [SerialEnv, ParallelEnv])
 def test_batches_of_environments(cartpole, real, batched_env):
     """They reset as ever in rollouts, and start from observations when they are handed some."""
