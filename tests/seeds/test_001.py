@@ -82,6 +82,7 @@ def test_action_transform(model, names):
     assert reward == pytest.approx(expected_reward, abs=1e-6)
 
 
+@pytest.mark.long
 def test_stable_baselines(names, capsys):
     pytest.importorskip("stable_baselines3")
     exec(blocks_001.STABLE_BASELINES, names)
