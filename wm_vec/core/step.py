@@ -84,30 +84,28 @@ def step(
         state = layout.replace_leaves(state, gate.admit)
     joint, within_bounds = world.actions.join(actions)
     noise, starts = _numbers(world, state, mode)
-    counters = state.seed, state.episode, state.elapsed
+    before, reward_state = state.dynamics, dict(state.reward_state.items())
+    seed, episode, elapsed = state.seed, state.episode, state.elapsed
 
     # 1. Predict.
-    transition: Transition = _run(world, _predict, state.dynamics, within_bounds, noise, *counters)
+    transition: Transition = _run(world, _predict, before, within_bounds, noise, seed, episode, elapsed)
 
     # 2. Users' functions; nothing where rewards and terminations are the dynamics' own.
     own = transition.observation, transition.reward, transition.terminated
-    reward_state = dict(state.reward_state.items())
-    reward, terminated, reward_state = _run(
-        world, _reward, state.dynamics, *own, list(actions), state.elapsed, reward_state
-    )
+    reward, terminated, carried = _run(world, _reward, before, *own, list(actions), elapsed, reward_state)
 
     # 3. Finish.
     finished = finish_step(
-        layout.leaves(state.dynamics, state.reward_state),
-        layout.leaves(transition.state, reward_state),
+        layout.leaves(before, reward_state),
+        layout.leaves(transition.state, carried),
         starts.leaves,
         starts.places,
         joint if world.actions.may_diverge else None,
         reward,
         terminated,
         transition.truncated,
-        state.elapsed,
-        state.episode,
+        elapsed,
+        episode,
         state.returns,
         state.pending if mode is AutoresetMode.NEXT_STEP else None,
         world.config.max_episode_steps,
@@ -119,7 +117,7 @@ def step(
         finished.state,
         elapsed=finished.elapsed,
         episode=finished.episode,
-        seed=state.seed,
+        seed=seed,
         returns=finished.returns,
         pending=finished.finished.clone() if mode is AutoresetMode.NEXT_STEP else state.pending,
         world=state.world,

@@ -92,7 +92,7 @@ def box_muller(words: Tensor) -> Tensor:
 def normal_pairs(radius: Tensor, angle: Tensor) -> Tensor:
     """Pairs of standard normals from pairs of words, float32 ``(...)`` each -> complex64 ``(...)``."""
     radius = (radius * 2.0**-32 + 2.0**-33).log_().mul_(-2.0).clamp_min_(0.0).sqrt_()
-    return torch.polar(radius, angle * 2.0**-32 * (2.0 * math.pi))
+    return torch.polar(radius, angle * (2.0**-32 * 2.0 * math.pi))
 
 
 def philox_normal_reference(seed: Tensor, episode: Tensor, step: Tensor, num_normals: int, stream: int) -> Tensor:
