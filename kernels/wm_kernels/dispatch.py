@@ -26,7 +26,7 @@ def is_plain_host_tensor(tensor: Tensor) -> bool:
         tensor.is_cpu
         and type(tensor) is Tensor
         and not torch.compiler.is_compiling()
-        and not torch._C._functorch.peek_interpreter_stack()
+        and not torch._C._functorch.peek_interpreter_stack()  # torch has no public name for "inside vmap or grad"
     )
 
 

@@ -22,7 +22,7 @@ BANK_SEED = 0x5EED
 """Seed of the bank's own draws, the same for every number of envs."""
 
 
-class Starts(NamedTuple):
+class InitialStates(NamedTuple):
     """Initial states for B envs.
 
     Attributes:
@@ -48,7 +48,7 @@ class ResetSource(Protocol):
 
     def sample(
         self, seed: Tensor, episode: Tensor, words: Tensor | None = None, options: Mapping[str, Any] | None = None
-    ) -> Starts:
+    ) -> InitialStates:
         """Initial states of B envs.
 
         Args:
@@ -106,10 +106,10 @@ class Bank:
 
     def sample(
         self, seed: Tensor, episode: Tensor, words: Tensor | None = None, options: Mapping[str, Any] | None = None
-    ) -> Starts:
+    ) -> InitialStates:
         """The bank, and the state that each env draws at its seed and episode; see `ResetSource`."""
         words = start_words(seed, episode) if words is None else words
-        return Starts(self.buffer, (words * self.size) >> 32)
+        return InitialStates(self.buffer, (words * self.size) >> 32)
 
     @torch.inference_mode(False)  # tensors that are made in it can only be written into in it
     def _allocate(self, leaves: Sequence[Tensor], capacity: int) -> None:
@@ -133,11 +133,11 @@ class Fresh:
 
     def sample(
         self, seed: Tensor, episode: Tensor, words: Tensor | None = None, options: Mapping[str, Any] | None = None
-    ) -> Starts:
+    ) -> InitialStates:
         """A fresh state for each env; see `ResetSource`."""
         start = self.dynamics.start(CounterRNG(seed, episode, torch.zeros_like(episode)), options)
         leaves = self.layout.check_leaves(start.state, "reset: the dynamics' start")
-        return Starts(self.layout.initial_leaves(leaves), None, start.info)
+        return InitialStates(self.layout.initial_leaves(leaves), None, start.info)
 
     def copy(self) -> Fresh:
         """Itself: it has no buffer."""
@@ -205,7 +205,7 @@ def restart(
         seed = torch.where(new, torch.tensor([s or 0 for s in seeds], device=device), seed)
         episode = torch.where(new, 0, episode)
     if given is not None and given.mask is None:
-        starts = Starts(_given_leaves(layout, given, seed, episode), None)
+        starts = InitialStates(_given_leaves(layout, given, seed, episode), None)
         leaves = starts.leaves
     else:
         starts = world.resets.sample(seed, episode, options=options)

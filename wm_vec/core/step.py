@@ -16,7 +16,7 @@ from wm_vec.core.actions import JointAction
 from wm_vec.core.config import EngineConfig
 from wm_vec.core.dynamics import Dynamics, Transition
 from wm_vec.core.perspective import Perspective
-from wm_vec.core.resets import ResetSource, Starts
+from wm_vec.core.resets import ResetSource, InitialStates
 from wm_vec.core.rewards import RewardFunctions
 from wm_vec.core.rng import CounterRNG, step_numbers
 from wm_vec.core.state import EnvState, StateLayout, StepOutput
@@ -168,10 +168,10 @@ class GradientGate:
         return gradient.masked_fill(self.closed.view(-1, *(1,) * (gradient.dim() - 1)), 0.0)
 
 
-def _numbers(world: World, state: EnvState, mode: AutoresetMode) -> tuple[Tensor | None, Starts]:
+def _numbers(world: World, state: EnvState, mode: AutoresetMode) -> tuple[Tensor | None, InitialStates]:
     """The step's noise, and where envs that reset in it start: all random words of the step in one draw."""
     if mode is AutoresetMode.DISABLED:
-        return None, Starts([], None)
+        return None, InitialStates([], None)
     if not world.resets.uses_words:
         return None, world.resets.sample(state.seed, state.episode + 1)
     noise, words = step_numbers(state.seed, state.episode, state.elapsed, world.dynamics.noise_size)
