@@ -24,7 +24,7 @@ def drift(state, action):
 
 @wm_vec.batched
 def reset_to_seed(model, seeds, options):
-    """InitialStates at (seed, 1), or where the options say."""
+    """Starts at (seed, 1), or where the options say."""
     start = torch.stack([seeds.float(), torch.ones_like(seeds, dtype=torch.float32)], -1)
     return start + (options or {}).get("shift", 0.0)
 

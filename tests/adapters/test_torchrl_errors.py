@@ -142,7 +142,7 @@ def test_what_a_module_leaves_alone_goes_through_an_identity():
 
 
 def test_a_decoder_that_samples_does_so_from_the_lent_generator():
-    """InitialStates look the same whatever was drawn outside, and outside nothing is noticed."""
+    """Starts look the same whatever was drawn outside, and outside nothing is noticed."""
     sampling = TensorDictModule(lambda z: z + torch.randn_like(z), in_keys=["z"], out_keys=["observation"])
     seen = []
     for outside in range(2):

@@ -169,7 +169,7 @@ def schema(name: str, mode: str) -> Log:
 
 
 def schema_starts() -> Log:
-    """InitialStates from a user's function, the rest filled in."""
+    """Starts from a user's function, the rest filled in."""
     log, draw = Log(), np.random.default_rng(0)
     env = port().to_vector_env(
         5,

@@ -90,7 +90,7 @@ class CanvasDynamics(Dynamics):
         self._saved_bank = bank
 
     def initial_state(self, rng: CounterRNG, num_envs: int) -> TensorDict:
-        """InitialStates of episodes sampled from the model itself, with the whole context unknown."""
+        """Starts of episodes sampled from the model itself, with the whole context unknown."""
         model = self.model
         zeros = torch.zeros(num_envs, model.bound.layout.num_positions, device=self.device, dtype=self.dtype)
         noise = rng.normal(model.noise_size, STREAM_BANK, self.dtype)

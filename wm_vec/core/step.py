@@ -16,7 +16,7 @@ from wm_vec.core.actions import JointAction
 from wm_vec.core.config import EngineConfig
 from wm_vec.core.dynamics import Dynamics, Transition
 from wm_vec.core.perspective import Perspective
-from wm_vec.core.resets import ResetSource, InitialStates
+from wm_vec.core.resets import InitialStates, ResetSource
 from wm_vec.core.rewards import RewardFunctions
 from wm_vec.core.rng import CounterRNG, step_numbers
 from wm_vec.core.state import EnvState, StateLayout, StepOutput
