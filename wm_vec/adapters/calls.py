@@ -158,13 +158,13 @@ class ModelCalls:
 
     Attributes:
         transition, reset, reward, terminal, action_transform, decode, encode: The calls; None where there is none.
-            Their values are those of ``TRANSITION``, ``RESET``, ``JUDGE``, ``TRANSFORM``, ``DECODE`` and ``ENCODE``, in
-            that order.
+            Their values are those of ``TRANSITION``, ``RESET``, ``FUNCTION`` (both), ``TRANSFORM``, ``DECODE`` and
+            ``ENCODE``, in that order.
     """
 
     RESET = ("model", "seed", "options")
     TRANSITION = ("model", "state", "action", "rng")
-    JUDGE = ("model", "state", "observation", "action")
+    FUNCTION = ("model", "state", "observation", "action")
     TRANSFORM = ("model", "action")
     DECODE = ("state",)
     ENCODE = ("model", "observation", "rng")
@@ -185,8 +185,8 @@ class ModelCalls:
         self.model, self.adapter = model, adapter
         self.transition = self._find_transition(transition_fn)
         self.reset = self._find_reset(reset_fn, resets)
-        self.reward = self._judge(reward_fn, "reward_fn")
-        self.terminal = self._judge(terminal_fn, "terminal_fn")
+        self.reward = self._function(reward_fn, "reward_fn")
+        self.terminal = self._function(terminal_fn, "terminal_fn")
         self.action_transform = None
         if action_transform_fn is not None:
             forms = [self.TRANSFORM, ("action",)]
@@ -250,10 +250,12 @@ class ModelCalls:
             error.add_note(f"Raised in {self.decode.name}, called with initial_state.")
             raise
 
-    def _judge(self, fn: Any, name: str) -> UserCall | None:
+    def _function(self, fn: Any, name: str) -> UserCall | None:
         if fn is None:
             return None
-        return UserCall(fn, name, self.JUDGE, [self.JUDGE, self.JUDGE[:3], self.JUDGE[:2], self.JUDGE[:1], ()])
+        return UserCall(
+            fn, name, self.FUNCTION, [self.FUNCTION, self.FUNCTION[:3], self.FUNCTION[:2], self.FUNCTION[:1], ()]
+        )
 
 
 def warn_of_training_mode(model: Any) -> None:

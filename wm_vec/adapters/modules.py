@@ -32,7 +32,7 @@ class ModuleStep:
         reward: Where rewards stand; None for none.
         terminated: Where terminations stand; None for the first of `TERMINATED` that there is.
         terminated_as: What terminations are if they are no bools.
-        judges: Whether terminations are read at all.
+        reads_terminated: Whether terminations are read at all.
         info: What is handed on in info.
         noise: Where noise goes, and its shape of one env.
 
@@ -53,7 +53,7 @@ class ModuleStep:
         reward: Path | None,
         terminated: Path | None,
         terminated_as: Literal["probability", "logit"],
-        judges: bool,
+        reads_terminated: bool,
         info: Sequence[Path],
         noise: Mapping[Path, tuple[int, ...]],
     ) -> None:
@@ -73,7 +73,7 @@ class ModuleStep:
         self._states, self._places, self._info = list(states), places, list(info)
         self._action, self._encode, self._noise = action, encode, dict(noise)
         self._reward, self._terminated, self._terminated_as = reward, terminated, terminated_as
-        self._judges = judges
+        self._reads_terminated = reads_terminated
         self._written = {path_of(key) for key in self.module.out_keys}
         floats = (p.dtype for p in self.module.parameters() if p.dtype.is_floating_point)
         self._dtype = next(floats, torch.float32)
@@ -161,7 +161,7 @@ class ModuleStep:
             result["observation"] = self._decode(following)
         if self._reward is not None:
             result["reward"] = self._tensor(out, self._reward, where, "reward_key, or a reward_fn")
-        terminated = self._ended(out) if self._judges else None
+        terminated = self._ended(out) if self._reads_terminated else None
         if terminated is not None:
             result["terminated"] = terminated
         result["info"] = {".".join(path): self._tensor(out, path, where, "info_keys") for path in self._info}

@@ -59,7 +59,7 @@ class TransitionReader:
                 warnings.warn(f"{self.where}: {miss}.", stacklevel=2)
         return parts
 
-    def judged(
+    def reward_and_end(
         self, parts: StepParts, action: Any, call: Callable[[UserCall, tuple[Any, ...]], Any]
     ) -> tuple[Any, Any]:
         """Reward and termination: the transition's, else those of the functions, else 0.0 and False.

@@ -166,7 +166,7 @@ class BatchRunner:
         result = self._call(calls.transition, values, rng)
         parts = reader.read(result, lead)
         where = reader.where + tuple_read(result)
-        reward, terminated = reader.judged(parts, action, lambda call, values: self._call(call, values, rng))
+        reward, terminated = reader.reward_and_end(parts, action, lambda call, values: self._call(call, values, rng))
         truncated = parts.truncated
         return Outcome(
             states.flatten(parts.state, where),

@@ -117,7 +117,7 @@ class TorchRLDynamics(CallableDynamics):
             reward=path_of(reward_key) if reward_fn is None else None,
             terminated=None if terminated_key is None else path_of(terminated_key),
             terminated_as=terminated_as,
-            judges=terminal_fn is None,
+            reads_terminated=terminal_fn is None,
             info=[path_of(key) for key in info_keys],
             noise={path_of(key): _shape(size) for key, size in (noise or {}).items()},
         )

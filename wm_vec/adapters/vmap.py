@@ -46,13 +46,13 @@ class VmapRunner(BatchRunner):
                     "batching='vmap' give them entries of their own."
                 )
             constants.update((key, value) for key, value in out.info.items() if key not in info)
-            judged = {"reward": out.reward, "terminated": out.terminated}
+            flags = {"reward": out.reward, "terminated": out.terminated}
             if out.truncated is not None:
-                judged["truncated"] = out.truncated
-            return out.state, out.observation, judged, info
+                flags["truncated"] = out.truncated
+            return out.state, out.observation, flags, info
 
         try:
-            state, observation, judged, info = torch.func.vmap(one, randomness="different")(before, action, *counters)
+            state, observation, flags, info = torch.func.vmap(one, randomness="different")(before, action, *counters)
         except AdapterError:
             raise
         except RuntimeError as error:
@@ -63,7 +63,7 @@ class VmapRunner(BatchRunner):
             )
             raise
         info.update(constants)
-        return Outcome(state, observation, judged["reward"], judged["terminated"], judged.get("truncated"), info)
+        return Outcome(state, observation, flags["reward"], flags["terminated"], flags.get("truncated"), info)
 
 
 def _all_tensors(value: Any) -> bool:

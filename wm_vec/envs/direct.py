@@ -41,7 +41,7 @@ class StepInfo(dict):
 class DirectModel:
     """One env of a model whose state may be any Python object.
 
-    State and info are handed on as they are, observations are new arrays, and nothing is clipped or judged finite.
+    State and info are handed on as they are, observations are new arrays, nothing is clipped, NaN is handed on.
 
     Args:
         calls: The model's callables.
@@ -137,7 +137,7 @@ class DirectModel:
             result = self._call(calls.transition, (calls.model, self.state, taken, own))
             parts, where = reader.read(result, ()), reader.where + tuple_read(result)
             observation = self._observations.element(parts.observation, where)
-            reward, terminated = reader.judged(parts, taken, self._call)
+            reward, terminated = reader.reward_and_end(parts, taken, self._call)
             reward = float(one_number(reward, "reward", where))
             over = as_flag(one_number(terminated, "terminated", where), "terminated", where)
             cut = parts.truncated

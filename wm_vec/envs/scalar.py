@@ -29,7 +29,7 @@ class WorldModelEnv(gym.Env):
     """Any world model as one Gymnasium environment, NumPy in and out.
 
     Without `batching` the model is called directly: its state may be any Python object, actions are not clipped, and
-    what it returns is not judged, NaN included. docs/adapters.md lists what callables may return. Observations are new
+    what it returns is not checked, NaN included. docs/adapters.md lists what callables may return. Observations are new
     arrays; `state` and the entries of ``info`` are the model's own, not copies. ``info`` of a reset is what the model
     reported, of a step that, ``model_state`` and ``elapsed_steps``.
 

@@ -97,7 +97,7 @@ class CanvasModel(nn.Module):
         Args:
             values: ``(B, N)`` float, current values; finite everywhere.
             next_values: ``(B, N)`` float, what is to be predicted; finite everywhere.
-            known: ``(B, N)`` bool, what the context tells.
+            known: ``(B, N)`` bool, what the context says.
             same_tick: ``(B,)`` bool, samples whose context belongs to the predicted tick.
             weight: ``(B, N)`` float, 0 where there is nothing to learn.
             noise_level: ``(B,)`` standard normals that place ln(sigma).
