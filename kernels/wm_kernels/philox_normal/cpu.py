@@ -59,21 +59,21 @@ def _philox(seed: Tensor, even: np.ndarray, odd: np.ndarray) -> tuple[np.ndarray
         ``(2, blocks, B)`` uint32 each: ``even[lane, block]`` is word ``4 * block + 2 * lane``, ``odd[lane, block]`` the
         one after it.
     """
-    for key in _words(seed).T[:, None] + _WEYL:
-        product = np.multiply(even, _MULTIPLIERS).view(np.uint32).reshape(*even.shape, 2)[::-1]
-        odd = np.bitwise_xor(odd, key)
-        even, odd = np.bitwise_xor(product[..., 1], odd), product[..., 0]
+    # Two buffers by turns, since the low halves of a product are read in the next round.
+    products = np.empty((2, *even.shape), np.uint64)
+    halves = products.view(np.uint32).reshape(*products.shape, 2)[:, ::-1]
+    turns = [(product, half[..., 0], half[..., 1]) for product, half in zip(products, halves, strict=True)]
+    for number, key in enumerate(_words(seed).T[:, None] + _WEYL):
+        product, low, high = turns[number % 2]
+        np.multiply(even, _MULTIPLIERS, out=product)
+        even, odd = np.bitwise_xor(high, np.bitwise_xor(odd, key)), low
     return even, odd
 
 
 def _normals(even: np.ndarray, odd: np.ndarray, num_normals: int) -> Tensor:
     """``(B, num_normals)`` float32 of words as `_philox` gives them."""
-    _, blocks, batch = even.shape
-    pairs = normal_pairs(*(torch.from_numpy(lane.astype(np.float32)) for lane in (even, odd))).numpy()
-    normals = np.empty((batch, blocks, 2), np.complex64)
-    for block in range(blocks):  # a copy at a time, since one that turns all axes at once takes four times as long
-        normals[:, block, 0], normals[:, block, 1] = pairs[0, block], pairs[1, block]
-    return torch.from_numpy(normals.view(np.float32).reshape(batch, blocks * 4))[:, :num_normals]
+    pairs = normal_pairs(*(torch.from_numpy(lane.astype(np.float32)) for lane in (even, odd)))
+    return torch.view_as_real(pairs.permute(2, 1, 0)).reshape(even.shape[2], -1)[:, :num_normals]
 
 
 def _words(numbers: Tensor) -> np.ndarray:
