@@ -73,7 +73,7 @@ def _philox(seed: Tensor, even: np.ndarray, odd: np.ndarray) -> tuple[np.ndarray
 def _normals(even: np.ndarray, odd: np.ndarray, num_normals: int) -> Tensor:
     """``(B, num_normals)`` float32 of words as `_philox` gives them."""
     pairs = normal_pairs(*(torch.from_numpy(lane.astype(np.float32)) for lane in (even, odd)))
-    return torch.view_as_real(pairs.permute(2, 1, 0)).reshape(even.shape[2], -1)[:, :num_normals]
+    return torch.view_as_real(pairs.permute(2, 1, 0)).flatten(1)[:, :num_normals]
 
 
 def _words(numbers: Tensor) -> np.ndarray:
