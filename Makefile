@@ -12,7 +12,7 @@ PARALLEL ?= -n auto --maxprocesses 4
 demo: .venv/demo.stamp  ## A learned world at work: a policy trained in imagination meets the real CartPole
 	$(BIN)/wm-vec demo --out out/demo.png
 
-test: .venv/dev.stamp  ## The tests, under five minutes on two cores
+test: .venv/dev.stamp  ## The tests, about five minutes on two cores
 	$(BIN)/python -m pytest -q -m "not long and not gpu" $(PARALLEL)
 
 test-long: .venv/dev.stamp  ## The long proofs
