@@ -67,7 +67,6 @@ class EnvFactory:
             reward_field=REWARD if own else None,
             terminated_field=TERMINATED if own else None,
             bank=world.bank if start is None else bank_from_function(world.model, start),
-            heun=canvas.heun,
         )
         family = world.engines if start is None else None
         return Engine(dynamics, num_envs, perspectives, self.config, family=family)

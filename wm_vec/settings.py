@@ -31,7 +31,6 @@ class CanvasConfig:
         n_denoise_steps: K, passes of the network per step; None for the model's own.
         act_mode: ``"set"``: an action overwrites its field's current value, and the next is predicted like any other;
             ``"hold"``: the field keeps it through the step.
-        heun: Second-order sampler.
         initial_obs_fn: Returns field path -> values to start an episode with; the model fills in the other fields. It
             is called when the env is made, once per state of its bank. None for the world's own bank.
 
@@ -48,7 +47,6 @@ class CanvasConfig:
     reward_state: Tensor | None = None
     n_denoise_steps: int | None = None
     act_mode: ActMode = "set"
-    heun: bool = False
     initial_obs_fn: Callable[[], Mapping[str, Any]] | None = None
 
     def __post_init__(self) -> None:
@@ -62,7 +60,6 @@ class CommonSettings(TypedDict, total=False):
     max_episode_steps: int | None
     n_denoise_steps: int | None
     act_mode: ActMode
-    heun: bool
     initial_obs_fn: Callable[[], Mapping[str, Any]] | None
     seed: int | None
     exact_rows: bool

@@ -307,7 +307,7 @@ class WorldModel:
             config = TrainConfig(**{**asdict(config), "n_steps": n_steps})
         world_data = self.as_data(data)
         before = {name: buffer.clone() for name, buffer in self.model.codec.named_buffers()}
-        fit_normalisers(self.model.codec, world_data, keep_fitted=self.trained)
+        fit_normalisers(self.model.codec, world_data, self.trained, self.model.config.ticks_per_step)
         try:
             report = train_model(
                 self.model, world_data, config, log_path=log_path, resume_path=resume_path, progress=progress
@@ -315,6 +315,7 @@ class WorldModel:
         except CheckpointError:  # refused before the first step: leave the world as it was
             for name, buffer in self.model.codec.named_buffers():
                 buffer.copy_(before[name])
+            self.model.codec.read_classes()
             raise
         self._learned(bank_from_data(self.model, world_data, config.seed))
         if save_path is not None:

@@ -7,17 +7,28 @@ environment is.
 
 from wm_kernels.decode_fields import decode_fields
 from wm_kernels.dispatch import ContractError, Op, use_backend
-from wm_kernels.encode_fields import encode_fields
+from wm_kernels.encode_fields import ClassInputs, encode_fields
 from wm_kernels.finish_step import FinishedStep, finish_step
 from wm_kernels.philox_normal import philox_normal, philox_step, philox_words
-from wm_kernels.predict import BlockWeights, DenoiserWeights, denoiser_block, predict, sampler_update
+from wm_kernels.predict import (
+    BlockWeights,
+    ClassHead,
+    DenoiserWeights,
+    changing_fields,
+    denoiser_block,
+    predict,
+    sampler_update,
+)
 
 __all__ = [
     "BlockWeights",
+    "ClassHead",
+    "ClassInputs",
     "ContractError",
     "DenoiserWeights",
     "FinishedStep",
     "Op",
+    "changing_fields",
     "decode_fields",
     "denoiser_block",
     "encode_fields",

@@ -10,6 +10,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
+from wm_kernels import changing_fields
 from wm_vec.compat import new_tensordict
 from wm_vec.core import CounterRNG, Dynamics, Transition
 from wm_vec.core.config import whole_number
@@ -34,7 +35,6 @@ class CanvasDynamics(Dynamics):
         reward_field: Path whose prediction is the reward; None for none.
         terminated_field: Path of a two-class field whose prediction ends the episode; None for none.
         bank: ``(M, N)`` values of initial states; None draws them from the model's prior.
-        heun: Second-order sampler.
     """
 
     def __init__(
@@ -47,20 +47,19 @@ class CanvasDynamics(Dynamics):
         reward_field: str | None = None,
         terminated_field: str | None = None,
         bank: Tensor | None = None,
-        heun: bool = False,
     ) -> None:
         if act_mode not in ("set", "hold"):
             raise ValueError(f"act_mode must be 'set' or 'hold', got {act_mode!r}.")
         self.model = model
         self.n_denoise_steps = denoise_steps(model, n_denoise_steps)
-        self.heun = heun
+        self._ticks_per_step = model.config.ticks_per_step
         bound, device = model.bound, model.codec.mean.device
         act_index = bound.indices(act_fields)
         self.action_columns = torch.tensor(act_index, dtype=torch.int64, device=device)
         self.reward_column = bound[reward_field].start if reward_field else None
         self.terminated_column = bound[terminated_field].start if terminated_field else None
         period = model.codec.period
-        self._has_periods = any(field.spec.period > 1 for field in bound.bound_fields())
+        self._has_periods = any(field.spec.period > self._ticks_per_step for field in bound.bound_fields())
         self._period = period
         clamped = torch.zeros(1, bound.layout.num_positions, dtype=torch.bool)
         outputs = [i for path in act_fields if bound[path].spec.is_output for i in bound[path].indices()]
@@ -94,7 +93,7 @@ class CanvasDynamics(Dynamics):
         model = self.model
         zeros = torch.zeros(num_envs, model.bound.layout.num_positions, device=self.device, dtype=self.dtype)
         noise = rng.normal(model.noise_size, STREAM_BANK, self.dtype)
-        filled = model.fill_in(zeros, zeros.bool(), noise, self.n_denoise_steps, self.heun)
+        filled = model.fill_in(zeros, zeros.bool(), noise, self.n_denoise_steps)
         return self._as_state(filled)
 
     def observe(self, state: TensorDictBase) -> Tensor:
@@ -129,7 +128,7 @@ class CanvasDynamics(Dynamics):
             if bool(complete.all()):
                 return self._as_state(values)
         noise = rng.normal(model.noise_size, STREAM_BANK, self.dtype)
-        filled = model.fill_in(values, known, noise, self.n_denoise_steps, self.heun)
+        filled = model.fill_in(values, known, noise, self.n_denoise_steps)
         return self._as_state(torch.where(complete[:, None], values, filled))
 
     def _check_values(self, values: Tensor) -> None:
@@ -149,11 +148,12 @@ class CanvasDynamics(Dynamics):
         values = state.get("values").index_copy(1, self.action_columns, action)
         tick, clamp_mask = None, self._clamp_mask
         if self._has_periods:
-            tick = state.get("tick") + 1
-            resting = (tick[:, None] % self._period) != 0
+            tick = state.get("tick")
+            resting = ~changing_fields(tick, self._period, self._ticks_per_step)
+            tick = tick + self._ticks_per_step
             clamp_mask = resting if clamp_mask is None else clamp_mask | resting
         noise = rng.normal(self.noise_size, dtype=values.dtype)
-        values = self.model.packed(self.n_denoise_steps, self.heun).predict(values, noise, clamp_mask)
+        values = self.model.packed(self.n_denoise_steps).predict(values, noise, clamp_mask)
         reward = None if self.reward_column is None else values.select(1, self.reward_column)
         terminated = None if self.terminated_column is None else values.select(1, self.terminated_column) > 0.5
         return Transition(self._as_state(values, tick), values, reward, terminated)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Bound = float | tuple[float, ...]
+MAX_CLASSES = 4096
 _SHARED_ATTRIBUTES = ("h", "w", "period", "loss_weight", "is_output")
 
 
@@ -28,6 +29,10 @@ class Field:
         high: Upper bound, likewise.
         num_classes: Number of classes of a categorical field, whose values are the whole numbers below it;
             None for numbers.
+        max_values: Where the data have no more distinct values than this, a position of a field of numbers is
+            predicted as one of them instead of as a number; 0 for never, 2 at most where the field is an input.
+        leads: Whether the field's next value is drawn before all others, which are predicted given it; for one
+            position of two classes that is no input, such as the end of an episode.
     """
 
     h: int = 1
@@ -39,6 +44,8 @@ class Field:
     low: Bound = -math.inf
     high: Bound = math.inf
     num_classes: int | None = None
+    max_values: int = 0
+    leads: bool = False
 
     def __post_init__(self) -> None:
         for name in ("h", "w", "period"):
@@ -49,6 +56,17 @@ class Field:
             raise ValueError(f"Field: `loss_weight` must be finite and not negative, got {self.loss_weight!r}.")
         if self.num_classes is not None and (not isinstance(self.num_classes, int) or self.num_classes < 2):
             raise ValueError(f"Field: `num_classes` must be at least 2 or None, got {self.num_classes!r}.")
+        if self.num_classes is not None and self.num_classes > MAX_CLASSES:
+            raise ValueError(
+                f"Field: `num_classes` is {self.num_classes}; a field takes at most {MAX_CLASSES}. Make several fields "
+                "of it (the digits of the index, for example), or a number."
+            )
+        if not 0 <= self.max_values <= (2 if self.is_input else MAX_CLASSES):
+            raise ValueError(
+                f"Field: `max_values` must be 0 to 2, more only where is_input=False; got {self.max_values!r}."
+            )
+        if self.leads and (self.num_classes != 2 or self.num_positions != 1 or self.is_input or not self.is_output):
+            raise ValueError("Field: `leads` is for one predicted position of num_classes=2 with is_input=False.")
         for low, high in zip(self.bounds("low"), self.bounds("high"), strict=True):
             if not low < high:
                 raise ValueError(f"Field: `low` must be below `high`, got {low} and {high}.")

@@ -16,8 +16,10 @@ from wm_vec.canvas.schema import BoundSchema, SchemaError
 
 OBSERVATION, ACTION, REWARD, TERMINATED = "observation", "action", "reward", "terminated"
 MAX_POSITIONS = 4096
-TERMINATED_WEIGHT = 6.0
-"""Loss weight of the termination, which is rare and changes at a sharp edge."""
+TERMINATED_WEIGHT = 2.0
+"""Loss weight of the termination's cross-entropy; more of it costs the numbers precision."""
+MAX_REWARDS = 16
+"""Rewards of no more distinct values than these are classes."""
 
 
 class UnsupportedSpaceError(SchemaError):
@@ -60,8 +62,8 @@ class EnvSignature:
         fields = {
             OBSERVATION: space_field(self.observation_space, OBSERVATION),
             ACTION: space_field(self.action_space, ACTION, is_output=False),
-            REWARD: Field(is_input=False),
-            TERMINATED: Field(is_input=False, num_classes=2, loss_weight=TERMINATED_WEIGHT),
+            REWARD: Field(is_input=False, max_values=MAX_REWARDS),
+            TERMINATED: Field(is_input=False, num_classes=2, loss_weight=TERMINATED_WEIGHT, leads=True),
         }
         bound = BoundSchema(fields, d_model=d_model)
         if bound.layout.num_positions > MAX_POSITIONS:
@@ -111,6 +113,7 @@ def space_field(space: gym.Space, role: str, is_output: bool = True) -> Field:
             h=math.prod(space.shape) // width,
             w=width,
             is_output=is_output,
+            max_values=2 if is_output else 0,
             low=tuple(low.ravel().tolist()),
             high=tuple(high.ravel().tolist()),
         )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from wm_kernels.predict.reference import class_logits, read_numbers, trunk_reference
 from wm_vec.canvas import BoundSchema
 from wm_vec.compat import writes
 from wm_vec.model.codec import KNOWN, SAME_TICK, UNKNOWN, FieldCodec
@@ -30,18 +33,32 @@ class ModelConfig:
         rho: Curvature of the noise schedule.
         noise_mean: Mean of ln(sigma) in training.
         noise_std: Standard deviation of ln(sigma) in training.
-        n_denoise_steps: Default number of denoiser evaluations of a predict.
+        first_share: Share of a batch that trains the first pass; the others train the passes after it.
+        n_denoise_steps: Default number of passes of a predict.
+        ticks_per_step: Ticks of the fields' periods that one env step lasts.
+        topology: Which positions attend to which; ``"dense"`` is all to all.
     """
 
     num_blocks: int = 3
     num_loops: int = 1
     mlp_ratio: int = 4
     sigma_min: float = 0.1
-    sigma_max: float = 5.0
+    sigma_max: float = 1.5
     rho: float = 7.0
-    noise_mean: float = -0.4
-    noise_std: float = 1.2
-    n_denoise_steps: int = 3
+    noise_mean: float = -0.9
+    noise_std: float = 1.0
+    first_share: float = 0.25
+    n_denoise_steps: int = 4
+    ticks_per_step: int = 1
+    topology: Literal["dense"] = "dense"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.ticks_per_step, int) or self.ticks_per_step < 1:
+            raise ValueError(
+                f"ModelConfig: `ticks_per_step` must be a whole number above 0, got {self.ticks_per_step!r}."
+            )
+        if self.topology != "dense":
+            raise ValueError(f"ModelConfig: `topology` must be 'dense', got {self.topology!r}.")
 
 
 class CanvasModel(nn.Module):
@@ -52,7 +69,7 @@ class CanvasModel(nn.Module):
         config: The rest of what defines the network.
 
     Attributes:
-        noise_size: Standard normals that a predict takes per env, N * V.
+        noise_size: Standard normals that a predict takes per env, N.
     """
 
     def __init__(self, bound: BoundSchema, config: ModelConfig | None = None) -> None:
@@ -60,27 +77,34 @@ class CanvasModel(nn.Module):
         self.bound = bound
         self.config = config or ModelConfig()
         self.codec = FieldCodec(bound)
-        self.noise_size = self.bound.layout.num_positions * self.codec.num_channels
+        self.noise_size = self.bound.layout.num_positions
         self.denoiser = Denoiser(
             bound.layout.num_positions,
-            self.codec.num_channels,
+            self.codec.embedding.shape[0],
             bound.layout.d_model,
             self.config.num_blocks,
             self.config.num_loops,
             self.config.mlp_ratio,
         )
-        self._packed: dict[tuple[int, bool], tuple[list[int], PackedWeights]] = {}
+        self._packed: dict[int, tuple[list[int], PackedWeights]] = {}
         self._sources: list[Tensor] | None = None  # a walk over all modules takes longer than the rest of `_versions`
         self._refreshes = 0
         self.register_load_state_dict_post_hook(CanvasModel._force_refresh)
         _MODELS.add(self)
 
     def sigmas(self, n_denoise_steps: int) -> tuple[float, ...]:
-        """The sampler's noise levels for K evaluations, falling, with a closing 0."""
+        """The sampler's noise levels for K passes: K - 1 falling ones for those after the first, and a closing 0."""
         if n_denoise_steps < 1:
             raise ValueError(f"n_denoise_steps must be at least 1, got {n_denoise_steps}.")
         config = self.config
-        return karras_sigmas(n_denoise_steps, config.sigma_min, config.sigma_max, config.rho)
+        return karras_sigmas(n_denoise_steps - 1, config.sigma_min, config.sigma_max, config.rho)
+
+    def num_first(self, batch: int) -> int:
+        """How many of a batch's examples train the first pass: most of them where no pass after it has a number."""
+        codec, share = self.codec, self.config.first_share
+        if not codec.has_numbers:
+            share = 1 - share if codec.num_first < len(codec.classes) else 1.0
+        return round(batch * share)
 
     def loss(
         self,
@@ -88,32 +112,64 @@ class CanvasModel(nn.Module):
         next_values: Tensor,
         known: Tensor,
         same_tick: Tensor,
+        told: Tensor,
         weight: Tensor,
         noise_level: Tensor,
         noise: Tensor,
+        num_first: int,
     ) -> Tensor:
-        """EDM's denoising loss, a scalar.
+        """The squared error of numbers, and the cross-entropy of classes in the pass that draws them; a scalar.
+
+        The first examples train the first pass. The others are told the true classes, and train the denoising of the
+        numbers, with EDM's weights, and the classes that are drawn last.
 
         Args:
             values: ``(B, N)`` float, current values; finite everywhere.
             next_values: ``(B, N)`` float, what is to be predicted; finite everywhere.
             known: ``(B, N)`` bool, what the context says.
             same_tick: ``(B,)`` bool, samples whose context belongs to the predicted tick.
+            told: ``(B, N)`` bool, classes that the others are told of.
             weight: ``(B, N)`` float, 0 where there is nothing to learn.
             noise_level: ``(B,)`` standard normals that place ln(sigma).
-            noise: ``(B, N, V)`` standard normals.
+            noise: ``(B, N)`` standard normals.
+            num_first: How many examples train the first pass.
         """
-        codec = self.codec
+        codec, weights = self.codec, self.denoiser.weights(self.codec, 2)
+        first, later, at = slice(num_first), slice(num_first, None), weights.class_positions
+        tokens = codec.encode(values, known, same_tick)
         clean = codec.target(values, next_values, known & ~same_tick[:, None])
-        sigma = torch.exp(noise_level * self.config.noise_std + self.config.noise_mean)
-        spread = sigma[:, None, None]
-        denoised = self.denoiser(codec.encode(values, known, same_tick), clean + spread * noise, sigma, codec.is_output)
-        error = (denoised - clean).square() * (1 + spread.square()) / spread.square()
-        used = codec.used_channels().to(values.dtype)
-        per_position = (error * used).sum(-1) / used.sum(-1)
-        return masked_mean(per_position, weight * codec.loss_weight * codec.is_output)
+        index = codec.class_index(next_values, codec.classes)
+        rows, says = index + codec.first_row[at], told[:, at, None]
+        tell, peer = (table[rows] * says for table in (self.denoiser.told, self.denoiser.peer))
+        peers = peer.cumsum(1) - peer  # of the classes before
 
-    def packed(self, n_denoise_steps: int, heun: bool = False) -> PackedWeights:
+        sigma = torch.exp(noise_level[later] * self.config.noise_std + self.config.noise_mean)
+        spread = sigma[:, None]
+        norm = torch.sqrt(1 + spread.square())
+        noisy = clean[later] + spread * noise[later]
+        context = tokens[later].index_add(1, at[: codec.num_first], tell[later, : codec.num_first])
+        context = torch.addcmul(context, (noisy / norm).unsqueeze(-1), weights.noise_weight)
+        table = self.denoiser.modulation(sigma)
+        modulation = torch.cat((table[:1].expand(num_first, -1, -1, -1), table[1:]))
+        normed = trunk_reference(torch.cat((tokens[first], context)), modulation, weights)
+
+        output = read_numbers(normed, weights)
+        denoised = (noisy / norm + spread * output[later]) / norm
+        each = weight * codec.loss_weight * codec.is_number
+        total = masked_mean((output[first] - clean[first]).square(), each[first])
+        error = (denoised - clean[later]).square() * (1 + spread.square()) / spread.square()
+        total = total + masked_mean(error, each[later])
+        groups = Counter(map(codec.group, codec.classes))
+        for i, place in enumerate(codec.classes):
+            part = first if i < codec.num_first else later
+            head = self.denoiser.head(codec, place)
+            logits = class_logits(normed[part, place.position], head, peers[part, i])
+            error = cross_entropy(logits, index[part, i], reduction="none")
+            mean = masked_mean(error, weight[part, place.position])
+            total = total + mean * codec.loss_weight[place.position] / groups[codec.group(place)]
+        return total
+
+    def packed(self, n_denoise_steps: int) -> PackedWeights:
         """The packed weights of a step: made once, refreshed in the same storage when parameters have changed.
 
         Moving or casting the model makes new ones. Writes through ``parameter.data`` are the one change that torch does
@@ -122,45 +178,43 @@ class CanvasModel(nn.Module):
         if torch.compiler.is_compiling():
             # Traced with the step, which so reads the parameters as they are, and no tables of before.
             known = self.codec.is_input[None]
-            return self._pack(n_denoise_steps, heun, known, known, KNOWN)
-        key, versions = (n_denoise_steps, heun), self._versions()
-        found = self._packed.get(key)
+            return self._pack(n_denoise_steps, known, known, KNOWN)
+        versions, found = self._versions(), self._packed.get(n_denoise_steps)
         if found is not None and found[0] == versions:
             return found[1]
-        packed = self._repacked(n_denoise_steps, heun, None if found is None else found[1])
-        self._packed[key] = (versions, packed)
+        packed = self._repacked(n_denoise_steps, None if found is None else found[1])
+        self._packed[n_denoise_steps] = (versions, packed)
         return packed
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def _repacked(self, n_denoise_steps: int, heun: bool, held: PackedWeights | None) -> PackedWeights:
+    def _repacked(self, n_denoise_steps: int, held: PackedWeights | None) -> PackedWeights:
         """The packed weights of the parameters as they are, in the storage of `held` if there is any; without a graph.
 
         Made in inference mode, too, they are tensors that a later step can keep a graph over.
         """
         known = self.codec.is_input[None]
-        packed = self._pack(n_denoise_steps, heun, known, known, KNOWN)
-        if held is None:
+        packed = self._pack(n_denoise_steps, known, known, KNOWN)
+        if held is None or not held.like(packed):
             return packed.clone()
         held.copy_(packed)
         return held
 
     @torch.no_grad()
-    def fill_in(self, values: Tensor, known: Tensor, noise: Tensor, n_denoise_steps: int, heun: bool = False) -> Tensor:
+    def fill_in(self, values: Tensor, known: Tensor, noise: Tensor, n_denoise_steps: int) -> Tensor:
         """Complete partly known states of one tick.
 
         Args:
             values: ``(B, N)`` float; read at known positions alone.
             known: ``(B, N)`` bool. Nothing known at all gives starts of episodes.
-            noise: ``(B, N * V)`` standard normals.
-            n_denoise_steps: Denoiser evaluations.
-            heun: Second-order sampler.
+            noise: ``(B, N)`` standard normals.
+            n_denoise_steps: Passes.
 
         Returns:
             ``(B, N)`` float: known values as they were, the others sampled.
         """
         told = known & self.codec.is_input  # what the network reads; a reward, for one, is only kept
-        packed = self._pack(n_denoise_steps, heun, told, torch.zeros_like(known), SAME_TICK)
+        packed = self._pack(n_denoise_steps, told, torch.zeros_like(known), SAME_TICK)
         return packed.predict(torch.where(known, values, 0.0), noise, known)
 
     def _versions(self) -> list[int]:
@@ -171,6 +225,8 @@ class CanvasModel(nn.Module):
 
     def _force_refresh(self, *_: Any) -> None:
         """Pack again at the next step, whatever the versions say."""
+        if not self.codec.num_classes.is_meta:  # which has no values to read
+            self.codec.read_classes()
         self._sources = None
         self._refreshes += 1
 
@@ -182,6 +238,7 @@ class CanvasModel(nn.Module):
     def __deepcopy__(self, memo: dict[int, object]) -> CanvasModel:
         copied = CanvasModel(self.bound, self.config).to(self.codec.mean.device, self.codec.mean.dtype)
         copied.load_state_dict(self.state_dict())
+        copied.codec.read_classes(self.codec.counts)
         return copied
 
     def __getstate__(self) -> dict[str, Any]:
@@ -193,30 +250,34 @@ class CanvasModel(nn.Module):
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def _pack(self, n_denoise_steps: int, heun: bool, known: Tensor, relative: Tensor, flag: int) -> PackedWeights:
+    def _pack(self, n_denoise_steps: int, known: Tensor, relative: Tensor, flag: int) -> PackedWeights:
         codec = self.codec
+        if not codec.has_numbers:  # nothing to denoise: one pass, and one for what is drawn last
+            n_denoise_steps = min(n_denoise_steps, 1 if codec.num_first == len(codec.classes) else 2)
         biases = codec.biases()
-        center, scale = codec.center_scale()
-        base, shift, residual_scale = codec.affine(relative)
+        base, shift, step_scale = codec.affine(relative)
         sigmas = self.sigmas(n_denoise_steps)
         levels = torch.tensor(sigmas[:-1], dtype=codec.mean.dtype).to(codec.mean.device)
+        # What was no input of a step did not lead to a state by itself.
+        told = codec.is_input if flag == SAME_TICK else 1.0
         return PackedWeights(
-            codec=codec,
             known=known,
-            relative=relative,
-            center=center,
-            scale=scale,
-            weight=codec.weight,
+            is_input=codec.is_input,
+            center=codec.mean,
+            scale=1.0 / codec.std,
+            weight=codec.number_weight(),
             known_bias=biases[flag],
             unknown_bias=biases[UNKNOWN],
+            classes=codec.input_tables(),
             base=base,
             shift=shift,
-            residual_scale=residual_scale,
-            output_bits=codec.output_bits(),
+            step_scale=step_scale,
+            low=codec.low,
+            high=codec.high,
+            end=codec.end if codec.by_end else None,
             modulation=self.denoiser.modulation(levels),
-            denoiser=self.denoiser.weights(codec.is_output),
+            denoiser=self.denoiser.weights(codec, n_denoise_steps, told),
             sigmas=sigmas,
-            heun=heun,
         )
 
 

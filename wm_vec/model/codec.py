@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from wm_kernels import encode_fields
-from wm_kernels.encode_fields import encode_channels
+from wm_kernels import ClassInputs, encode_fields
 from wm_vec.canvas import BoundSchema
 
 UNKNOWN, KNOWN, SAME_TICK = 0, 1, 2
@@ -16,52 +16,43 @@ UNKNOWN, KNOWN, SAME_TICK = 0, 1, 2
 tick that is predicted (used to fill in the rest of a partly observed world)."""
 
 
-class FieldCodec(nn.Module):
-    """Normalisers, encoders and embeddings of every position.
+class ClassPosition(NamedTuple):
+    """A position that carries classes: its place, its first row in the table of classes and their number."""
 
-    Buffers, each ``(N,)`` with N positions: ``mean`` and ``std`` of the values, ``residual_mean`` and
-    ``residual_std`` of their change in one step (1 and 0 until learned), ``low`` and ``high`` bounds, ``num_classes``
-    and ``num_bits`` of categorical fields, ``is_output``, ``is_input``, ``period``, ``loss_weight``.
+    position: int
+    first_row: int
+    num_classes: int
+
+    @property
+    def rows(self) -> slice:
+        """Its part of the table."""
+        return slice(self.first_row, self.first_row + self.num_classes)
+
+
+class FieldCodec(nn.Module):
+    """Normalisers, classes, encoders and embeddings of every position.
+
+    A position carries a number, or one of few values: a class. The classes of all positions are the R rows of one
+    table, in which a field with `max_values` has room for as many.
+
+    Buffers: ``(N,)`` with N positions ``mean`` and ``std`` of the values, ``low`` and ``high`` bounds, ``num_classes``
+        (0
+    for numbers), ``is_output``, ``is_input``, ``period``, ``loss_weight``. ``(2, N)`` ``step_mean`` and ``step_std``
+    of a number's change in one step, or of the number itself where it is no input, then apart for steps that end an
+    episode and steps that do not. ``(R,)`` ``class_value``, the value of each class, and ``class_seen``, whether the
+    data have it: the others are never drawn.
+
+    Attributes:
+        classes: The predicted positions that carry classes, in the order in which they are drawn: those that lead, the
+            other inputs, then those that are no input.
+        class_inputs: The positions whose current value is a class.
+        num_first: How many of them come before those that are no input.
+        has_numbers: Whether any number is predicted.
+        end: The position that leads, if it is one; else None.
+        by_end: Whether any number has normalisers of its own for steps that end the episode.
     """
 
-    def __init__(self, bound: BoundSchema) -> None:
-        super().__init__()
-        fields = bound.bound_fields()
-        n, d = bound.layout.num_positions, bound.layout.d_model
-
-        def per_position(values: Sequence[float], dtype: torch.dtype) -> Tensor:
-            counts = torch.tensor([f.num_positions for f in fields])
-            return torch.tensor(values, dtype=dtype).repeat_interleave(counts)
-
-        num_classes = per_position([f.spec.num_classes or 0 for f in fields], torch.int64)
-        bits = [(f.spec.num_classes - 1).bit_length() if f.spec.num_classes else 0 for f in fields]
-        self.num_channels = max(1, *bits) if bits else 1
-        output = per_position([f.spec.is_output for f in fields], torch.bool)
-        tables = {
-            "num_classes": num_classes,
-            "num_bits": per_position(bits, torch.int64),
-            "is_output": output,
-            "is_input": per_position([f.spec.is_input for f in fields], torch.bool),
-            "period": per_position([f.spec.period for f in fields], torch.int64),
-            "loss_weight": per_position([f.spec.loss_weight for f in fields], torch.float32),
-            "low": torch.tensor([b for f in fields for b in f.spec.bounds("low")]),
-            "high": torch.tensor([b for f in fields for b in f.spec.bounds("high")]),
-            "mean": torch.zeros(n),
-            "std": torch.ones(n),
-            "residual_mean": torch.zeros(n),
-            "residual_std": torch.ones(n),
-        }
-        for name, table in tables.items():
-            self.register_buffer(name, table)
-        self.field_of_position: Tensor
-        self.register_buffer("field_of_position", per_position(list(range(len(fields))), torch.int64), persistent=False)
-        self.weight = nn.Parameter(torch.randn(n, self.num_channels, d) * 0.5)
-        self.position_embedding = nn.Parameter(torch.randn(n, d) * 0.35)
-        self.field_embedding = nn.Parameter(torch.randn(len(fields), d) * 0.35)
-        self.flag_embedding = nn.Parameter(torch.randn(3, d) * 0.1)
-
     num_classes: Tensor
-    num_bits: Tensor
     is_output: Tensor
     is_input: Tensor
     period: Tensor
@@ -70,29 +61,127 @@ class FieldCodec(nn.Module):
     high: Tensor
     mean: Tensor
     std: Tensor
-    residual_mean: Tensor
-    residual_std: Tensor
+    step_mean: Tensor
+    step_std: Tensor
+    class_value: Tensor
+    class_seen: Tensor
+    field_of_position: Tensor
+    first_row: Tensor
+
+    def __init__(self, bound: BoundSchema) -> None:
+        super().__init__()
+        fields = bound.bound_fields()
+        n, d = bound.layout.num_positions, bound.layout.d_model
+        counts = torch.tensor([f.num_positions for f in fields])
+
+        def per_position(values: Sequence[float], dtype: torch.dtype) -> Tensor:
+            return torch.tensor(values, dtype=dtype).repeat_interleave(counts)
+
+        num_classes = per_position([f.spec.num_classes or 0 for f in fields], torch.int64)
+        max_values = per_position([f.spec.max_values for f in fields], torch.int64)
+        room = torch.maximum(num_classes, max_values)
+        first_row = room.cumsum(0) - room
+        class_value = torch.cat([*(torch.arange(float(rows)) for rows in room.tolist()), torch.zeros(1)])  # never empty
+        self._leads, self._is_input, self._is_output = (
+            per_position([getattr(f.spec, name) for f in fields], torch.bool).tolist()
+            for name in ("leads", "is_input", "is_output")
+        )
+        self._first_rows, self.max_values = first_row.tolist(), max_values.tolist()
+        tables = {
+            "num_classes": num_classes,
+            "is_output": per_position([f.spec.is_output for f in fields], torch.bool),
+            "is_input": per_position([f.spec.is_input for f in fields], torch.bool),
+            "period": per_position([f.spec.period for f in fields], torch.int64),
+            "loss_weight": per_position([f.spec.loss_weight for f in fields], torch.float32),
+            "low": torch.tensor([b for f in fields for b in f.spec.bounds("low")]),
+            "high": torch.tensor([b for f in fields for b in f.spec.bounds("high")]),
+            "mean": torch.zeros(n),
+            "std": torch.ones(n),
+            "step_mean": torch.zeros(2, n),
+            "step_std": torch.ones(2, n),
+            "class_value": class_value,
+            "class_seen": torch.ones(len(class_value), dtype=torch.bool),
+        }
+        for name, table in tables.items():
+            self.register_buffer(name, table)
+        self.register_buffer("field_of_position", per_position(list(range(len(fields))), torch.int64), persistent=False)
+        self.register_buffer("first_row", first_row, persistent=False)
+        self.weight = nn.Parameter(torch.randn(n, d) * 0.5)
+        self.embedding = nn.Parameter(torch.randn(len(class_value), d) * 0.5)
+        self.position_embedding = nn.Parameter(torch.randn(n, d) * 0.35)
+        self.field_embedding = nn.Parameter(torch.randn(len(fields), d) * 0.35)
+        self.flag_embedding = nn.Parameter(torch.randn(3, d) * 0.1)
+        self.classes: tuple[ClassPosition, ...]
+        self.read_classes()
 
     def learned_buffers(self) -> list[Tensor]:
         """The buffers that training sets; the others follow from the schema."""
-        return [self.mean, self.std, self.residual_mean, self.residual_std]
+        normalisers = [self.mean, self.std, self.step_mean, self.step_std]
+        return [*normalisers, self.num_classes, self.class_value, self.class_seen]
+
+    def read_classes(self, counts: Sequence[int] | None = None) -> None:
+        """Bring what says which positions carry classes up to `num_classes`, or to these `counts`; reads the host."""
+        self.counts = tuple(self.num_classes.tolist() if counts is None else counts)
+        found = [ClassPosition(at, self._first_rows[at], count) for at, count in enumerate(self.counts) if count > 1]
+        drawn = [c for c in found if self._is_output[c.position]]
+        first = [c for c in drawn if self._leads[c.position]]
+        self.end = first[0].position if len(first) == 1 else None
+        first += [c for c in drawn if self._is_input[c.position] and c not in first]
+        self.classes = (*first, *(c for c in drawn if c not in first))
+        self.num_first = len(first)
+        self.class_inputs = tuple(c for c in found if self._is_input[c.position])
+        numbers = [at for at, count in enumerate(self.counts) if self._is_output[at] and count == 0]
+        self.has_numbers, self.by_end = (
+            bool(numbers),
+            self.end is not None and not all(self._is_input[n] for n in numbers),
+        )
 
     @property
     def is_class(self) -> Tensor:
-        """``(N,)`` bool: categorical positions."""
+        """``(N,)`` bool: positions that carry classes, or always the same value."""
         return self.num_classes > 0
 
-    def center_scale(self) -> tuple[Tensor, Tensor]:
-        """The affine map of `encode_channels`, each ``(N,)``: two-class fields go to -1 and 1."""
-        center = torch.where(self.is_class, 0.5, self.mean)
-        return center, torch.where(self.is_class, 2.0, 1.0 / self.std)
+    @property
+    def is_number(self) -> Tensor:
+        """``(N,)`` bool: positions that are predicted as numbers."""
+        return self.is_output & ~self.is_class
+
+    def group(self, place: ClassPosition) -> tuple[bool, bool]:
+        """Positions of one group share one part of the loss: those that lead, the other inputs, and the rest."""
+        return self._leads[place.position], self._is_input[place.position]
+
+    def class_index(self, values: Tensor, which: Sequence[ClassPosition]) -> Tensor:
+        """``(B, n)`` int64: the classes nearest to the values ``(B, N)`` of n positions."""
+        nearest = [
+            (values[:, c.position, None] - self.class_value[c.rows]).abs().argmin(-1)
+            if self.max_values[c.position]
+            else values[:, c.position].round().to(torch.int64)
+            for c in which
+        ]
+        return torch.stack(nearest, 1) if nearest else values.new_zeros(values.shape[0], 0, dtype=torch.int64)
+
+    def input_tables(self) -> ClassInputs | None:
+        """How `encode_fields` finds classes: by an affine map, since those of a field with `max_values` are two."""
+        if not self.class_inputs:
+            return None
+        device = self.mean.device
+        positions, first, count = (
+            torch.tensor(column, device=device) for column in zip(*self.class_inputs, strict=True)
+        )
+        base = self.class_value[first]
+        inv_step = 1 / (self.class_value[first + 1] - base)
+        return ClassInputs(positions, first, base, inv_step, (count - 1).to(base.dtype), self.embedding)
 
     def biases(self) -> Tensor:
         """``(3, N, D)``: the token of a zero under each flag."""
         token = self.position_embedding + self.field_embedding[self.field_of_position]
         return token + self.flag_embedding[:, None]
 
-    def encode(self, values: Tensor, known: Tensor, same_tick: Tensor | None = None) -> Tensor:
+    def number_weight(self) -> Tensor:
+        """``(N, D)``: `weight`, 0 at classes."""
+        return self.weight * ~self.is_class[:, None]
+
+    def encode(self, values: Tensor, known: Tensor, same_tick: Tensor) -> Tensor:
         """Context tokens ``(B, N, D)``.
 
         Args:
@@ -101,42 +190,35 @@ class FieldCodec(nn.Module):
             same_tick: ``(B,)`` bool: samples whose known values belong to the tick that is predicted.
         """
         biases = self.biases()
-        center, scale = self.center_scale()
-        canvas = encode_fields(values, known, center, scale, self.num_bits, self.weight, biases[KNOWN], biases[UNKNOWN])
-        if same_tick is not None:
-            flagged = (known & same_tick[:, None]).unsqueeze(-1)
-            canvas = canvas + flagged * (self.flag_embedding[SAME_TICK] - self.flag_embedding[KNOWN])
-        return canvas
+        tables = self.number_weight(), biases[KNOWN], biases[UNKNOWN], self.input_tables()
+        canvas = encode_fields(values, known, self.mean, 1.0 / self.std, *tables)
+        flagged = (known & same_tick[:, None]).unsqueeze(-1)
+        return canvas + flagged * (self.flag_embedding[SAME_TICK] - self.flag_embedding[KNOWN])
 
     def affine(self, known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``base, shift, scale`` of `decode_fields` for a context of `known` positions, each shaped like it.
+        """``base (M, N)``, ``shift`` and ``scale (2, M, N)`` of `decode_fields` for a context of `known` ``(M, N)``.
 
-        A known number is predicted as a residual on itself, an unknown one by its own value; what is not predicted
-        stays as it is.
+        A known number is predicted as a residual on itself, an unknown one and one that is no input by its own value, a
+        class by the value it stands for; what is not predicted stays as it is. The first axis is whether the step ends
+        the episode.
         """
-        residual = known & self.is_output
-        absolute = ~known & self.is_output
-        base = 1.0 - absolute.to(self.mean.dtype)
-        shift = torch.where(residual, self.residual_mean, torch.where(absolute, self.mean, 0.0))
-        scale = torch.where(residual, self.residual_std, torch.where(absolute, self.std, 0.0))
-        return base, shift, scale
+        residual, absolute = known & self.is_number, ~known & self.is_number
+        constant = self.is_output & (self.num_classes == 1)
+        drawn = self.is_output & (self.num_classes > 1)
+        value = self.class_value[self.first_row]
+        base = (~(absolute | self.is_output & self.is_class)).to(self.mean.dtype)
+        stepped = residual | (absolute & ~self.is_input)
+        shift = torch.where(stepped, self.step_mean[:, None], torch.where(absolute, self.mean, 0.0))
+        scale = torch.where(stepped, self.step_std[:, None], torch.where(absolute, self.std, 0.0))
+        return base, torch.where(constant, value, shift), torch.where(drawn, 1.0, scale)
 
     def target(self, values: Tensor, next_values: Tensor, known: Tensor) -> Tensor:
-        """The clean sample ``(B, N, V)`` that decodes to `next_values`: the inverse of `decode_fields`."""
+        """The clean numbers ``(B, N)`` that decode to `next_values`; 0 at classes."""
         base, shift, scale = self.affine(known)
+        if self.end is None or not self.by_end:
+            shift, scale = shift[0], scale[0]
+        else:
+            ended = next_values[:, self.end : self.end + 1] > 0.5
+            shift, scale = torch.where(ended, shift[1], shift[0]), torch.where(ended, scale[1], scale[0])
         safe = torch.where(scale > 0, scale, 1.0)
-        numbers = torch.where(scale > 0, (next_values - shift - base * values) / safe, 0.0)
-        half = torch.full_like(self.mean, 0.5)
-        bits = encode_channels(next_values, half, half * 4, self.num_bits, self.num_channels)
-        first = torch.zeros(self.num_channels, device=values.device, dtype=values.dtype)
-        first[0] = 1.0
-        return torch.where(self.is_class[:, None], bits, numbers.unsqueeze(-1) * first)
-
-    def output_bits(self) -> Tensor:
-        """``(N,)`` int64: `num_bits` where the class is predicted, 0 elsewhere."""
-        return torch.where(self.is_output, self.num_bits, 0)
-
-    def used_channels(self) -> Tensor:
-        """``(N, V)`` bool: the channels that each position uses."""
-        channel = torch.arange(self.num_channels, device=self.num_bits.device)
-        return channel < self.num_bits.clamp(min=1)[:, None]
+        return torch.where(self.is_number & (scale > 0), (next_values - shift - base * values) / safe, 0.0)

@@ -7,10 +7,12 @@ import math
 import torch
 from torch import Tensor, nn
 
-from wm_kernels import BlockWeights, DenoiserWeights
-from wm_kernels.predict.reference import denoise_reference
+from wm_kernels import BlockWeights, ClassHead, DenoiserWeights
+from wm_vec.model.codec import ClassPosition, FieldCodec
 
 NUM_FREQUENCIES = 16
+NEVER = -1e9
+"""The logit of a class that is never drawn: finite, so that a loss of weight 0 stays 0."""
 
 
 class Block(nn.Module):
@@ -47,11 +49,11 @@ class Block(nn.Module):
 
 
 class Denoiser(nn.Module):
-    """Noise embedding, blocks and per-position read-outs.
+    """Noise embedding, blocks, the read-outs of numbers and of classes.
 
     Args:
         num_positions: N.
-        num_channels: V.
+        num_rows: R, rows of the table of classes.
         width: D, a multiple of 32; heads are 32 wide.
         num_blocks: Blocks of their own weights.
         num_loops: How often the blocks are gone through; depth L = num_blocks * num_loops.
@@ -59,7 +61,7 @@ class Denoiser(nn.Module):
     """
 
     def __init__(
-        self, num_positions: int, num_channels: int, width: int, num_blocks: int, num_loops: int, mlp_ratio: int
+        self, num_positions: int, num_rows: int, width: int, num_blocks: int, num_loops: int, mlp_ratio: int
     ) -> None:
         super().__init__()
         self.num_loops = num_loops
@@ -68,50 +70,72 @@ class Denoiser(nn.Module):
         self.noise_embedding = nn.Sequential(
             nn.Linear(2 * NUM_FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
         )
-        self.noise_weight = nn.Parameter(torch.randn(num_positions, num_channels, width) * 0.5)
-        self.head_weight = nn.Parameter(torch.zeros(num_positions, num_channels, width))
-        self.head_bias = nn.Parameter(torch.zeros(num_positions, num_channels))
+        self.first_embedding = nn.Parameter(torch.randn(width) * 0.1)
+        self.noise_weight = nn.Parameter(torch.randn(num_positions, width) * 0.5)
+        self.head_weight = nn.Parameter(torch.zeros(num_positions, width))
+        self.head_bias = nn.Parameter(torch.zeros(num_positions))
+        self.class_weight = nn.Parameter(torch.zeros(num_rows, width))
+        self.class_bias = nn.Parameter(torch.zeros(num_rows))
+        self.told = nn.Parameter(torch.randn(num_rows, width) * 0.5)
+        self.peer = nn.Parameter(torch.randn(num_rows, width) * 0.5)
 
     def _own_blocks(self) -> list[Block]:
         return [block for block in self.blocks if isinstance(block, Block)]
 
-    def weights(self, is_output: Tensor) -> DenoiserWeights:
-        """All parameters as the operations take them; `is_output` ``(N,)`` bool silences unpredicted positions."""
+    def weights(self, codec: FieldCodec, num_passes: int, told: float | Tensor = 1.0) -> DenoiserWeights:
+        """All parameters as the operations take them.
+
+        Args:
+            codec: Says what is a number and what a class.
+            num_passes: K.
+            told: Factor ``(N, 1)`` on what a drawn class tells the others.
+        """
+        heads = [self.head(codec, c) for c in codec.classes]
+        first, late = tuple(heads[: codec.num_first]), tuple(heads[codec.num_first :])
+        draws = (first + late,) if num_passes == 1 else (first, *[()] * (num_passes - 2), late)
+        if isinstance(told, Tensor):
+            draws = tuple(
+                tuple(h._replace(told=h.told * told[h.position], peer=h.peer * told[h.position]) for h in drawn)
+                for drawn in draws
+            )
         return DenoiserWeights(
             blocks=tuple(block.weights() for block in self._own_blocks()) * self.num_loops,
-            noise_weight=self.noise_weight * is_output[:, None, None].to(self.noise_weight.dtype),
+            noise_weight=self.noise_weight * codec.is_number[:, None],
             head_weight=self.head_weight,
             head_bias=self.head_bias,
+            draws=draws,
+            class_positions=torch.tensor([head.position for head in heads], device=codec.mean.device),
             num_heads=self.num_heads,
         )
 
+    def head(self, codec: FieldCodec, place: ClassPosition) -> ClassHead:
+        """The parameters of one position's class."""
+        rows = place.rows
+        bias = self.class_bias[rows].masked_fill(~codec.class_seen[rows], NEVER)
+        value = codec.class_value[rows]
+        return ClassHead(place.position, self.class_weight[rows], bias, value, self.told[rows], self.peer[rows])
+
     def modulation(self, sigma: Tensor) -> Tensor:
-        """Shifts, scales and gates of all blocks at the noise levels `sigma` ``(K,)``: ``(K, L, 6, D)``."""
+        """Shifts, scales and gates of all blocks in every pass.
+
+        Args:
+            sigma: ``(K - 1,)`` float, the noise levels of the passes after the first.
+
+        Returns:
+            ``(K, L, 6, D)``, the first pass before them.
+        """
         frequency = torch.exp(torch.linspace(0.0, 4.0, NUM_FREQUENCIES, device=sigma.device, dtype=sigma.dtype))
         angle = (sigma.log() / 4)[:, None] * frequency
         embedding = self.noise_embedding(torch.cat((angle.sin(), angle.cos()), -1))
+        embedding = torch.cat((self.first_embedding[None], embedding))
         tables = [block.modulation(embedding).unflatten(-1, (6, -1)) for block in self._own_blocks()]
         return torch.stack(tables * self.num_loops, 1)
-
-    def forward(self, canvas: Tensor, noisy: Tensor, sigma: Tensor, is_output: Tensor) -> Tensor:
-        """Denoise with a noise level per sample, for training.
-
-        Args:
-            canvas: ``(B, N, D)`` float.
-            noisy: ``(B, N, V)`` float.
-            sigma: ``(B,)`` float.
-            is_output: ``(N,)`` bool.
-
-        Returns:
-            ``(B, N, V)`` float.
-        """
-        return denoise_reference(canvas, noisy, sigma[:, None, None], self.modulation(sigma), self.weights(is_output))
 
 
 def karras_sigmas(num_steps: int, sigma_min: float, sigma_max: float, rho: float) -> tuple[float, ...]:
     """EDM's noise schedule (equation 5 of Karras et al., 2022): `num_steps` falling levels, then 0."""
-    if num_steps == 1:
-        return (sigma_max, 0.0)
+    if num_steps < 2:
+        return (*[sigma_max] * num_steps, 0.0)
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
     return (*((high + k / (num_steps - 1) * (low - high)) ** rho for k in range(num_steps)), 0.0)
 

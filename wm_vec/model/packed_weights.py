@@ -7,85 +7,89 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wm_kernels import DenoiserWeights, decode_fields, encode_fields, predict
+from wm_kernels import ClassInputs, DenoiserWeights, decode_fields, encode_fields, predict
 from wm_vec.compat import tree_leaves, tree_map
-from wm_vec.model.codec import FieldCodec
 
 
 class PackedWeights(NamedTuple):
     """Everything of a model that a predict reads; a NamedTuple, which torch.compile can trace the making of.
 
     Attributes:
-        codec: Bounds, bits and classes of the positions.
         known: ``(M, N)`` bool, what the context says.
-        relative: ``(M, N)`` bool, positions that are predicted as residuals on their current value.
-        center, scale, weight, known_bias, unknown_bias: Of `encode_fields`.
-        base, shift, residual_scale, output_bits: Of `decode_fields`.
+        is_input: ``(N,)`` bool.
+        center, scale, weight, known_bias, unknown_bias, classes: Of `encode_fields`.
+        base, shift, step_scale, low, high: Of `decode_fields`; shift and scale ``(2, M, N)``, by whether the step ends
+            the episode.
+        end: The position of the class that says so; None where it makes no difference.
         modulation: ``(K, L, 6, D)`` float; see `predict`.
         denoiser: The network.
-        sigmas: K + 1 noise levels.
-        heun: Second-order sampler.
+        sigmas: K noise levels, the last 0.
     """
 
-    codec: FieldCodec
     known: Tensor
-    relative: Tensor
+    is_input: Tensor
     center: Tensor
     scale: Tensor
     weight: Tensor
     known_bias: Tensor
     unknown_bias: Tensor
+    classes: ClassInputs | None
     base: Tensor
     shift: Tensor
-    residual_scale: Tensor
-    output_bits: Tensor
+    step_scale: Tensor
+    low: Tensor
+    high: Tensor
+    end: int | None
     modulation: Tensor
     denoiser: DenoiserWeights
     sigmas: tuple[float, ...]
-    heun: bool
 
     def predict(self, values: Tensor, noise: Tensor, clamp_mask: Tensor | None = None) -> Tensor:
         """Sample the next values.
 
         Args:
             values: ``(B, N)`` float, current values in the fields' own units.
-            noise: ``(B, N * V)`` standard normals.
+            noise: ``(B, N)`` standard normals.
             clamp_mask: ``(M, N)`` bool with M = B or 1: positions that keep their value through the step, and whose
                 keeping conditions the others.
 
         Returns:
             ``(B, N)`` float, the next values.
         """
-        codec = self.codec
         canvas = encode_fields(
-            values, self.known, self.center, self.scale, codec.num_bits, self.weight, self.known_bias, self.unknown_bias
-        )
-        sample = predict(
-            canvas,
-            noise.view(*values.shape, -1),
-            self.modulation,
-            self.denoiser,
-            self.sigmas,
-            self.heun,
-            clamp_mask,
-            None if clamp_mask is None else codec.target(values, values, self.relative),
-        )
-        decoded = decode_fields(
-            sample,
             values,
-            self.base,
-            self.shift,
-            self.residual_scale,
-            codec.low,
-            codec.high,
-            self.output_bits,
-            codec.num_classes,
+            self.known,
+            self.center,
+            self.scale,
+            self.weight,
+            self.known_bias,
+            self.unknown_bias,
+            self.classes,
         )
+        told, held = None, None
+        if clamp_mask is not None:
+            told = clamp_mask & self.is_input
+            scale = torch.where(self.step_scale[0] > 0, self.step_scale[0], 1.0)
+            held = (values - self.shift[0] - self.base * values) / scale
+        sample = predict(canvas, noise, self.modulation, self.denoiser, self.sigmas, told, held)
+        shift, scale = self.shift[0], self.step_scale[0]
+        if self.end is not None:
+            ended = sample[:, self.end : self.end + 1] > 0.5
+            shift, scale = torch.where(ended, self.shift[1], shift), torch.where(ended, self.step_scale[1], scale)
+        decoded = decode_fields(sample.to(values.dtype), values, self.base, shift, scale, self.low, self.high)
         return decoded if clamp_mask is None else torch.where(clamp_mask, values, decoded)
 
     def clone(self) -> PackedWeights:
         """The same in storage of its own."""
         return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, self)
+
+    def like(self, other: PackedWeights) -> bool:
+        """Whether `copy_` can take `other`: the same positions carry classes, as many of them."""
+        mine, theirs = (
+            [leaf.shape if isinstance(leaf, Tensor) else leaf for leaf in tree_leaves(packed)]
+            for packed in (self, other)
+        )
+        return mine == theirs
 
     def copy_(self, other: PackedWeights) -> None:
         """Take the numbers of `other`, in place: what was captured over these tensors runs with them from then on."""

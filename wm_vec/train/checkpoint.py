@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _KEY = "wm_vec"
 
 
@@ -95,9 +96,21 @@ def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], di
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: the configuration in its header cannot be read ({error}).") from error
     if version != FORMAT_VERSION:
-        newer = isinstance(version, int) and version > FORMAT_VERSION
         raise CheckpointError(
             f"{path} has format version {version}; this wm_vec reads version {FORMAT_VERSION}. "
-            f"{'Update wm_vec' if newer else 'Train it again'}, or load it with the wm_vec that wrote it."
+            + (
+                "Update wm_vec."
+                if isinstance(version, int) and version > FORMAT_VERSION
+                else _train_again(path, config)
+            )
         )
     return tensors, config
+
+
+def _train_again(path: Path, config: Mapping[str, Any]) -> str:
+    """How to make a world of an older version anew."""
+    signature = config.get("signature")
+    env_id = signature.get("env_id") if isinstance(signature, dict) else None
+    if not isinstance(env_id, str):
+        return "Train it again with WorldModel.finetune() on the data that it was made from."
+    return f"Train it again: wm-vec train --env {shlex.quote(env_id)} --out {shlex.quote(str(path))} --overwrite"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from wm_kernels import changing_fields
 from wm_vec.model.codec import FieldCodec
 from wm_vec.train.data import WorldData
 
@@ -14,8 +15,13 @@ others are steps with a part of the context hidden."""
 
 
 def context_batch(
-    data: WorldData, index: Tensor, codec: FieldCodec, dropout: float, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    data: WorldData,
+    index: Tensor,
+    codec: FieldCodec,
+    dropout: float,
+    generator: torch.Generator,
+    ticks_per_step: int = 1,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """A batch of training examples, some with a hidden context.
 
     Args:
@@ -24,20 +30,22 @@ def context_batch(
         codec: For what is an input, and for periods.
         dropout: Share of examples whose context is hidden, wholly or in part.
         generator: Source of the choice, on the CPU.
+        ticks_per_step: Ticks of the fields' periods that a step lasts.
 
     Returns:
-        ``values`` and ``next_values`` ``(B, N)`` float, ``known`` ``(B, N)`` bool, ``same_tick`` ``(B,)`` bool and
-        the loss ``weight`` ``(B, N)`` float, as `CanvasModel.loss` takes them.
+        ``values`` and ``next_values`` ``(B, N)`` float, ``known`` ``(B, N)`` bool, ``same_tick`` ``(B,)`` bool,
+        ``told`` ``(B, N)`` bool and the loss ``weight`` ``(B, N)`` float, as `CanvasModel.loss` takes them.
     """
     device = data.values.device
     size, index = len(index), index.to(device)
     values, next_values = data.values[index], data.next_values[index]
     known = data.known[index] & codec.is_input
-    due = (data.tick[index, None] + 1) % codec.period == 0
-    weight = (data.next_known[index] & due).to(values.dtype)
+    due = changing_fields(data.tick[index] * ticks_per_step, codec.period, ticks_per_step)
+    told = data.next_known[index]
+    weight = (told & due).to(values.dtype)
     same_tick = torch.zeros(size, dtype=torch.bool, device=device)
     if dropout == 0:
-        return values, next_values, known, same_tick, weight
+        return values, next_values, known, same_tick, told, weight
     choice = torch.rand(size, generator=generator).to(device) / dropout
     share = torch.rand(size, 1, generator=generator)
     kept = (torch.rand(*values.shape, generator=generator) < share).to(device)
@@ -55,4 +63,6 @@ def context_batch(
     weight = torch.where(fill[:, None], (present & ~known).to(values.dtype), weight)
     next_values = torch.where(start[:, None], data.starts[drawn], next_values)
     weight = torch.where(start[:, None], data.starts_known[drawn].to(values.dtype), weight)
-    return values, next_values, known, same_tick, weight
+    # What was no input of a step did not lead to a state by itself.
+    told = torch.where(start[:, None], data.starts_known[drawn], torch.where(fill[:, None], present, told))
+    return values, next_values, known, same_tick, told & (codec.is_input | ~same_tick[:, None]), weight

@@ -26,7 +26,9 @@ EVAL_STEPS = 4096
 WARMUP_STEPS = 200
 FINAL_SHARE = 0.01
 """The last learning rate, as a share of the peak."""
-RESUME_FORMAT = 2
+END_SHARE = 1 / 16
+"""Ends of episodes are drawn at least so often: rarer ones would be seen a few times in all."""
+RESUME_FORMAT = 3
 NUMBERS = ("step", "loss_count", "mean_loss", "best_loss", "best_step")
 ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 
@@ -156,6 +158,8 @@ class _Run:
         training, held_out = data.split(seed=config.seed)
         self.fingerprint = data.fingerprint()
         self.training = training.to(self.device)
+        end = model.codec.end
+        self.ends = (training.next_values[:, end] > 0.5).nonzero()[:, 0] if end is not None else torch.zeros(0).long()
         chosen = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(config.seed))[:EVAL_STEPS]
         self.held_out = held_out[chosen].to(self.device)
         self.generator = torch.Generator().manual_seed(config.seed)
@@ -185,8 +189,9 @@ class _Run:
         return self.optimizer.param_groups[0]["lr"]
 
     def train_step(self) -> None:
-        index = torch.randint(len(self.training), (self.config.batch_size,), generator=self.generator)
-        loss = self._loss(self.model, self.training, index, self.generator, self.config.context_dropout)
+        index, importance = self._sample(self.config.batch_size)
+        dropout, num_first = self.config.context_dropout, self.model.num_first(len(index))
+        loss = self._loss(self.model, self.training, index, self.generator, dropout, num_first, importance)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
@@ -196,6 +201,22 @@ class _Run:
         self.ema.update_parameters(self.model)
         self.loss_sum += loss.detach()
         self.loss_count += 1
+
+    def _sample(self, size: int) -> tuple[Tensor, Tensor]:
+        """A batch in which ends of episodes are no rarer than `END_SHARE`.
+
+        Returns:
+            ``(size,)`` int64, and each example's importance: its share of an even draw over that of this one.
+        """
+        index = torch.randint(len(self.training), (size,), generator=self.generator)
+        share = len(self.ends) / len(self.training)
+        extra = max(0.0, (END_SHARE - share) / (1 - share)) if len(self.ends) else 0.0
+        if extra == 0.0:
+            return index, torch.ones(size)
+        chosen = torch.rand(size, generator=self.generator) < extra
+        ends = self.ends[torch.randint(len(self.ends), (size,), generator=self.generator)]
+        index = torch.where(chosen, ends, index)
+        return index, torch.where(torch.isin(index, self.ends), share / END_SHARE, (1 - share) / (1 - END_SHARE))
 
     def _average(self, averages: Any, current: Any, num_averaged: Any) -> None:
         # The decay grows with the steps, so that the average of a short run forgets the untrained weights.
@@ -207,9 +228,10 @@ class _Run:
         """Held-out loss of the EMA weights, always under the same noise; keeps the best weights."""
         self.mean_loss = float(self.loss_sum) / max(1, self.loss_count)
         self.loss_sum, self.loss_count = torch.zeros_like(self.loss_sum), 0
-        index = torch.arange(len(self.held_out))
+        size = len(self.held_out)
         generator = torch.Generator().manual_seed(self.config.seed + 1)
-        held_out_loss = float(self._loss(self.ema.module, self.held_out, index, generator, 0.0))
+        index = torch.arange(size).repeat(2)  # all of them in either part of the loss
+        held_out_loss = float(self._loss(self.ema.module, self.held_out, index, generator, 0.0, size))
         if held_out_loss < self.best_loss:
             self.best_loss, self.best_step = held_out_loss, self.step
             self.best = deepcopy(self.ema.module.state_dict())
@@ -259,14 +281,36 @@ class _Run:
             "data": self.fingerprint,
         }
 
-    def _loss(self, model: Any, data: WorldData, index: Tensor, generator: torch.Generator, dropout: float) -> Tensor:
-        codec, dtype = model.codec, model.codec.mean.dtype
-        values, next_values, known, same_tick, weight = context_batch(data, index, codec, dropout, generator)
-        shape = (len(index), data.values.shape[1], codec.num_channels)
+    def _loss(
+        self,
+        model: Any,
+        data: WorldData,
+        index: Tensor,
+        generator: torch.Generator,
+        dropout: float,
+        num_first: int,
+        importance: Tensor | None = None,
+    ) -> Tensor:
+        dtype = model.codec.mean.dtype
+        values, next_values, known, same_tick, told, weight = context_batch(
+            data, index, model.codec, dropout, generator, model.config.ticks_per_step
+        )
+        if importance is not None:
+            # What is predicted given the end does not depend on how often ends are drawn.
+            given_end = (torch.arange(len(index), device=self.device) >= num_first) & ~same_tick
+            weight = weight * torch.where(given_end, 1.0, importance.to(self.device))[:, None]
         noise_level = torch.randn(len(index), generator=generator).to(self.device, dtype)
-        noise = torch.randn(shape, generator=generator).to(self.device, dtype)
+        noise = torch.randn(values.shape, generator=generator).to(self.device, dtype)
         return model.loss(
-            values.to(dtype), next_values.to(dtype), known, same_tick, weight.to(dtype), noise_level, noise
+            values.to(dtype),
+            next_values.to(dtype),
+            known,
+            same_tick,
+            told,
+            weight.to(dtype),
+            noise_level,
+            noise,
+            num_first,
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from wm_kernels import changing_fields
 from wm_vec.model.codec import FieldCodec
 from wm_vec.train.data import WorldData
 
@@ -16,37 +17,81 @@ REFIT_RATIO = 5.0
 """A known position is fitted again when new data spread this many times wider than what it was fitted to."""
 
 
+MIN_ENDS = 16
+"""Ends of episodes from which on what is no input is measured apart for them."""
+STEPS_PER_VALUE = 10
+"""Steps for each distinct value from which on these values are taken for all that there are."""
+
+
 @torch.no_grad()
-def fit_normalisers(codec: FieldCodec, data: WorldData, keep_fitted: bool) -> None:
-    """Set the means and standard deviations of values and residuals, in place.
+def fit_normalisers(codec: FieldCodec, data: WorldData, keep_fitted: bool, ticks_per_step: int = 1) -> None:
+    """Set the classes, and the means and standard deviations of values and of what is predicted of them, in place.
 
     Args:
         codec: Whose buffers are set; ``(N,)`` each.
         data: Steps to measure.
         keep_fitted: Leave positions that have been fitted before as they are, unless the data spread far wider:
-            a trained network's weights are in these units.
+            a trained network's weights are in these units. Classes are only added to.
+        ticks_per_step: Ticks of the fields' periods that a step lasts.
     """
-    is_number = ~codec.is_class
-    due = (data.tick[:, None] + 1) % codec.period.cpu() == 0
+    _fit_classes(codec, data, keep_fitted)
+    is_input = codec.is_input.cpu()
+    due = changing_fields(data.tick * ticks_per_step, codec.period.cpu(), ticks_per_step)
     everything = torch.cat((data.values, data.next_values)), torch.cat((data.known, data.next_known))
-    change = data.next_values - data.values, data.known & data.next_known & due
     value_mean, spread, _ = _moments(*everything)
     size = torch.sqrt(value_mean.square() + spread.square())
-    for mean, std, (table, mask) in (
-        (codec.mean, codec.std, everything),
-        (codec.residual_mean, codec.residual_std, change),
-    ):
+
+    def fit(mean: Tensor, std: Tensor, table: Tensor, mask: Tensor) -> None:
         new_mean, new_std, count = _moments(table, mask)
         around = torch.where(new_mean.abs() > RESOLUTION * size, new_mean.abs(), torch.where(spread > 0, spread, size))
         floor = CONSTANT_STD * torch.where(around > 0, around, 1.0)
         new_std = torch.where(new_std <= RESOLUTION * size, floor, new_std)
-        take = is_number & (count > 1).to(is_number.device)
+        take = (torch.tensor(codec.max_values) > 0) | (torch.tensor(codec.counts) == 0)
+        take = (take & (count > 1)).to(mean.device)
         new_mean, new_std = new_mean.to(mean), new_std.to(std)
         if keep_fitted:
             unfitted = (mean == 0) & (std == 1)
             take &= unfitted | (new_std > REFIT_RATIO * std) | ((new_mean - mean).abs() > REFIT_RATIO * std)
         mean.copy_(torch.where(take, new_mean, mean))
         std.copy_(torch.where(take, new_std, std))
+
+    fit(codec.mean, codec.std, *everything)
+    step = torch.where(is_input, data.next_values - data.values, data.next_values)
+    measured = data.next_known & due & (data.known | ~is_input)
+    ended = data.next_values[:, codec.end] > 0.5 if codec.end is not None else torch.zeros(len(data), dtype=torch.bool)
+    for of_end in (False, True):
+        apart = (ended == of_end)[:, None] | is_input
+        fit(
+            codec.step_mean[int(of_end)],
+            codec.step_std[int(of_end)],
+            step,
+            measured & (apart | (ended.sum() < MIN_ENDS)),
+        )
+
+
+def _fit_classes(codec: FieldCodec, data: WorldData, keep_fitted: bool) -> None:
+    """Which positions carry few values and which these are; which classes there are at all."""
+    counts, room = list(codec.counts), codec.max_values
+    for at, first in enumerate(codec.first_row.tolist()):
+        if room[at] == 0 and counts[at] == 0:
+            continue
+        columns = ((data.values, data.known), (data.next_values, data.next_known), (data.starts, data.starts_known))
+        found = torch.cat([table[:, at][known[:, at]] for table, known in columns])
+        values, held = found.unique(), codec.class_value[first : first + counts[at]].cpu()
+        if room[at] == 0:
+            seen = torch.bincount(values.long(), minlength=counts[at])[: counts[at]] > 0
+            rows = codec.class_seen[first : first + counts[at]]
+            rows.copy_((seen.to(rows.device) | (rows & keep_fitted)) if bool(seen.any()) else rows)
+        elif keep_fitted and counts[at] == 0:
+            continue  # numbers stay numbers
+        else:
+            values = torch.cat((held, values[~torch.isin(values, held)])) if keep_fitted else values
+            fits = len(values) <= room[at] and len(found) >= STEPS_PER_VALUE * len(values)
+            least = 2 if codec.is_input[at] else 1
+            counts[at] = len(values) if fits and len(values) >= least else 0
+            codec.class_value[first : first + counts[at]] = values[: counts[at]].to(codec.class_value)
+    codec.num_classes.copy_(torch.tensor(counts))
+    codec.read_classes(counts)
 
 
 def _moments(table: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:

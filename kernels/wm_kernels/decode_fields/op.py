@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from wm_kernels.decode_fields.reference import decode_fields_reference
 from wm_kernels.dispatch import Op, TensorContract
 
@@ -11,14 +9,12 @@ decode_fields = Op(
     "decode_fields",
     decode_fields_reference,
     {
-        "sample": TensorContract(("B", "N", "V")),
+        "sample": TensorContract(("B", "N")),
         "values": TensorContract(("B", "N")),
         "base": TensorContract(("M", "N")),
         "shift": TensorContract(("M", "N")),
         "scale": TensorContract(("M", "N")),
         "low": TensorContract(("N",)),
         "high": TensorContract(("N",)),
-        "num_bits": TensorContract(("N",), (torch.int64,)),
-        "num_classes": TensorContract(("N",), (torch.int64,)),
     },
 )

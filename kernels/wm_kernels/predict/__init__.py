@@ -1,6 +1,15 @@
 """One batched diffusion sampling: K evaluations of the denoiser over a canvas that is encoded once."""
 
 from wm_kernels.predict.op import denoiser_block, predict, sampler_update
-from wm_kernels.predict.weights import BlockWeights, DenoiserWeights
+from wm_kernels.predict.reference import changing_fields
+from wm_kernels.predict.weights import BlockWeights, ClassHead, DenoiserWeights
 
-__all__ = ["BlockWeights", "DenoiserWeights", "denoiser_block", "predict", "sampler_update"]
+__all__ = [
+    "BlockWeights",
+    "ClassHead",
+    "DenoiserWeights",
+    "changing_fields",
+    "denoiser_block",
+    "predict",
+    "sampler_update",
+]

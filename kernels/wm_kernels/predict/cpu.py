@@ -39,7 +39,6 @@ def predict_cpu(
     modulation: Tensor,
     weights: DenoiserWeights,
     sigmas: tuple[float, ...],
-    heun: bool = False,
     clamp_mask: Tensor | None = None,
     clamp_sample: Tensor | None = None,
 ) -> Tensor:
@@ -47,7 +46,7 @@ def predict_cpu(
     batch = canvas.shape[0]
     if batch <= ENVS_IN_CACHE:
         return predict_reference(
-            canvas, noise, modulation, weights, sigmas, heun, clamp_mask, clamp_sample, denoiser_block_cpu
+            canvas, noise, modulation, weights, sigmas, clamp_mask, clamp_sample, denoiser_block_cpu
         )
     parts = []
     for start in range(0, batch, ENVS_IN_CACHE):
@@ -55,7 +54,7 @@ def predict_cpu(
         mask = clamp_mask if clamp_mask is None or clamp_mask.shape[0] == 1 else clamp_mask[envs]
         known = None if clamp_sample is None else clamp_sample[envs]
         part = predict_reference(
-            canvas[envs], noise[envs], modulation, weights, sigmas, heun, mask, known, denoiser_block_cpu
+            canvas[envs], noise[envs], modulation, weights, sigmas, mask, known, denoiser_block_cpu
         )
         parts.append(part)
     return torch.cat(parts)

@@ -16,7 +16,7 @@ denoiser_block = Op("denoiser_block", denoiser_block_reference, {"tokens": Tenso
 sampler_update = Op(
     "sampler_update",
     sampler_update_reference,
-    {"noisy": TensorContract(("B", "N", "V")), "denoised": TensorContract(("B", "N", "V"))},
+    {name: TensorContract(("B", "N")) for name in ("noisy", "denoised", "before")},
 )
 
 predict = Op(
@@ -24,7 +24,7 @@ predict = Op(
     predict_reference,
     {
         "canvas": TensorContract(("B", "N", "D")),
-        "noise": TensorContract(("B", "N", "V")),
+        "noise": TensorContract(("B", "N")),
         "modulation": TensorContract(("K", "L", 6, "D")),
     },
 )

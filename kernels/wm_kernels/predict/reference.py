@@ -1,8 +1,9 @@
 """The specification of `predict`, `denoiser_block` and `sampler_update`.
 
 Formulas: Karras, Aittala, Aila and Laine, "Elucidating the design space of diffusion-based generative models"
-(EDM), NeurIPS 2022, table 1 with sigma_data = 1; adaptive layer normalisation after Peebles and Xie, "Scalable
-diffusion models with transformers", ICCV 2023; squared ReLU after So et al., "Primer", NeurIPS 2021.
+(EDM), NeurIPS 2022, table 1 with sigma_data = 1; DPM-Solver++ after Lu et al., 2022; adaptive layer normalisation
+after Peebles and Xie, "Scalable diffusion models with transformers", ICCV 2023; squared ReLU after So et al.,
+"Primer", NeurIPS 2021.
 """
 
 from __future__ import annotations
@@ -10,13 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wm_kernels.predict.weights import BlockWeights, DenoiserWeights
+from wm_kernels.predict.weights import BlockWeights, ClassHead, DenoiserWeights
 
 NORM_EPS = 1e-5
 
@@ -50,66 +50,90 @@ def denoiser_block_reference(tokens: Tensor, modulation: Tensor, weights: BlockW
 Block = Callable[[Tensor, Tensor, BlockWeights, int], Tensor]
 
 
-def denoise_reference(
-    canvas: Tensor,
-    noisy: Tensor,
-    sigma: Tensor | float,
-    modulation: Tensor,
-    weights: DenoiserWeights,
-    block: Block = denoiser_block_reference,
+def trunk_reference(
+    tokens: Tensor, modulation: Tensor, weights: DenoiserWeights, block: Block = denoiser_block_reference
 ) -> Tensor:
-    """EDM's preconditioned denoiser: the clean sample that `noisy` most likely came from.
+    """One pass: all blocks under one entry of the modulation table, then the norm that every read-out shares.
 
     Args:
-        canvas: ``(B, N, D)`` float, the encoded context.
-        noisy: ``(B, N, V)`` float, the clean sample plus sigma times a standard normal.
-        sigma: The noise level: a float common to all envs, or ``(B, 1, 1)`` float.
-        modulation: ``(L, 6, D)``, or ``(B, L, 6, D)`` with a noise level per env.
+        tokens: ``(B, N, D)`` float.
+        modulation: ``(L, 6, D)``, or ``(B, L, 6, D)`` with an entry per env.
         weights: The denoiser's weights.
         block: The implementation of `denoiser_block` to use.
 
     Returns:
-        ``(B, N, V)`` float.
+        ``(B, N, D)`` float.
     """
-    if isinstance(sigma, float) and noisy.shape[-1] == 1:
-        # One noise level and one channel: the factors ride along in operations that there are anyway.
-        variance = 1.0 + sigma * sigma
-        norm: Any = math.sqrt(variance)
-        tokens = torch.addcmul(canvas, noisy, weights.noise_weight[:, 0], value=1.0 / norm)
-        output = _blocks(tokens, modulation, weights, block)
-        return torch.add(noisy / variance, output, alpha=sigma / norm)
-    norm = math.sqrt(1.0 + sigma * sigma) if isinstance(sigma, float) else torch.sqrt(1.0 + sigma * sigma)
-    scaled = noisy / norm
-    if noisy.shape[-1] == 1:
-        tokens = torch.addcmul(canvas, scaled, weights.noise_weight[:, 0])
-    else:
-        tokens = canvas + torch.einsum("bnv,nvd->bnd", scaled, weights.noise_weight)
-    return (scaled + sigma * _blocks(tokens, modulation, weights, block)) / norm
-
-
-def _blocks(tokens: Tensor, modulation: Tensor, weights: DenoiserWeights, block: Block) -> Tensor:
-    """All blocks and the read-out: ``(B, N, D)`` -> ``(B, N, V)``."""
     for block_weights, block_modulation in zip(weights.blocks, modulation.unbind(-3), strict=True):
         tokens = block(tokens, block_modulation, block_weights, weights.num_heads)
-    normed = F.layer_norm(tokens, tokens.shape[-1:], eps=NORM_EPS)
-    if weights.head_weight.shape[1] == 1:
-        return (normed * weights.head_weight[:, 0]).sum(-1, keepdim=True) + weights.head_bias
-    return torch.einsum("bnd,nvd->bnv", normed, weights.head_weight) + weights.head_bias
+    return F.layer_norm(tokens, tokens.shape[-1:], eps=NORM_EPS)
 
 
-def sampler_update_reference(noisy: Tensor, denoised: Tensor, sigma: float, sigma_next: float) -> Tensor:
-    """One Euler step of EDM's probability-flow ODE, from `sigma` down to `sigma_next`.
+def read_numbers(normed: Tensor, weights: DenoiserWeights) -> Tensor:
+    """What the network says of every number, ``(B, N)``: its mean after the first pass, EDM's F after the others."""
+    return (normed * weights.head_weight).sum(-1) + weights.head_bias
+
+
+def class_logits(hidden: Tensor, head: ClassHead, peers: Tensor | None) -> Tensor:
+    """Logits ``(B, C)`` of one position's class.
+
+    The head reads its position and the sum over the classes drawn before it, through one nonlinearity: an
+    autoregressive read-out after Larochelle and Murray, "The neural autoregressive distribution estimator", AISTATS
+    2011.
 
     Args:
-        noisy: ``(B, N, V)`` float at noise level `sigma`.
-        denoised: ``(B, N, V)`` float, the denoiser's answer at `sigma`.
-        sigma: Current noise level, above 0.
-        sigma_next: Next noise level, 0 at the last step.
+        hidden: ``(B, D)`` float, what the trunk gave at the head's position.
+        head: The head.
+        peers: ``(B, D)`` float, the sum of the `peer` rows of the classes drawn before; None for none.
+    """
+    return F.linear(F.silu(hidden if peers is None else hidden + peers), head.weight, head.bias)
+
+
+def draw_class(probability: Tensor, normal: Tensor) -> Tensor:
+    """Class indices ``(B,)`` int64 by inverse CDF; the uniform is Phi of the position's own normal.
+
+    Args:
+        probability: ``(B, C)`` float32.
+        normal: ``(B,)`` standard normals.
+    """
+    cdf = probability.cumsum(-1)
+    # Bounded away from 0 and 1, so that a class without mass at either end is never drawn.
+    uniform = torch.special.ndtr(normal.float()).clamp(2.0**-33, 1 - 2.0**-24)
+    return (uniform.unsqueeze(-1) * cdf[:, -1:] > cdf).sum(-1)
+
+
+def sampler_coefficients(sigmas: tuple[float, ...]) -> list[tuple[float, float, float]]:
+    """The ``a, b, c`` of each step ``x <- a x + b D + c D_before`` down the falling levels `sigmas`, the last 0.
+
+    DPM-Solver++(2M) (Lu et al., 2022) in EDM's terms: from the second level on, the denoised sample D is carried on
+    along its change since the level before; the step to 0 takes D as it is.
+    """
+    coefficients = []
+    for k, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
+        kept = sigma_next / sigma
+        ratio = math.log(sigma / sigma_next) / (2 * math.log(sigmas[k - 1] / sigma)) if k and sigma_next else 0.0
+        coefficients.append((kept, (1 - kept) * (1 + ratio), -(1 - kept) * ratio))
+    return coefficients
+
+
+def sampler_update_reference(
+    noisy: Tensor, denoised: Tensor, before: Tensor, coefficients: tuple[float, float, float]
+) -> Tensor:
+    """The sample at the next noise level, ``a noisy + b denoised + c before``.
+
+    Args:
+        noisy: ``(B, N)`` float at the current noise level.
+        denoised: ``(B, N)`` float, the denoiser's answer to it.
+        before: ``(B, N)`` float, its answer at the level before.
+        coefficients: ``a, b, c``, one step of `sampler_coefficients`.
 
     Returns:
-        ``(B, N, V)`` float at noise level `sigma_next`.
+        ``(B, N)`` float.
     """
-    return denoised if sigma_next == 0 else torch.lerp(denoised, noisy, sigma_next / sigma)
+    a, b, c = coefficients
+    stepped = denoised if b == 1 else denoised * b
+    stepped = stepped if a == 0 else torch.add(stepped, noisy, alpha=a)
+    return stepped if c == 0 else torch.add(stepped, before, alpha=c)
 
 
 def predict_reference(
@@ -118,39 +142,81 @@ def predict_reference(
     modulation: Tensor,
     weights: DenoiserWeights,
     sigmas: tuple[float, ...],
-    heun: bool = False,
     clamp_mask: Tensor | None = None,
     clamp_sample: Tensor | None = None,
     block: Block = denoiser_block_reference,
 ) -> Tensor:
-    """Sample the next values of the whole canvas.
+    """Sample the next values of the whole canvas, in K passes through the same blocks.
+
+    The first pass sees the context alone: it is the denoiser at infinite noise. It gives every number's mean, from
+    which the diffusion starts, and the first classes are drawn from it, one after the other. A class that was drawn is
+    told to the later passes as an addition to its position's token. Each of those denoises the numbers at one noise
+    level. What else `weights.draws` names is drawn from the pass that it is named for.
 
     Args:
         canvas: ``(B, N, D)`` float, the context, encoded once.
-        noise: ``(B, N, V)`` float, standard normals.
-        modulation: ``(K, L, 6, D)`` float, a constant table: the noise levels are common to all envs.
+        noise: ``(B, N)`` float, standard normals: a number's starting noise, or a class's uniform through Phi. The
+            sampler runs in its dtype.
+        modulation: ``(K, L, 6, D)`` float, a constant table: the first pass's entry, then one for each noise level.
         weights: The denoiser's weights.
-        sigmas: K + 1 falling noise levels, the last 0.
-        heun: EDM's second-order correction, at the price of K - 1 more evaluations.
+        sigmas: K falling noise levels of which the last is 0; those of the passes after the first, then 0.
         clamp_mask: ``(M, N)`` bool with M = B or 1: positions whose next value is known beforehand.
-        clamp_sample: ``(B, N, V)`` float, their values; needed with `clamp_mask`.
+        clamp_sample: ``(B, N)`` float, their values as a sample has them; needed with `clamp_mask`.
         block: The implementation of `denoiser_block` to use.
 
     Returns:
-        ``(B, N, V)`` float, a sample.
+        ``(B, N)`` float, a sample: normalised numbers, and the values that the drawn classes stand for. The gradient of
+        such a value is that of its expectation.
     """
-    sample = noise * sigmas[0]
-    for k, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
-        sample = _with_known(sample, noise, sigma, clamp_mask, clamp_sample)
-        denoised = denoise_reference(canvas, sample, sigma, modulation[k], weights, block)
-        stepped = sampler_update_reference(sample, denoised, sigma, sigma_next)
-        if heun and sigma_next > 0:
-            stepped = _with_known(stepped, noise, sigma_next, clamp_mask, clamp_sample)
-            again = denoise_reference(canvas, stepped, sigma_next, modulation[k + 1], weights, block)
-            slope = ((sample - denoised) / sigma + (stepped - again) / sigma_next) / 2
-            stepped = sample + (sigma_next - sigma) * slope
-        sample = stepped
-    return _with_known(sample, noise, 0.0, clamp_mask, clamp_sample)
+    coefficients = sampler_coefficients(sigmas)
+    drawn: list[Tensor] = []
+    peers, before = None, noise
+    normed = trunk_reference(canvas, modulation[0], weights, block)
+    denoised = read_numbers(normed, weights).to(noise.dtype)
+    sample = torch.add(denoised, noise, alpha=sigmas[0])
+    for k, heads in enumerate(weights.draws):
+        if k > 0:
+            sigma = sigmas[k - 1]
+            norm = math.sqrt(1.0 + sigma * sigma)
+            sample = _with_known(sample, noise, sigma, clamp_mask, clamp_sample)
+            scaled = (sample / norm).to(canvas.dtype).unsqueeze(-1)
+            tokens = torch.addcmul(canvas, scaled, weights.noise_weight)
+            normed = trunk_reference(tokens, modulation[k], weights, block)
+            output = read_numbers(normed, weights).to(noise.dtype)
+            before, denoised = denoised, torch.add(sample / (norm * norm), output, alpha=sigma / norm)
+            sample = sampler_update_reference(sample, denoised, before, coefficients[k - 1])
+        told = []
+        for head in heads:
+            place = head.position
+            probability = torch.softmax(class_logits(normed[:, place], head, peers).float(), -1)
+            index = draw_class(probability, noise[:, place])
+            if clamp_mask is not None and clamp_sample is not None:
+                held = (clamp_sample[:, place, None] - head.value).abs().argmin(-1)
+                index = torch.where(clamp_mask[:, place], held, index)
+            expected = probability @ head.value.float()
+            drawn.append(head.value[index] + (expected - expected.detach()))  # NaN where the logits are
+            told.append(head.told[index])
+            peers = head.peer[index] if peers is None else peers + head.peer[index]
+        if told and k + 1 < len(weights.draws):
+            canvas = canvas.index_add(
+                1, weights.class_positions[len(drawn) - len(told) : len(drawn)], torch.stack(told, 1)
+            )
+    sample = _with_known(sample, noise, 0.0, clamp_mask, clamp_sample)
+    if not drawn:
+        return sample
+    return sample.index_copy(1, weights.class_positions, torch.stack(drawn, 1).to(sample.dtype))
+
+
+def changing_fields(tick: Tensor, period: Tensor, ticks_per_step: int) -> Tensor:
+    """Positions ``(B, N)`` bool that change in a step of `ticks_per_step` ticks: where floor(tick / period) grows.
+
+    Args:
+        tick: ``(B,)`` int64, ticks before the step.
+        period: ``(N,)`` int64, ticks between two changes of a position.
+        ticks_per_step: Ticks that the step lasts.
+    """
+    tick = tick[:, None]
+    return (tick + ticks_per_step) // period > tick // period
 
 
 def _with_known(
@@ -159,4 +225,4 @@ def _with_known(
     """`sample` with what is known beforehand in its place, as noisy as the rest."""
     if clamp_mask is None or clamp_sample is None:
         return sample
-    return torch.where(clamp_mask.unsqueeze(-1), torch.add(clamp_sample, noise, alpha=sigma), sample)
+    return torch.where(clamp_mask, torch.add(clamp_sample, noise, alpha=sigma), sample)

@@ -31,15 +31,36 @@ class BlockWeights(NamedTuple):
     down_bias: Tensor
 
 
+class ClassHead(NamedTuple):
+    """One position that carries one of C classes.
+
+    Attributes:
+        position: Its place on the canvas.
+        weight: ``(C, D)``, the read-out of the logits.
+        bias: ``(C,)``; so low at classes that are never drawn that their probability is 0.
+        value: ``(C,)``, the value that each class stands for.
+        told: ``(C, D)``, what a drawn class adds to its position's token in later passes.
+        peer: ``(C, D)``, what it adds to what the heads drawn after it read.
+    """
+
+    position: int
+    weight: Tensor
+    bias: Tensor
+    value: Tensor
+    told: Tensor
+    peer: Tensor
+
+
 class DenoiserWeights(NamedTuple):
     """The whole denoiser.
 
     Attributes:
         blocks: In order of application; a block shared by several loops stands here several times.
-        noise_weight: ``(N, V, D)``, how the noisy next value enters its position's token; 0 for positions that are
-            not predicted.
-        head_weight: ``(N, V, D)``, each position's read-out.
-        head_bias: ``(N, V)``.
+        noise_weight: ``(N, D)``, how the noisy next number enters its position's token; 0 where no number is predicted.
+        head_weight: ``(N, D)``, each number's read-out.
+        head_bias: ``(N,)``.
+        draws: For each of the K passes the heads that are drawn from it, in order.
+        class_positions: ``(n,)`` int64, the positions of all heads, in the order of `draws`.
         num_heads: Attention heads; D divides by it.
     """
 
@@ -47,4 +68,6 @@ class DenoiserWeights(NamedTuple):
     noise_weight: Tensor
     head_weight: Tensor
     head_bias: Tensor
+    draws: tuple[tuple[ClassHead, ...], ...]
+    class_positions: Tensor
     num_heads: int
