@@ -142,6 +142,7 @@ def _returns(axes: Any, policy: PolicyReport) -> None:
 
 
 def _finish(axes: Any, title: str, xlabel: str, ylabel: str) -> None:
-    axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    axes.set_title(title, fontsize=11)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.legend(fontsize=8)
     axes.grid(alpha=0.25)

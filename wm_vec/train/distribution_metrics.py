@@ -174,6 +174,7 @@ def distribution_metrics(
         weight: ``(M,)``.
     """
     size = len(samples)
+    variance = float(variance)
     spread = float(np.average(samples.var(0, ddof=1), weights=weight))
     left = float(np.average(np.square(real - samples.mean(0)), weights=weight)) - spread / size
     # An exact sampler gives the real value any rank alike; among ties, a rank is as likely as another.
@@ -259,7 +260,9 @@ def _reliability(real: np.ndarray, counts: np.ndarray, size: int, weight: np.nda
         inside = share * (place == i)
         n = float(inside.sum())
         if n > 0:
-            observed = wilson(float(inside @ np.tile(real, 2)), n)
+            by_state = inside.reshape(2, -1).sum(0)
+            independent = n**2 / float(np.square(by_state).sum())  # Kish's effective size of a weighted sample
+            observed = wilson(float(by_state @ real) / n * independent, independent)
             bins.append(Bin(edges[i], edges[i + 1], n, float(inside @ ended) / n, observed))
     return bins
 
