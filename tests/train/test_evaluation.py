@@ -13,6 +13,7 @@ from rich.console import Console
 
 from tests.train.exact_worlds import CartPoleRules, JumpRules, LakeRules, RulesWorld
 from wm_vec import Field, WorldModel, collect_transitions
+from wm_vec.render.evaluation_plot import plot_evaluation
 from wm_vec.train.episodes import Imagination, real_episodes
 from wm_vec.train.evaluation import EvaluationError, evaluate_world
 from wm_vec.train.ground_truth import GROUND_TRUTH, true_next_observations
@@ -141,7 +142,7 @@ def test_a_discrete_observation_and_environment_arguments():
     assert slippery.transitions.ceiling < 0.6, "the real lake does"
 
 
-def test_an_exact_sampler_of_a_slippery_lake_and_a_blurred_one():
+def test_an_exact_sampler_of_a_slippery_lake_and_a_blurred_one(tmp_path):
     def blurred(obs, action, after, reward, terminated):
         jumps = torch.arange(len(obs)) % 8 == 0  # an eighth of the steps leads anywhere and neither ends nor pays
         after = torch.where(jumps[:, None], torch.arange(len(obs), dtype=obs.dtype)[:, None] // 8 % 16, after)
@@ -149,10 +150,15 @@ def test_an_exact_sampler_of_a_slippery_lake_and_a_blurred_one():
 
     rules = LakeRules(is_slippery=True)
     sizes = {**SMALL, "n_transitions": 6000}
-    exact, wrong = (
-        evaluate_world(RulesWorld(rules, fault), rules.env_id, **sizes).policies["random"].one_step
-        for fault in (None, blurred)
-    )
+    reports = [evaluate_world(RulesWorld(rules, fault), rules.env_id, **sizes) for fault in (None, blurred)]
+    exact, wrong = (report.policies["random"].one_step for report in reports)
+    data = json.loads(json.dumps(reports[0].to_dict(), allow_nan=False))
+    assert data["policies"]["random"]["one_step"]["transitions"]["impossible"] == 0
+    console = Console(file=io.StringIO(), width=200)
+    console.print(reports[1].table())
+    assert "two samples agree" in console.file.getvalue()
+    plot_evaluation(reports[1], tmp_path / "report.png")
+    assert (tmp_path / "report.png").stat().st_size > 10_000
     for share in (exact.classes[0].accuracy, exact.classes[0].ceiling, exact.transitions.ceiling):
         assert share == pytest.approx(0.39, abs=0.03), "a third, and more at walls and corners"
     assert exact.transitions.impossible <= exact.transitions.unseen + 0.001 < 0.003
@@ -170,7 +176,9 @@ def test_chance_in_numbers_rewards_and_ends():
     policies = {}
     for name, rules in {"exact": JumpRules(), "narrow": JumpRules(0.4), "lasting": JumpRules(hazard=0.004)}.items():
         sizes = {**SMALL, "n_transitions": 3000, "n_starts": 100}
-        policies[name] = evaluate_world(RulesWorld(rules), rules.env_id, **sizes).policies["random"]
+        report = evaluate_world(RulesWorld(rules), rules.env_id, **sizes)
+        json.dumps(report.to_dict(), allow_nan=False)
+        policies[name] = report.policies["random"]
     exact, narrow, lasting = (policy.one_step for policy in policies.values())
     x, y = exact.distributions
     assert (x.stochastic, y.stochastic) == (True, False)
@@ -266,8 +274,6 @@ def test_the_report_is_plain_json_a_table_and_a_picture(exact, tmp_path):
     assert "fit is exact" in text, "CartPole's position moves by its velocity, which a linear fit gets right"
 
     from matplotlib.image import imread
-
-    from wm_vec.render.evaluation_plot import plot_evaluation
 
     plot_evaluation(exact, tmp_path / "report.png")
     picture = imread(tmp_path / "report.png")

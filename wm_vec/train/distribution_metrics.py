@@ -14,7 +14,7 @@ N_SAMPLES = 19
 """S: the real value has one of 20 ranks among the samples; the middle 10 and 18 are intervals of just 50 and 90 %."""
 STOCHASTIC = 0.01
 """A dimension is stochastic where the samples' variance is at least this share of the residual's: a tenth of its
-standard deviation. Deterministic dimensions of a trained world lie at a tenth of that share or less."""
+standard deviation."""
 TIE = 0.01
 """Values closer than this part of the residual's standard deviation are ties: where a state decides the next one, the
 last digits decide no rank."""
@@ -78,7 +78,7 @@ class TransitionMetrics:
 
     Attributes:
         impossible: Share of imagined steps (class, action, next class) that are not among the real ones.
-        unseen: Share of real steps that are not among the other real ones: `impossible` of an exact sampler.
+        unseen: Share of real steps that are not among the other real ones: about `impossible` of an exact sampler.
         ceiling: How often two real steps from the same state and action agree: the share of right next classes of an
             exact sampler. None where no state and action come twice.
     """
@@ -116,7 +116,7 @@ class EndMetrics:
         recall: Chance that a step which really ends is imagined to end; None where none does.
         precision: Chance that a step which is imagined to end really ends; None where none does.
         ceiling: Recall and precision of an exact sampler, were the chances p as imagined: ``sum p^2 / sum p``.
-        reliability: Bins that hold anything.
+        reliability: Bins that stand for a step or more.
     """
 
     n_terminal: int
@@ -259,7 +259,7 @@ def _reliability(real: np.ndarray, counts: np.ndarray, size: int, weight: np.nda
     for i in range(len(BIN_EDGES) + 1):
         inside = share * (place == i)
         n = float(inside.sum())
-        if n > 0:
+        if n >= 1:
             by_state = inside.reshape(2, -1).sum(0)
             independent = n**2 / float(np.square(by_state).sum())  # Kish's effective size of a weighted sample
             observed = wilson(float(by_state @ real) / n * independent, independent)
