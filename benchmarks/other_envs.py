@@ -44,12 +44,11 @@ def measure(env_id: str, folder: Path, extra: list[str]) -> dict[str, Any]:
 def summary(env_id: str, report: dict[str, Any]) -> str:
     """The one-step figures in a line."""
     step = report["policies"]["random"]["one_step"]
-    if step["classes"] is not None:
-        seen = f"class right {step['classes']['accuracy']:.4f}"
-    else:
-        seen = "R2 " + " ".join(f"{d['r2']:.4f}" if d["r2"] is not None else "constant" for d in step["dimensions"])
+    seen = "R2 " + " ".join(f"{d['r2']:.4f}" if d["r2"] is not None else "constant" for d in step["dimensions"])
+    if step["classes"]:
+        seen = "class right " + " ".join(f"{c['accuracy']:.4f}" for c in step["classes"])
     end = step["termination"]
-    return f"{env_id:<26} {seen}; terminal steps right {end['terminal_accuracy']}, others {end['other_accuracy']}"
+    return f"{env_id:<26} {seen}; end recall {end['recall']}, precision {end['precision']}"
 
 
 def main() -> None:

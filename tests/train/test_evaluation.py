@@ -11,8 +11,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from tests.train.exact_worlds import CartPoleRules, LakeRules, RulesWorld
+from tests.train.exact_worlds import CartPoleRules, JumpRules, LakeRules, RulesWorld
 from wm_vec import Field, WorldModel, collect_transitions
+from wm_vec.render.evaluation_plot import plot_evaluation
 from wm_vec.train.episodes import Imagination, real_episodes
 from wm_vec.train.evaluation import EvaluationError, evaluate_world
 from wm_vec.train.ground_truth import GROUND_TRUTH, true_next_observations
@@ -44,15 +45,18 @@ def test_an_exact_world_passes_everywhere(exact):
     for policy in exact.policies.values():
         assert all(d.r2 > 0.999999 for d in policy.one_step.dimensions)
         assert policy.one_step.reward.max_error == 0
-        assert policy.one_step.termination.other_accuracy == 1
+        assert not any(d.stochastic for d in policy.one_step.distributions)
         assert max(e for errors in policy.open_loop.error for e in errors if e is not None) < 1e-3
         velocities = [e for e in policy.effects if "velocity" in e.name]
         assert all(e.sign_agreement == 1 and e.relative_error < 1e-3 for e in velocities)
         assert all(e.relative_size is None for e in policy.effects if "velocity" not in e.name)
-        assert policy.returns.ks <= policy.returns.ks_critical * 1.2
+        assert policy.returns.ks <= policy.returns.ks_critical
+        assert policy.returns.ks_lengths <= policy.returns.ks_critical
     random = exact.policies["random"]
-    assert random.one_step.termination.terminal_accuracy == 1
-    assert random.one_step.termination.terminal_count > 30
+    ends = random.one_step.termination
+    assert ends.recall == ends.precision == ends.ceiling == 1
+    assert random.one_step.termination.n_terminal > 30
+    assert random.one_step.reward.exact == random.one_step.reward.right == 1
     assert exact.policies["balance"].returns.real.mean > 5 * random.returns.real.mean
     assert random.open_loop.counts[0] == 40 > random.open_loop.counts[-1], "ended episodes drop out"
 
@@ -95,13 +99,15 @@ def test_wrong_effect_sizes_show():
 
 def test_wrong_endings_show():
     policy = of_fault(lambda obs, action, after, reward, terminated: (after, reward, terminated & False))
-    assert policy.one_step.termination.terminal_accuracy == 0
-    assert policy.one_step.termination.other_accuracy == 1
+    assert policy.one_step.termination.recall == 0
+    assert policy.one_step.termination.precision is None
+    assert policy.one_step.termination.imagined_rate.high < policy.one_step.termination.real_rate.low
     assert policy.returns.imagined.mean == 500, "nothing but the time limit ends these"
-    assert policy.returns.ks == 1
+    assert policy.returns.ks == policy.returns.ks_lengths == 1
     policy = of_fault(lambda obs, action, after, reward, terminated: (after, reward, terminated | True))
-    assert policy.one_step.termination.terminal_accuracy == 1
-    assert policy.one_step.termination.other_accuracy == 0
+    assert policy.one_step.termination.recall == 1
+    assert policy.one_step.termination.precision == pytest.approx(0.046, abs=0.03), "the real rate"
+    assert policy.one_step.termination.ceiling == 1
     assert policy.returns.imagined.mean_length == 1
 
 
@@ -112,6 +118,7 @@ def test_wrong_rewards_and_breakdowns_show():
 
     policy = of_fault(fault)
     assert policy.one_step.reward.max_error >= 0.25
+    assert policy.one_step.reward.exact == 0
     assert policy.one_step.diverged > 0
     assert np.isfinite([d.r2 for d in policy.one_step.dimensions]).all()
 
@@ -122,14 +129,70 @@ def test_a_discrete_observation_and_environment_arguments():
     report = evaluate_world(world, rules.env_id, env_kwargs=rules.env_kwargs, **SMALL)
     one_step = report.policies["random"].one_step
     assert one_step.dimensions == []
-    assert one_step.classes.accuracy == 1
-    assert one_step.classes.most_likely_with_action > 0.98
-    assert one_step.classes.most_likely < 0.7
-    assert report.policies["random"].open_loop.unit == "mismatch"
+    (classes,) = one_step.classes
+    assert (classes.name, classes.accuracy, classes.ceiling) == ("observation", 1, 1)
+    assert (one_step.transitions.impossible, one_step.transitions.ceiling) == (0, 1)
+    assert [(g.group, g.imagined) for g in one_step.end_given_class] == [("always", 1), ("never", 0)]
+    assert report.policies["random"].open_loop.units == ["mismatch"]
     assert report.policies["random"].open_loop.error[0][0] == 0
     # The same world against the lake that slips.
-    slippery = evaluate_world(world, rules.env_id, **SMALL)
-    assert slippery.policies["random"].one_step.classes.accuracy < 0.7
+    slippery = evaluate_world(world, rules.env_id, **SMALL).policies["random"].one_step
+    assert slippery.classes[0].accuracy < 0.7
+    assert slippery.classes[0].ceiling == 1, "the world knows no chance,"
+    assert slippery.transitions.ceiling < 0.6, "the real lake does"
+
+
+def test_an_exact_sampler_of_a_slippery_lake_and_a_blurred_one(tmp_path):
+    def blurred(obs, action, after, reward, terminated):
+        jumps = torch.arange(len(obs)) % 8 == 0  # an eighth of the steps leads anywhere and neither ends nor pays
+        after = torch.where(jumps[:, None], torch.arange(len(obs), dtype=obs.dtype)[:, None] // 8 % 16, after)
+        return after, torch.where(jumps, 0.03, reward), terminated & ~jumps
+
+    rules = LakeRules(is_slippery=True)
+    sizes = {**SMALL, "n_transitions": 6000}
+    reports = [evaluate_world(RulesWorld(rules, fault), rules.env_id, **sizes) for fault in (None, blurred)]
+    exact, wrong = (report.policies["random"].one_step for report in reports)
+    data = json.loads(json.dumps(reports[0].to_dict(), allow_nan=False))
+    assert data["policies"]["random"]["one_step"]["transitions"]["impossible"] == 0
+    console = Console(file=io.StringIO(), width=200)
+    console.print(reports[1].table())
+    assert "two samples agree" in console.file.getvalue()
+    plot_evaluation(reports[1], tmp_path / "report.png")
+    assert (tmp_path / "report.png").stat().st_size > 10_000
+    for share in (exact.classes[0].accuracy, exact.classes[0].ceiling, exact.transitions.ceiling):
+        assert share == pytest.approx(0.39, abs=0.03), "a third, and more at walls and corners"
+    assert exact.transitions.impossible <= exact.transitions.unseen + 0.001 < 0.003
+    assert [(g.group, g.imagined) for g in exact.end_given_class] == [("always", 1), ("never", 0)]
+    ends = exact.termination
+    assert ends.recall == pytest.approx(ends.ceiling, abs=0.06)
+    assert ends.imagined_rate.low < ends.real_rate.value < ends.imagined_rate.high
+    assert (exact.reward.exact, exact.reward.n_values) == (1, 2)
+    assert wrong.transitions.impossible > 0.06
+    assert wrong.end_given_class[0].imagined < 0.95
+    assert wrong.reward.exact == pytest.approx(7 / 8, abs=0.01)
+
+
+def test_chance_in_numbers_rewards_and_ends():
+    policies = {}
+    for name, rules in {"exact": JumpRules(), "narrow": JumpRules(0.4), "lasting": JumpRules(hazard=0.004)}.items():
+        sizes = {**SMALL, "n_transitions": 3000, "n_starts": 100}
+        report = evaluate_world(RulesWorld(rules), rules.env_id, **sizes)
+        json.dumps(report.to_dict(), allow_nan=False)
+        policies[name] = report.policies["random"]
+    exact, narrow, lasting = (policy.one_step for policy in policies.values())
+    x, y = exact.distributions
+    assert (x.stochastic, y.stochastic) == (True, False)
+    assert x.variance_ratio == pytest.approx(1, abs=0.05)
+    assert (x.coverage_50, x.coverage_90) == pytest.approx((0.5, 0.9), abs=0.05)
+    assert exact.dimensions[1].r2 > 0.9999
+    assert (exact.reward.exact, exact.reward.n_values) == (1, 2)
+    assert exact.reward.right == pytest.approx(exact.reward.ceiling, abs=0.03)
+    assert all(b.observed.low <= b.imagined <= b.observed.high for b in exact.termination.reliability)
+    assert narrow.distributions[0].variance_ratio < 0.2
+    assert narrow.distributions[0].coverage_90 < 0.5
+    assert lasting.termination.imagined_rate.high < lasting.termination.real_rate.low
+    for name, differ in (("exact", False), ("lasting", True)):
+        assert (policies[name].returns.ks_lengths > policies[name].returns.ks_critical) == differ
 
 
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
@@ -194,14 +257,14 @@ def test_the_same_seed_gives_the_same_metrics_and_no_training_data(exact):
     other = evaluate_world(RulesWorld(CartPoleRules()), "CartPole-v1", seed=1, **SMALL)
     assert other.policies["random"].returns.real != exact.policies["random"].returns.real
     trained_on = collect_transitions("CartPole-v1", 5000, seed=0)["observation"].numpy()
-    starts = exact.policies["random"].samples.real_paths[0]
+    starts = exact.policies["random"].shown.real_paths[0]
     assert not any((trained_on == start).all(1).any() for start in starts.astype(np.float32))
 
 
 def test_the_report_is_plain_json_a_table_and_a_picture(exact, tmp_path):
     data = json.loads(json.dumps(exact.to_dict(), allow_nan=False))
     assert list(data["policies"]) == ["random", "balance"]
-    assert "samples" not in data["policies"]["random"]
+    assert "shown" not in data["policies"]["random"]
     assert len(data["policies"]["random"]["open_loop"]["error"][0]) == 30
     console = Console(file=io.StringIO(), width=120)
     console.print(exact.table())
@@ -211,8 +274,6 @@ def test_the_report_is_plain_json_a_table_and_a_picture(exact, tmp_path):
     assert "fit is exact" in text, "CartPole's position moves by its velocity, which a linear fit gets right"
 
     from matplotlib.image import imread
-
-    from wm_vec.render.evaluation_plot import plot_evaluation
 
     plot_evaluation(exact, tmp_path / "report.png")
     picture = imread(tmp_path / "report.png")

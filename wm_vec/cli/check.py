@@ -1,9 +1,10 @@
 """Compare a world with the real environment that it was learned from.
 
-Single steps, by R2 of the change s'-s and by skill over standing still and over the best linear fit that does
-not see the action; open loop from the same starts under the same actions; where the real state can be set,
-the effects of actions from the same states; and the returns of whole episodes. Always under random actions,
-and under any policies besides.
+Single steps: what is deterministic by R2 of the change s'-s and by skill over standing still and over the best
+linear fit that does not see the action; what chance decides by its distribution, from several samples of the same
+state and action: numbers, classes, rewards and ends. Open loop from the same starts under the same actions; where
+the real state can be set, the effects of actions from the same states; returns and lengths of whole episodes.
+Always under random actions, and under any policies besides.
 """
 
 from __future__ import annotations

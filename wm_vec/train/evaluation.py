@@ -6,30 +6,41 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium.spaces import Discrete
 from tensordict import TensorDict
 
 from wm_vec.canvas import EnvSignature
-from wm_vec.canvas.signature import space_size
+from wm_vec.canvas.signature import OBSERVATION
 from wm_vec.core import AutoresetMode, Engine, spawn_seeds
 from wm_vec.train.collect import Policy, collect_transitions
+from wm_vec.train.distribution_metrics import (
+    N_SAMPLES,
+    class_metrics,
+    distribution_metrics,
+    end_given_class,
+    end_metrics,
+    transition_metrics,
+)
 from wm_vec.train.episodes import EPISODE_CAP, Episodes, Imagination, imagined_episodes, real_episodes
-from wm_vec.train.evaluation_report import EvaluationReport, OneStep, PolicyReport, Returns, Samples
+from wm_vec.train.evaluation_report import EvaluationReport, OneStep, PolicyReport, Returns, Shown
 from wm_vec.train.ground_truth import GROUND_TRUTH, true_next_observations
-from wm_vec.train.metrics import CONSTANT, class_metrics, dimension_metrics, reward_metrics, termination_metrics
+from wm_vec.train.metrics import CONSTANT, dimension_metrics, reward_metrics
 from wm_vec.train.rollout_metrics import (
     EffectMetrics,
     OpenLoopMetrics,
     distribution,
     effect_metrics,
     ks_critical,
+    ks_statistic,
     open_loop_metrics,
     returns_statistic,
 )
 
+SAMPLED_PART = 8
+"""Of n transitions, at most n / 8 that end and n / 8 others are imagined several times."""
 EFFECT_STATES = 500
 SHOWN_TRAJECTORIES, SHOWN_STEPS = 3, 1000
 SEED_SALT = 0x4EA1
@@ -55,14 +66,16 @@ def evaluate_world(
 ) -> EvaluationReport:
     """Compare a world with the real environment, under random actions and under every policy given.
 
-    One step is measured by R2 of the residual ``s' - s`` and by skill over standing still and over the best
-    linear fit that does not see the action; never by R2 of the next state, on which standing still does well.
+    One step of a deterministic dimension is measured by R2 of the residual ``s' - s`` and by skill over standing still
+    and over the best linear fit that does not see the action; never by R2 of the next state, on which standing still
+    does well. What chance decides is measured by its distribution, from several samples of the same state and action.
 
     Args:
         world: A `WorldModel` that was learned from the environment, or whatever has its `signature` and `to_engine`.
         env_id: Its Gymnasium id.
         policies: Further policies by name; each takes a batch of observations, as in `collect_transitions`.
-        n_transitions: Held-out transitions for the one-step metrics; as many again for the linear baseline.
+        n_transitions: Held-out transitions for the one-step metrics; as many again for the linear baseline and to
+            know what can happen.
         n_starts: Episodes of the open-loop errors and of the returns.
         horizon: Steps of the open loop.
         n_denoise_steps: K; None for the world's own.
@@ -94,6 +107,16 @@ def evaluate_world(
     return EvaluationReport(env_id, k, seed, time.perf_counter() - started, reports)
 
 
+class _Steps(NamedTuple):
+    """Observations before and after n steps ``(n, D)``, actions ``(n, A)``, rewards and terminations ``(n,)``."""
+
+    now: np.ndarray
+    action: np.ndarray
+    after: np.ndarray
+    reward: np.ndarray
+    ended: np.ndarray
+
+
 @dataclass
 class _Evaluation:
     """The settings of an evaluation, and what it measures under one policy."""
@@ -109,10 +132,13 @@ class _Evaluation:
 
     def __post_init__(self) -> None:
         self.imagination = Imagination(self.engine(1))
-        self.discrete = isinstance(self.real.observation_space, Discrete)
-        size = space_size(self.real.observation_space)
-        known = GROUND_TRUTH.get(self.env_id)
-        self.names = list(known.names) if known else [f"observation[{i}]" for i in range(size)]
+        fields = [f for f in self.real.schema(32).bound_fields() if f.path.split(".")[0] == OBSERVATION]
+        self.names = [
+            f.path if f.num_positions == 1 else f"{f.path}[{i}]" for f in fields for i in range(f.num_positions)
+        ]
+        if self.env_id in GROUND_TRUTH:
+            self.names = list(GROUND_TRUTH[self.env_id].names)
+        self.classes = np.array([f.spec.num_classes is not None for f in fields for _ in range(f.num_positions)])
 
     def of_policy(self, name: str, policy: Policy | None, seed: int) -> PolicyReport:
         """Everything under one policy."""
@@ -141,38 +167,73 @@ class _Evaluation:
             distribution(real.returns, real.lengths, real.ended),
             distribution(imagined.returns, imagined.lengths, imagined.ended),
             returns_statistic(real.returns, imagined.returns),
+            ks_statistic(real.lengths, imagined.lengths),
             ks_critical(self.n_starts, self.n_starts),
         )
         shown = _spread(self.n_transitions, SHOWN_STEPS)
-        samples = Samples(moved[shown], guessed[shown], real_paths, imagined_paths, real.returns, imagined.returns)
-        return PolicyReport(one_step, open_loop, effects, returns, samples)
+        steps = [x[shown][:, ~self.classes] for x in (moved, guessed)]
+        plotted = Shown(steps[0], steps[1], real_paths, imagined_paths, real.returns, imagined.returns)
+        return PolicyReport(one_step, open_loop, effects, returns, plotted)
 
     def _one_step(self, held_out: TensorDict, fit: TensorDict, seed: int) -> tuple[OneStep, np.ndarray, np.ndarray]:
         """Metrics, and the real and imagined residuals ``(n, D)``."""
-        action = held_out["action"].numpy()
-        imagined = self.imagination.steps(held_out["observation"].numpy(), action[None], seed)
-        guess = self._flat(imagined.observation)
-        now, real, fit_now, fit_real = (
-            self._flat(data[key].numpy())
-            for data in (held_out, fit)
-            for key in ("observation", ("next", "observation"))
+        real, others = self._steps(held_out), self._steps(fit)
+        known = _Steps(*(np.concatenate(both) for both in zip(real, others, strict=True)))
+        observation, action = held_out["observation"].numpy(), held_out["action"].numpy()
+        once = self.imagination.steps(observation, action[None], seed)
+        guess = _Steps(real.now, real.action, self._flat(once.observation), once.reward[0], once.terminated[0])
+        chosen, weight = _strata(real.ended | guess.ended, self.n_transitions // SAMPLED_PART + 1, seed)
+        again, shape = np.tile(chosen, N_SAMPLES), (N_SAMPLES, len(chosen))
+        drawn = self.imagination.steps(observation[again], action[again][None], seed + self.n_transitions)
+        samples, paid = self._flat(drawn.observation).reshape(*shape, -1), drawn.reward.reshape(shape)
+
+        numbers, classes = (
+            [(d, self.names[d]) for d in np.flatnonzero(kind)] for kind in (~self.classes, self.classes)
         )
-        dimensions, classes = [], None
-        if self.discrete:
-            discrete_action = isinstance(self.real.action_space, Discrete)
-            acts, fit_acts = (action, fit["action"].numpy()) if discrete_action else (None, None)
-            classes = class_metrics(now[:, 0], acts, real[:, 0], guess[:, 0], fit_now[:, 0], fit_acts, fit_real[:, 0])
-        else:
-            dimensions = dimension_metrics(self.names, now, real, guess, fit_now, fit_real)
+        columns = (x[:, ~self.classes] for x in (real.now, real.after, guess.after, others.now, others.after))
+        dimensions = dimension_metrics([name for _, name in numbers], *columns)
+        rewards = reward_metrics(real.reward, guess.reward, known.reward, paid, weight)
+        moved = real.after - real.now
+        uncertain = [
+            (name, real.after[chosen, d], samples[..., d], moved[:, d].var())
+            for (d, name), metrics in zip(numbers, dimensions, strict=True)
+            if metrics.r2 is not None
+        ]
+        if rewards.r2 is not None and rewards.exact is None:
+            uncertain.append(("reward", real.reward[chosen], paid, real.reward.var()))
+        transitions = None
+        if not numbers and np.issubdtype(action.dtype, np.integer):
+            tables = [np.column_stack([steps.now, steps.action, steps.after]) for steps in (known, guess)]
+            transitions = transition_metrics(tables[0], tables[1], real.now.shape[1] + real.action.shape[1])
+        by_class = []
+        for d, name in classes if known.ended.any() else ():
+            by_class += end_given_class(name, known.after[:, d], known.ended, guess.after[:, d], guess.ended)
         metrics = OneStep(
             self.n_transitions,
+            len(chosen),
             dimensions,
-            classes,
-            reward_metrics(held_out["next", "reward"][:, 0].numpy(), imagined.reward[0]),
-            termination_metrics(held_out["next", "terminated"][:, 0].numpy(), imagined.terminated[0]),
-            int(imagined.diverged.sum()),
+            [distribution_metrics(*what, weight) for what in uncertain],
+            [
+                class_metrics(name, real.now[:, d], real.after[:, d], guess.after[:, d], samples[..., d], weight)
+                for d, name in classes
+            ],
+            transitions,
+            rewards,
+            end_metrics(real.ended, guess.ended, chosen, drawn.terminated.reshape(shape), weight),
+            by_class,
+            int(once.diverged.sum()),
         )
-        return metrics, real - now, guess - now
+        return metrics, moved, guess.after - real.now
+
+    def _steps(self, data: TensorDict) -> _Steps:
+        action, following = data["action"].numpy(), data["next"]
+        return _Steps(
+            self._flat(data["observation"].numpy()),
+            action.reshape(len(action), -1),
+            self._flat(following["observation"].numpy()),
+            following["reward"][:, 0].numpy().astype(np.float64),
+            following["terminated"][:, 0].numpy(),
+        )
 
     def _open_loop(
         self, episodes: Episodes, held_out: TensorDict, seed: int
@@ -183,16 +244,14 @@ class _Evaluation:
         shape = -1, self.n_starts, len(self.names)
         start, after, guess = (self._flat(x).reshape(shape) for x in (observation[0], following, imagined))
         real = np.concatenate([start, after])
-        std = None
-        if not self.discrete:
-            data = self._flat(held_out["next", "observation"].numpy())
-            std = data.std(0)
-            std = np.where(std > CONSTANT * np.abs(data).max(0), std, 0.0)
+        data = self._flat(held_out["next", "observation"].numpy())
+        std = data.std(0)
+        std = np.where(std > CONSTANT * np.abs(data).max(0), std, 0.0)
         # The longest ones, since most is to be seen there.
         shown = np.argsort(-alive.sum(0), kind="stable")[:SHOWN_TRAJECTORIES]
         gone = ~alive[:, shown, None]
         paths = [np.concatenate([start[:, shown], np.where(gone, np.nan, x[:, shown])]) for x in (after, guess)]
-        return open_loop_metrics(self.names, real, guess, alive, std), paths[0], paths[1]
+        return open_loop_metrics(self.names, real, guess, alive, std, self.classes), paths[0], paths[1]
 
     def _effects(self, held_out: TensorDict, seed: int) -> list[EffectMetrics]:
         """From the same states and with the same noise, how the next state differs between two actions."""
@@ -218,6 +277,16 @@ class _Evaluation:
     def _flat(self, observation: np.ndarray) -> np.ndarray:
         """``(n, D)`` float64; classes stay the whole numbers they are."""
         return observation.reshape(-1, len(self.names)).astype(np.float64)
+
+
+def _strata(ended: np.ndarray, most: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """At most so many of the steps that end and of the others, drawn at random; and their weights, 1 for the former."""
+    rng = np.random.default_rng(seed)
+    strata = [np.flatnonzero(ended), np.flatnonzero(~ended)]
+    chosen = [rng.permutation(stratum)[:most] for stratum in strata]
+    each = [len(stratum) / max(1, len(part)) for stratum, part in zip(strata, chosen, strict=True)]
+    weight = [np.full(len(part), w / (each[0] or 1)) for w, part in zip(each, chosen, strict=True)]
+    return np.concatenate(chosen), np.concatenate(weight)
 
 
 def _spread(size: int, most: int) -> np.ndarray:

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wm_vec.train.distribution_metrics import agreement
+
 CONSTANT = 1e-6
 """What varies by less than this part of its size counts as constant: float32 cannot distinguish it from rounding."""
 EXACT_FIT = 1e-6
 """A linear fit that leaves less than this share of the variance is exact; skill over it is not defined."""
+MAX_VALUES = 16
+"""Rewards of at most so many distinct values are told apart by value."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,8 @@ class DimensionMetrics:
 
     Attributes:
         name: The dimension.
-        r2: R2 of the residual ``s' - s``; None where the residual is constant.
+        r2: R2 of the residual ``s' - s``; None where the residual is constant. In a stochastic dimension it is that
+            of one sample, which an exact sampler brings to 1 - 2 x the share of the variance that chance decides.
         skill_persistence: 1 - SSE / SSE of standing still; None where nothing ever moves.
         skill_linear: 1 - SSE / SSE of the best linear fit of the residual that does not see the action; None
             where that fit is exact.
@@ -36,40 +41,28 @@ class DimensionMetrics:
 
 
 @dataclass(frozen=True)
-class ClassMetrics:
-    """One step of a Discrete observation: shares of steps whose next class was right.
+class RewardMetrics:
+    """One-step rewards. Of those that are numbers and a matter of chance, `DistributionMetrics` has the distribution.
 
     Attributes:
-        accuracy: The world's.
-        persistence: Of standing still.
-        most_likely: Of the most likely next class given the current one, counted on other data.
-        most_likely_with_action: The same given the action too: about the best that can be had; None for
-            actions that are not Discrete.
+        r2: None where the real reward is constant; of a reward that chance decides, below what its mean would have.
+        rmse, max_error: Root mean square error, and the largest one.
+        real_mean, imagined_mean: Means of the same steps.
+        n_values: Distinct values of the real rewards. The following are None where they are more than `MAX_VALUES`.
+        exact: Share of imagined rewards that are one of these values, to the last bit of float32.
+        right: Share of imagined rewards that are the step's real one.
+        ceiling: The `right` of an exact sampler, were the chances as imagined: how often two samples agree.
     """
-
-    accuracy: float
-    persistence: float
-    most_likely: float
-    most_likely_with_action: float | None
-
-
-@dataclass(frozen=True)
-class RewardMetrics:
-    """One-step rewards. `r2` is None where the real reward is constant."""
 
     r2: float | None
     rmse: float
     max_error: float
-
-
-@dataclass(frozen=True)
-class TerminationMetrics:
-    """Share of right answers on terminal steps and on the others, None where there are none of them."""
-
-    terminal_accuracy: float | None
-    terminal_count: int
-    other_accuracy: float | None
-    other_count: int
+    real_mean: float
+    imagined_mean: float
+    n_values: int
+    exact: float | None = None
+    right: float | None = None
+    ceiling: float | None = None
 
 
 def dimension_metrics(
@@ -125,48 +118,25 @@ def action_blind_fit(fit_now: np.ndarray, fit_moved: np.ndarray, now: np.ndarray
     return features(now) @ weights
 
 
-def class_metrics(
-    now: np.ndarray,
-    action: np.ndarray | None,
-    real: np.ndarray,
-    imagined: np.ndarray,
-    fit_now: np.ndarray,
-    fit_action: np.ndarray | None,
-    fit_real: np.ndarray,
-) -> ClassMetrics:
-    """One-step metrics of a Discrete observation: classes ``(n,)``; actions None unless Discrete too."""
-    by_state = most_likely(fit_now[:, None], fit_real, now[:, None], now)
-    with_action = None
-    if action is not None and fit_action is not None:
-        key, fit_key = np.stack([now, action], 1), np.stack([fit_now, fit_action], 1)
-        with_action = float((most_likely(fit_key, fit_real, key, by_state) == real).mean())
-    accuracy, persistence, by_count = (float((guess == real).mean()) for guess in (imagined, now, by_state))
-    return ClassMetrics(accuracy, persistence, by_count, with_action)
+def reward_metrics(
+    real: np.ndarray, imagined: np.ndarray, known: np.ndarray, samples: np.ndarray, weight: np.ndarray
+) -> RewardMetrics:
+    """Rewards of single steps.
 
-
-def most_likely(fit_key: np.ndarray, fit_next: np.ndarray, key: np.ndarray, fallback: np.ndarray) -> np.ndarray:
-    """The most frequent next class of each `key` ``(n, k)``; `fallback` ``(n,)`` where it is new."""
-    cases, counts = np.unique(np.column_stack([fit_key, fit_next]), axis=0, return_counts=True)
-    rising = np.argsort(-counts, kind="stable")[::-1]  # a key's last case stays: its most frequent one
-    best = {tuple(seen): following for *seen, following in cases[rising].tolist()}
-    return np.array([best.get(tuple(seen), other) for seen, other in zip(key.tolist(), fallback, strict=True)])
-
-
-def reward_metrics(real: np.ndarray, imagined: np.ndarray) -> RewardMetrics:
-    """Rewards ``(n,)`` of the same steps."""
+    Args:
+        real, imagined: ``(n,)``, of the same steps.
+        known: ``(m,)``, all real ones that there are.
+        samples: ``(S, M)``, of some of the states.
+        weight: ``(M,)``.
+    """
+    real, imagined, values = real.astype(np.float32), imagined.astype(np.float32), np.unique(known.astype(np.float32))
+    shares: list[float] = []
+    if len(values) <= MAX_VALUES:
+        exact, right = (float(hits.mean()) for hits in (np.isin(imagined, values), imagined == real))
+        shares = [exact, right, agreement(samples, weight)]
     real, imagined = real.astype(np.float64), imagined.astype(np.float64)
     error, spread = np.square(imagined - real), np.square(real - real.mean()).sum()
     varies = spread > len(real) * (CONSTANT * np.abs(real).max()) ** 2
     r2 = float(1 - error.sum() / spread) if varies else None
-    return RewardMetrics(r2, float(np.sqrt(error.mean())), float(np.sqrt(error.max())))
-
-
-def termination_metrics(real: np.ndarray, imagined: np.ndarray) -> TerminationMetrics:
-    """Terminations ``(n,)`` bool of the same steps."""
-    right, terminal = real == imagined, int(real.sum())
-    return TerminationMetrics(
-        float(right[real].mean()) if terminal else None,
-        terminal,
-        float(right[~real].mean()) if terminal < len(real) else None,
-        len(real) - terminal,
-    )
+    rmse, largest = float(np.sqrt(error.mean())), float(np.sqrt(error.max()))
+    return RewardMetrics(r2, rmse, largest, float(real.mean()), float(imagined.mean()), len(values), *shares)

@@ -10,6 +10,8 @@ import numpy as np
 EFFECT_FLOOR = 0.05
 """Signs are compared where the real effect is at least this part of its own root mean square."""
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+ALPHA = 0.01
+"""Level of the Kolmogorov-Smirnov tests."""
 SAME_RETURN = 1e-3
 """Returns that differ by less than this part of the largest real one are taken as equal."""
 NO_EFFECT = 1e-4
@@ -21,16 +23,16 @@ class OpenLoopMetrics:
     """Imagined and real rollouts from the same start under the same actions, H steps.
 
     Attributes:
-        unit: ``"std"``: root mean square errors in standard deviations of each dimension's real data;
-            ``"mismatch"``: share of wrong classes, for a Discrete observation.
         names: The D dimensions.
+        units: Of each: ``"std"``: root mean square errors in standard deviations of its real data; ``"mismatch"``:
+            share of wrong classes. Of a stochastic dimension chance is part of the error, also of an exact world.
         counts: Rollouts that each step's average goes over: those whose real episode has not ended before.
         error: ``[D][H]``; None where no rollout is left, or where the dimension never varies.
         persistence: The same for standing still at the start.
     """
 
-    unit: str
     names: list[str]
+    units: list[str]
     counts: list[int]
     error: list[list[float | None]]
     persistence: list[list[float | None]]
@@ -73,7 +75,12 @@ class Distribution:
 
 
 def open_loop_metrics(
-    names: Sequence[str], real: np.ndarray, imagined: np.ndarray, alive: np.ndarray, std: np.ndarray | None
+    names: Sequence[str],
+    real: np.ndarray,
+    imagined: np.ndarray,
+    alive: np.ndarray,
+    std: np.ndarray,
+    classes: np.ndarray,
 ) -> OpenLoopMetrics:
     """Errors step by step.
 
@@ -82,21 +89,22 @@ def open_loop_metrics(
         real: ``(H + 1, n, D)`` float64, the start and what followed.
         imagined: ``(H, n, D)``, what was imagined to follow.
         alive: ``(H, n)`` bool, steps that the real episode took.
-        std: ``(D,)``, the unit of each dimension; None for classes.
+        std: ``(D,)``, the unit of each dimension of numbers.
+        classes: ``(D,)`` bool, dimensions of classes.
     """
     counts = alive.sum(1)
 
     def errors(guess: np.ndarray) -> list[list[float | None]]:
-        wrong = guess != real[1:] if std is None else np.square(guess - real[1:])
+        wrong = np.where(classes, guess != real[1:], np.square(guess - real[1:]))
         total = (wrong * alive[..., None]).sum(1)  # (H, D)
         with np.errstate(divide="ignore", invalid="ignore"):
             mean = total / counts[:, None]
-            table = mean if std is None else np.sqrt(mean) / std
+            table = np.where(classes, mean, np.sqrt(mean) / std)
         return [[float(x) if np.isfinite(x) else None for x in column] for column in table.T]
 
     still = np.broadcast_to(real[:1], imagined.shape)
-    unit = "mismatch" if std is None else "std"
-    return OpenLoopMetrics(unit, list(names), counts.tolist(), errors(imagined), errors(still))
+    units = np.where(classes, "mismatch", "std").tolist()
+    return OpenLoopMetrics(list(names), units, counts.tolist(), errors(imagined), errors(still))
 
 
 def effect_metrics(
@@ -153,5 +161,5 @@ def ks_statistic(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def ks_critical(n: int, m: int) -> float:
-    """What the statistic exceeds in about 5 % of cases for two large samples of one distribution."""
-    return float(1.358 * np.sqrt((n + m) / (n * m)))
+    """What the statistic exceeds in about 1 % of cases for two large samples of one distribution."""
+    return float(np.sqrt(-0.5 * np.log(ALPHA / 2) * (n + m) / (n * m)))
