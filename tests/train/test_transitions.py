@@ -63,7 +63,7 @@ def test_what_is_no_file_of_tensors(tmp_path):
     with pytest.raises(FileNotFoundError, match="no file of transitions"):
         load_transitions(tmp_path)
     torch.save({"a": torch.zeros(1)}, tmp_path / "pickle.pt")
-    with pytest.raises(DataError, match="no whole safetensors file.*save_transitions"):
+    with pytest.raises(DataError, match=r"no whole safetensors file.*save_transitions"):
         load_transitions(tmp_path / "pickle.pt")
 
 

@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
     """Check and report."""
     from wm_vec.cli.loading import load_device, load_policy, load_signature, load_world
     from wm_vec.cli.output import finite, reporting
+    from wm_vec.train.data import FEW_ENDS
     from wm_vec.train.evaluation import evaluate_world
 
     if args.out_json is not None:
@@ -73,6 +74,12 @@ def run(args: argparse.Namespace) -> int:
             seed=args.seed,
             progress=reporter.note,
         )
+        for name, of_policy in report.policies.items():
+            if (ends := of_policy.one_step.termination.terminal_count) < FEW_ENDS:
+                reporter.note(
+                    f"warning: {name}: only {ends} of {args.transitions:,} real transitions end an episode: what is "
+                    "said of ends rests on these alone; give more --transitions, or a --policy that reaches ends."
+                )
         payload = {"world": args.world, **report.to_dict()}
         if args.out_json is not None:
             args.out_json.write_text(json.dumps(finite(payload), indent=2, allow_nan=False) + "\n")
