@@ -1,7 +1,7 @@
-"""Train the worlds that come with the package, from real steps of a random and of two trained policies.
+"""Train the worlds that come with the package, from real steps of random actions and of policies trained inside.
 
-The policies are trained in imagination, in turns with the world; the world that is kept is trained afresh on all the
-steps. Run: ``python -m benchmarks.train_worlds CartPole-v1 Pendulum-v1`` (about a quarter of an hour each on one core).
+A policy is trained in turns with a scout of the world; the world that is kept is trained afresh on all the steps. Run:
+``python -m benchmarks.train_worlds``, or with the ids of some.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 
 from wm_vec import TrainConfig, WorldModel, collect_transitions
 from wm_vec.cli.ppo import Policy, PPOConfig, train_policy
+from wm_vec.train.collect import RandomPolicy
 from wm_vec.train.episodes import real_episodes
 
 WORLDS = Path(__file__).resolve().parents[1] / "wm_vec" / "worlds"
@@ -26,35 +27,35 @@ class WorldRecipe:
 
     Attributes:
         random_steps: Real steps with random actions.
-        policy_steps: Real steps with each of the two trained policies.
         world_steps: Gradient steps of the world that is kept.
-        ppo: How the policies are trained.
-        num_envs: Imagined envs that they are trained in.
+        ppo: How the policy is trained in each turn.
+        actions: Which random actions, as `collect_transitions` takes them.
+        turns: Turns of the policy; 0 where random actions see all there is.
+        scout_steps: Gradient steps of the scout in each turn.
+        policy_steps: Real steps with the policy in each turn.
+        num_envs: Imagined envs that it is trained in.
     """
 
     random_steps: int
-    policy_steps: int
     world_steps: int
     ppo: PPOConfig
+    actions: RandomPolicy | None = None
+    turns: int = 2
+    scout_steps: int = 1000
+    policy_steps: int = 20_000
     num_envs: int = 512
 
 
 RECIPES = {
-    "CartPole-v1": WorldRecipe(60_000, 20_000, 10_000, PPOConfig(total_steps=300_000)),
+    "CartPole-v1": WorldRecipe(60_000, 5000, PPOConfig(total_steps=200_000)),
     "Pendulum-v1": WorldRecipe(
         40_000,
-        20_000,
-        9000,
-        PPOConfig(
-            total_steps=400_000,
-            gamma=0.95,
-            entropy_coeff=0.0,
-            reward_scale=0.1,
-            num_epochs=10,
-            minibatch_size=1024,
-        ),
+        5000,
+        PPOConfig(total_steps=200_000, gamma=0.95, entropy_coeff=0.0, num_epochs=10, minibatch_size=1024),
         num_envs=256,
     ),
+    "FrozenLake-v1": WorldRecipe(60_000, 3000, PPOConfig(total_steps=600_000), turns=0),
+    "Acrobot-v1": WorldRecipe(60_000, 5000, PPOConfig(total_steps=300_000), actions="sticky", turns=1),
 }
 
 
@@ -66,10 +67,10 @@ def make_world(env_id: str, recipe: WorldRecipe, seed: int = 0) -> WorldModel:
         print(f"{env_id} {time.perf_counter() - started:6.0f} s  {text}", flush=True)
 
     scout = WorldModel.from_env(env_id, seed=seed)
-    data = scout.as_data(collect_transitions(env_id, recipe.random_steps, seed=seed))
+    data = scout.as_data(collect_transitions(env_id, recipe.random_steps, recipe.actions, seed=seed))
     policy: Policy | None = None
-    for turn in range(2):
-        report = scout.finetune(data, config=TrainConfig(n_steps=2000, seed=seed + turn))
+    for turn in range(recipe.turns):
+        report = scout.finetune(data, config=TrainConfig(n_steps=recipe.scout_steps, seed=seed + turn))
         say(f"scout world {turn}: held-out loss {report.held_out_loss:.5f}")
         policy = policy or Policy(scout, seed)
         imagined = scout.to_vector_env(recipe.num_envs, seed=seed)

@@ -66,7 +66,10 @@ def test_ordinary_environments():
 def test_unknown_names_and_missing_spaces_are_errors():
     with pytest.raises(ValueError, match=r"'mujoco'.*'world-model'.*'wm'.*'gym'"):
         wm_vec.make_env(halve, backend="mujoco")
-    with pytest.raises(ValueError, match=r"neither a bundled world \(CartPole-v1, Pendulum-v1\).*backend='gym'"):
+    with pytest.raises(
+        ValueError,
+        match=r"neither a bundled world \(CartPole-v1, Pendulum-v1, FrozenLake-v1, Acrobot-v1\).*backend='gym'",
+    ):
         wm_vec.make_env("Acrobot-v1")
     with pytest.raises(TypeError, match="observation_space and action_space"):
         wm_vec.make_env(halve)

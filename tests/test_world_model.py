@@ -690,3 +690,16 @@ def test_weights_whose_storage_is_replaced_in_the_denoiser_alone_are_seen(cartpo
     vector = torch.nn.utils.parameters_to_vector(parameters).detach() * 1.1
     torch.nn.utils.vector_to_parameters(vector, parameters)  # by .data, which counts as no change
     assert not torch.equal(model.packed(3).modulation, before)
+
+
+def test_the_first_data_with_few_ends_warn_once():
+    world, steps = WorldModel.from_env("CartPole-v1"), collect_transitions("CartPole-v1", 2000, "random")
+    ends = torch.nonzero(steps["next", "terminated"][:, 0])[:, 0]
+    steps["next", "terminated"][ends[19:]] = False
+    with pytest.warns(UserWarning, match=r"only 19 of 2,000 transitions end an episode: .*hardly learn.*'sticky'"):
+        world.finetune(steps, config=QUICK)
+    with warnings.catch_warnings(action="error"):
+        world.finetune(steps, config=QUICK)
+        fresh = WorldModel.from_env("CartPole-v1")
+        steps["next", "terminated"][ends[19]] = True
+        fresh.finetune(steps, config=QUICK)

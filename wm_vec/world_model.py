@@ -42,7 +42,7 @@ from wm_vec.train import (
     write_checkpoint,
 )
 from wm_vec.train.checkpoint import check_folder
-from wm_vec.train.data import DataError
+from wm_vec.train.data import DataError, few_ends
 from wm_vec.train.normalise import fit_normalisers
 
 DEFAULT_D_MODEL = 32
@@ -171,7 +171,7 @@ class WorldModel:
     def bundled(
         cls, env_id: str, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> WorldModel:
-        """A world that comes with the package: ``"CartPole-v1"`` or ``"Pendulum-v1"``."""
+        """A world that comes with the package, by its environment's id: a key of `wm_vec.envs.registration.BUNDLED`."""
         if env_id not in BUNDLED:
             raise ValueError(f"There is no bundled world {env_id!r}; there are {', '.join(BUNDLED)}.")
         with resources.as_file(resources.files("wm_vec") / "worlds" / f"{env_id}.safetensors") as path:
@@ -296,6 +296,9 @@ class WorldModel:
                 loses nothing.
             progress: Called after every step.
 
+        Warns:
+            UserWarning: Hardly a step of the first data ends an episode of the environment.
+
         Raises:
             FileNotFoundError: A file is to be written into a folder that is not there.
         """
@@ -306,6 +309,8 @@ class WorldModel:
         if n_steps is not None:
             config = TrainConfig(**{**asdict(config), "n_steps": n_steps})
         world_data = self.as_data(data)
+        if self.signature is not None and not self.trained and (words := few_ends(world_data, self.bound)):
+            warnings.warn(words, stacklevel=2)
         before = {name: buffer.clone() for name, buffer in self.model.codec.named_buffers()}
         fit_normalisers(self.model.codec, world_data, self.trained, self.model.config.ticks_per_step)
         try:

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from wm_vec import WorldModel
+from wm_vec import WorldModel, collect_transitions
 from wm_vec.cli import main
-from wm_vec.train import read_checkpoint
+from wm_vec.train import read_checkpoint, save_transitions
 
 ROOT = Path(__file__).parents[2]
 TRAIN = "train --env CartPole-v1 --transitions 600 --steps 150 --batch-size 64 --checkpoint-every 20 --seed 3"
@@ -74,6 +74,38 @@ def test_train_writes_a_world_and_a_log_and_says_how_good_it_is(trained):
     names = [d["name"] for d in said["reality"]["policies"]["random"]["one_step"]["dimensions"]]
     assert names == ["cart position", "cart velocity", "pole angle", "pole velocity"]
     assert "gradient steps" in stderr
+
+
+def test_train_takes_a_policy_from_a_file_and_transitions_from_another(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("policies").mkdir()
+    Path("policies/left.py").write_text("def push(observation):\n    return [0] * len(observation)\n")
+    few = "train --env CartPole-v1 --steps 2 --batch-size 8 --no-check --json"
+    assert main([*few.split(), *["--transitions", "80", "--policy", "policies/left.py:push", "--out", "a"]]) == 0
+    assert json.loads(capsys.readouterr().out)["transitions"] == 80
+    # The world's normalisers have seen nothing but pushes to the left.
+    codec, bound = WorldModel.load("a").model.codec, WorldModel.load("a").bound
+    assert codec.mean[bound["observation"].indices()][1] < -0.3
+    save_transitions(collect_transitions("CartPole-v1", 70, "random"), "steps.safetensors")
+    assert main([*few.split(), *["--data", "steps.safetensors", "--out", "b"]]) == 0
+    assert json.loads(capsys.readouterr().out)["transitions"] == 70
+
+
+@pytest.mark.parametrize(
+    ("env_id", "words"),
+    [("CartPole-v1", "hardly learn when episodes end"), ("Pendulum-v1", "only a time limit ends, like Pendulum-v1")],
+)
+def test_too_few_ends_are_one_line_that_says_what_follows(env_id, words, tmp_path, capsys):
+    arguments = f"train --env {env_id} --transitions 320 --steps 2 --batch-size 8 --no-check --out {tmp_path / 'w'}"
+    assert main(arguments.split()) == 0
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert words in line
+    assert "--policy sticky" in line
+
+
+def test_check_says_how_few_ends_its_figures_rest_on(capsys):
+    assert main(["check", "Pendulum-v1", "--transitions", "60", "--starts", "2", "--horizon", "2", "--json"]) == 0
+    assert "warning: random: only 0 of 60 real transitions end an episode" in capsys.readouterr().err
 
 
 @pytest.mark.long
@@ -159,6 +191,11 @@ def test_rollout_figures(capsys):
         ("train --env CartPole-v1 --out no/folder/w", ["no folder no/folder"]),
         ("train --env CartPole-v1 --out kept.safetensors", ["exists", "--overwrite"]),
         ("train --env CartPole-v1 --out w --d-model 40", ["--d-model", "multiple of 32", "40"]),
+        ("train --env CartPole-v1 --out w --policy no/such.py:f", ["--policy no/such.py:f", "no file no/such.py"]),
+        ("train --env CartPole-v1 --out w --policy stiky", ["--policy stiky", "module:function or file.py:function"]),
+        ("train --env CartPole-v1 --out w --data nowhere", ["nowhere", "no file of transitions"]),
+        ("train --env CartPole-v1 --out w --data broken.safetensors", ["broken.safetensors", "save_transitions"]),
+        ("train --env CartPole-v1 --out w --data pickle.pt", ["pickle.pt", "no whole safetensors file"]),
         ("train --env CartPole-v1 --out w --transitions 1", ["1 steps", "at least 2"]),
         ('train --env CartPole-v1 --out w --env-kwargs {"gravity":1}', ["gravity"]),
         ("rollout kept.safetensors", ["cut short"]),
@@ -192,6 +229,7 @@ def test_what_users_get_wrong_is_one_line_and_exit_code_2(arguments, expected, t
             "--steps: must be a whole number of at least 1, got '0'",
         ),
         ("train --env CartPole-v1 --out w --env-kwargs [1]", "JSON object"),
+        ("train --env CartPole-v1 --out w --policy sticky --data x", "--data: not allowed with argument --policy"),
         ("rollout CartPole-v1 --num-envs many", "--num-envs: must be a whole number"),
         ("dance", "invalid choice"),
     ],

@@ -15,11 +15,17 @@ from gymnasium.vector import AutoresetMode
 
 import wm_vec  # noqa: F401 - registers the worlds
 from wm_vec.envs import WorldModelEnv, WorldModelVectorEnv
+from wm_vec.envs.registration import BUNDLED
 
 ROOT = Path(__file__).parents[2]
+FILES = sorted(file.stem for file in (ROOT / "wm_vec" / "worlds").glob("*.safetensors"))
 
 
-@pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
+def test_every_registered_world_has_its_file():
+    assert sorted(BUNDLED) == FILES
+
+
+@pytest.mark.parametrize("env_id", FILES)
 def test_make_vec_gives_thousands_of_envs_with_the_real_spaces(env_id):
     envs = gym.make_vec(f"wm_vec/{env_id}", num_envs=4096)
     real = gym.make(env_id)
@@ -36,7 +42,7 @@ def test_make_vec_gives_thousands_of_envs_with_the_real_spaces(env_id):
     assert envs.spec.id == f"wm_vec/{env_id}"
 
 
-@pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
+@pytest.mark.parametrize("env_id", FILES)
 def test_make_gives_the_scalar_view_with_the_real_spaces(env_id):
     env, real = gym.make(f"wm_vec/{env_id}"), gym.make(env_id)
     assert isinstance(env.unwrapped, WorldModelEnv)

@@ -66,8 +66,6 @@ def run(args: argparse.Namespace) -> int:
             task = progress.add_task("imagined steps", total=args.policy_steps, note="")
 
             def report(steps: int, episode_length: float) -> None:
-                # Steps over ends: where hardly an episode ends within a rollout, it lasts as long as it may.
-                episode_length = min(episode_length, env.max_episode_steps or episode_length)
                 curve.append((steps, episode_length))
                 progress.update(task, completed=steps, note=f"episodes last {episode_length:.0f} steps")
 

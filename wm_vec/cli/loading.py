@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
+from runpy import run_path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -32,31 +34,39 @@ def load_world(name: str, device: torch.device) -> WorldModel:
 
 
 def load_policy(name: str) -> Policy:
-    """A policy as ``module:function``, also from the current folder.
+    """A policy as ``module:function``, also from the current folder, or ``path/to/file.py:function``.
 
     It takes a batch of observations and gives a batch of actions; a torch module gets float32 tensors, any
     other callable NumPy arrays.
     """
-    module_name, colon, attribute = name.partition(":")
-    if not (module_name and colon and attribute):
-        raise CommandError(f"--policy {name}: expected module:function, for example my_policies:balance.")
+    module_name, _, attribute = name.rpartition(":")
+    if not (module_name and attribute):
+        raise CommandError(f"--policy {name}: expected module:function or file.py:function, e.g. my_policies:balance.")
+    try:
+        found = attrgetter(attribute)(_module(name, module_name))
+    except AttributeError as error:
+        raise CommandError(f"--policy {name}: {module_name} has no {attribute!r}.") from error
+    if not callable(found):
+        raise CommandError(f"--policy {name}: expected something callable, got {type(found).__name__}.")
+    return found
+
+
+def _module(name: str, module_name: str) -> Any:
+    """The module of the policy `name`; a file's path runs that file."""
+    if module_name.endswith(".py"):
+        if not Path(module_name).is_file():
+            raise CommandError(f"--policy {name}: there is no file {module_name}.")
+        return SimpleNamespace(**run_path(module_name))
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
-        found: Any = import_module(module_name)
+        return import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name != module_name.split(".")[0] and error.name != module_name:
             raise
         raise CommandError(
             f"--policy {name}: there is no module {module_name!r} here or among the installed ones."
         ) from error
-    try:
-        found = attrgetter(attribute)(found)
-    except AttributeError as error:
-        raise CommandError(f"--policy {name}: {module_name} has no {attribute!r}.") from error
-    if not callable(found):
-        raise CommandError(f"--policy {name}: expected something callable, got {type(found).__name__}.")
-    return found
 
 
 def load_device(name: str) -> torch.device:

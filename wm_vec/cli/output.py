@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import IO, Any
@@ -57,10 +58,11 @@ class Reporter:
 
 @contextmanager
 def reporting(as_json: bool) -> Iterator[Reporter]:
-    """A reporter; under `as_json` what anyone else prints goes to standard error meanwhile."""
-    stdout = sys.stdout
-    with redirect_stdout(sys.stderr) if as_json else nullcontext():
-        yield Reporter(stdout, as_json)
+    """A reporter, which also notes warnings; under `as_json` what else is printed goes to standard error meanwhile."""
+    reporter = Reporter(sys.stdout, as_json)
+    with redirect_stdout(sys.stderr) if as_json else nullcontext(), warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: reporter.note(f"warning: {message}")
+        yield reporter
 
 
 def finite(value: Any) -> Any:

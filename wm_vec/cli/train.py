@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 EXAMPLES = """
 wm-vec train --env CartPole-v1 --out cartpole.safetensors
 wm-vec train --env Pendulum-v1 --out pendulum.safetensors --transitions 50000 --steps 8000 --device cuda
+wm-vec train --env Acrobot-v1 --out acrobot.safetensors --policy sticky
+wm-vec train --env CartPole-v1 --out cartpole.safetensors --policy policies.py:balance
+wm-vec train --env CartPole-v1 --out cartpole.safetensors --data transitions.safetensors
 wm-vec train --env Pendulum-v1 --env-kwargs '{"g": 9.81}' --out p.safetensors --json > metrics.json
 """
 CHECK_TRANSITIONS, CHECK_STARTS = 4000, 50
@@ -34,8 +37,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``wm-vec train``."""
     parser.add_argument("--env", required=True, metavar="ID", help="Gymnasium id of the real environment")
     parser.add_argument("--out", required=True, metavar="FILE", type=Path, help="where the trained world is written")
-    words = "real steps under random actions (default: 30000)"
+    words = "real steps to collect (default: 30000)"
     parser.add_argument("--transitions", type=positive, default=30_000, metavar="N", help=words)
+    source = parser.add_mutually_exclusive_group()
+    words = (
+        "random, sticky (repeats actions, gets further), MODULE:FUNCTION or FILE.py:FUNCTION (default: half of both)"
+    )
+    source.add_argument("--policy", metavar="POLICY", help=words)
+    words = "transitions instead of collecting any: a file that wm_vec.train.save_transitions wrote"
+    source.add_argument("--data", type=Path, metavar="FILE", help=words)
     for option, words in (
         ("--steps", "gradient steps at most (default: that of wm_vec.TrainConfig)"),
         ("--batch-size", "examples per gradient step (default: likewise)"),
@@ -56,12 +66,12 @@ def run(args: argparse.Namespace) -> int:
     _check_paths(args.out, args.overwrite)
     with reporting(args.json) as reporter:
         started = time.perf_counter()
-        world, report = _train(args, reporter)
+        world, transitions, report = _train(args, reporter)
         payload: dict[str, Any] = {
             "world": str(args.out),
             "log": f"{args.out}.jsonl",
             "env": args.env,
-            "transitions": args.transitions,
+            "transitions": transitions,
             "seed": args.seed,
             "seconds": time.perf_counter() - started,
             "training": asdict(report),
@@ -91,10 +101,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _train(args: argparse.Namespace, reporter: Reporter) -> tuple[WorldModel, TrainReport]:
-    """Collect transitions and train on them, with progress."""
-    from wm_vec.cli.loading import load_device, load_signature
-    from wm_vec.train import TrainConfig, collect_transitions
+def _train(args: argparse.Namespace, reporter: Reporter) -> tuple[WorldModel, int, TrainReport]:
+    """Collect or load transitions and train on them, with progress: the world, their number, the report."""
+    from wm_vec.cli.loading import load_device, load_policy, load_signature
+    from wm_vec.train import TrainConfig, collect_transitions, load_transitions
     from wm_vec.world_model import WorldModel
 
     given = {"n_steps": args.steps, "batch_size": args.batch_size, "checkpoint_every": args.checkpoint_every}
@@ -104,17 +114,21 @@ def _train(args: argparse.Namespace, reporter: Reporter) -> tuple[WorldModel, Tr
     if args.d_model % 32:
         raise CommandError(f"--d-model must be a multiple of 32, got {args.d_model}.")
     world = WorldModel.from_signature(signature, d_model=args.d_model, device=device, seed=args.seed)
+    policy = args.policy if args.policy in (None, "random", "sticky") else load_policy(args.policy)
+    transitions = None if args.data is None else load_transitions(args.data)
     log, resume = Path(f"{args.out}.jsonl"), Path(f"{args.out}.resume")
     _continue_log(log, resume, reporter)
     with reporter.progress() as progress:
-        collecting = progress.add_task("real steps", total=args.transitions, note="")
-        transitions = collect_transitions(
-            args.env,
-            args.transitions,
-            seed=args.seed,
-            env_kwargs=args.env_kwargs,
-            progress=lambda n: progress.update(collecting, completed=n),
-        )
+        if transitions is None:
+            collecting = progress.add_task("real steps", total=args.transitions, note="")
+            transitions = collect_transitions(
+                args.env,
+                args.transitions,
+                policy,
+                seed=args.seed,
+                env_kwargs=args.env_kwargs,
+                progress=lambda n: progress.update(collecting, completed=n),
+            )
         training = progress.add_task("gradient steps", total=config.n_steps, note="")
 
         def show(step: int, metrics: dict[str, float]) -> None:
@@ -123,7 +137,7 @@ def _train(args: argparse.Namespace, reporter: Reporter) -> tuple[WorldModel, Tr
         report = world.finetune(
             transitions, config=config, log_path=log, resume_path=resume, save_path=args.out, progress=show
         )
-    return world, report
+    return world, len(transitions), report
 
 
 def _check_paths(out: Path, overwrite: bool) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from gymnasium.envs.registration import register, registry
 
-BUNDLED = {"CartPole-v1": 500, "Pendulum-v1": 200}
+BUNDLED = {"CartPole-v1": 500, "Pendulum-v1": 200, "FrozenLake-v1": 100, "Acrobot-v1": 500}
 """Environment -> horizon; each has a checkpoint in ``wm_vec/worlds``."""
 
 

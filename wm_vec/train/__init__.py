@@ -4,6 +4,7 @@ from wm_vec.train.checkpoint import CheckpointError, read_checkpoint, write_chec
 from wm_vec.train.collect import collect_transitions
 from wm_vec.train.data import WorldData, data_from_mapping, data_from_minari, data_from_transitions
 from wm_vec.train.loop import TrainConfig, TrainReport, train_model
+from wm_vec.train.transitions import load_transitions, save_transitions
 
 __all__ = [
     "CheckpointError",
@@ -14,7 +15,9 @@ __all__ = [
     "data_from_mapping",
     "data_from_minari",
     "data_from_transitions",
+    "load_transitions",
     "read_checkpoint",
+    "save_transitions",
     "train_model",
     "write_checkpoint",
 ]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from itertools import chain, islice
-from typing import Any
+from typing import Any, Literal, get_args
 
 import gymnasium as gym
 import numpy as np
@@ -13,13 +14,48 @@ from gymnasium.vector import AutoresetMode
 from tensordict import TensorDict
 from torch import nn
 
+from wm_vec.core.rng import spawn_seeds
+
 Policy = Callable[[Any], Any]
+RandomPolicy = Literal["random", "sticky"]
+REPEAT = 0.8
+"""Probability that a sticky env repeats its last action."""
+
+
+class RandomActions:
+    """A policy of random actions; sticky envs repeat their last one with probability `REPEAT`.
+
+    Uniform actions jitter in place: Acrobot-v1 swings up in none or one of 30,000 steps. Repeated ones get further
+    (Machado et al., "Revisiting the Arcade Learning Environment", 2018, repeat actions with a fixed probability, too).
+
+    Args:
+        action_space: One env's actions.
+        num_envs: Envs; what each does depends on its own seed alone.
+        seed: Seeds them.
+        sticky: None makes every second env sticky, ``"sticky"`` all, ``"random"`` none.
+    """
+
+    def __init__(self, action_space: gym.Space, num_envs: int, seed: int, sticky: RandomPolicy | None) -> None:
+        self._spaces = [deepcopy(action_space) for _ in range(num_envs)]
+        # Not seed + i, which the environments have: their chances would go with the actions.
+        for space, own in zip(self._spaces, spawn_seeds(seed, num_envs), strict=True):
+            space.seed(own)
+        self._repeat = [REPEAT * (sticky == "sticky" or (sticky is None and i % 2)) for i in range(num_envs)]
+        self._last: list[Any] = [None] * num_envs
+
+    def __call__(self, observation: Any) -> np.ndarray:
+        """Actions ``(num_envs, ...)``, whatever is observed."""
+        self._last = [
+            space.sample() if last is None or space.np_random.random() >= repeat else last
+            for space, repeat, last in zip(self._spaces, self._repeat, self._last, strict=True)
+        ]
+        return np.stack(self._last)
 
 
 def collect_transitions(
     env_id: str,
     n: int,
-    policy: Policy | None = None,
+    policy: Policy | RandomPolicy | None = None,
     *,
     seed: int = 0,
     num_envs: int = 16,
@@ -32,7 +68,8 @@ def collect_transitions(
         env_id: A registered Gymnasium id.
         n: Transitions to collect.
         policy: Observations ``(num_envs, ...)`` -> actions; a torch module gets float32 tensors on its device, any
-            other callable NumPy arrays. None draws from the action space.
+            other callable NumPy arrays. ``"random"`` draws every action from the action space, ``"sticky"`` repeats the
+            last one with probability `REPEAT`, None does the one in half of the environments and the other in the rest.
         seed: Seeds environments and random actions.
         num_envs: Environments run side by side.
         env_kwargs: Keyword arguments of the environment.
@@ -46,6 +83,8 @@ def collect_transitions(
     if n < 1:
         raise ValueError(f"collect_transitions: n must be at least 1, got {n}.")
     num_envs = min(num_envs, n)
+    if isinstance(policy, str) and policy not in get_args(RandomPolicy):
+        raise ValueError(f"collect_transitions: policy must be callable, 'random', 'sticky' or None, got {policy!r}.")
     is_init, episode = np.ones(num_envs, bool), np.arange(num_envs)
     steps: list[tuple[np.ndarray, ...]] = []
     for step in islice(real_steps(env_id, num_envs, policy, seed, env_kwargs), -(-n // num_envs)):
@@ -72,7 +111,11 @@ def collect_transitions(
 
 
 def real_steps(
-    env_id: str, num_envs: int, policy: Policy | None, seed: int, env_kwargs: Mapping[str, Any] | None = None
+    env_id: str,
+    num_envs: int,
+    policy: Policy | RandomPolicy | None,
+    seed: int,
+    env_kwargs: Mapping[str, Any] | None = None,
 ) -> Iterator[tuple[np.ndarray, ...]]:
     """Step real environments without end, arguments as for `collect_transitions`.
 
@@ -85,10 +128,11 @@ def real_steps(
         env_id, num_envs=num_envs, vectorization_mode="sync", vector_kwargs=options, **(env_kwargs or {})
     )
     try:
-        envs.action_space.seed(seed)
+        if policy is None or isinstance(policy, str):
+            policy = RandomActions(envs.single_action_space, num_envs, seed, policy)
         observation = np.array(envs.reset(seed=seed)[0])
         while True:
-            action = envs.action_space.sample() if policy is None else act(policy, observation, envs.action_space)
+            action = act(policy, observation, envs.action_space)
             following, reward, terminated, truncated, info = envs.step(action)
             after = np.array(following)
             for i in np.flatnonzero(terminated | truncated):

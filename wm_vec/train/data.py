@@ -20,6 +20,8 @@ HELD_OUT_FRACTION = 0.1
 REQUIRED = ("observation", "action", ("next", "observation"), ("next", "reward"), ("next", "terminated"))
 TRAJECTORY, PADDING_MASK = ("collector", "traj_ids"), ("collector", "mask")
 """Where TorchRL's collectors write to which episode a step belongs, and which steps are no padding."""
+FEW_ENDS = 20
+"""Terminal steps below which a world hardly learns when episodes end."""
 
 
 class DataError(ValueError):
@@ -141,6 +143,23 @@ def data_from_transitions(transitions: TensorDictBase, bound: BoundSchema, signa
     known[:, action] = True
     tick, next_known = torch.zeros(steps, dtype=torch.int64), torch.ones_like(known)
     return WorldData(values, next_values, known, next_known, tick, episode, starts, starts_known)
+
+
+def few_ends(data: WorldData, bound: BoundSchema) -> str | None:
+    """A warning about steps that hold too few ends of episodes, or None where there are enough."""
+    steps, ends = len(data), int(data.next_values[:, bound[TERMINATED].indices()].sum())
+    remedy = "collect with a policy that reaches ends, e.g. policy='sticky' (--policy sticky), or more transitions"
+    if ends == 0:
+        return (
+            f"none of {steps:,} transitions ends an episode: the imagined world will never end by itself. That is "
+            f"right for environments that only a time limit ends, like Pendulum-v1; for others {remedy}."
+        )
+    if ends < FEW_ENDS:
+        return (
+            f"only {ends} of {steps:,} transitions end an episode: the imagined world will hardly learn when episodes "
+            f"end; {remedy}."
+        )
+    return None
 
 
 def _hint(missing: list[Any], found: set[Any]) -> str:

@@ -71,7 +71,8 @@ def real_episodes(
         env_kwargs: Keyword arguments of the environment.
     """
     episodes = Episodes(n, keep)
-    for *kept, reward, terminated, truncated in islice(real_steps(env_id, n, policy, seed, env_kwargs), max_steps):
+    steps = real_steps(env_id, n, "random" if policy is None else policy, seed, env_kwargs)
+    for *kept, reward, terminated, truncated in islice(steps, max_steps):
         if episodes.add(tuple(kept), reward, terminated | truncated):
             break
     return episodes

@@ -15,7 +15,7 @@ from tensordict import TensorDict
 from wm_vec.canvas import EnvSignature
 from wm_vec.canvas.signature import OBSERVATION
 from wm_vec.core import AutoresetMode, Engine, spawn_seeds
-from wm_vec.train.collect import Policy, collect_transitions
+from wm_vec.train.collect import Policy, RandomPolicy, collect_transitions
 from wm_vec.train.distribution_metrics import (
     N_SAMPLES,
     class_metrics,
@@ -144,8 +144,9 @@ class _Evaluation:
         """Everything under one policy."""
         held_out_seed, fit_seed, episode_seed, noise_seed = (s % 2**31 for s in spawn_seeds(seed, 4))
         self.say(f"{name}: single steps")
+        actions: Policy | RandomPolicy = "random" if policy is None else policy
         held_out, fit = (
-            collect_transitions(self.env_id, self.n_transitions, policy, seed=s, env_kwargs=self.env_kwargs)
+            collect_transitions(self.env_id, self.n_transitions, actions, seed=s, env_kwargs=self.env_kwargs)
             for s in (held_out_seed, fit_seed)
         )
         one_step, moved, guessed = self._one_step(held_out, fit, noise_seed)

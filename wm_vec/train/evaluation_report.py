@@ -12,6 +12,7 @@ from rich.console import Group
 from rich.table import Column, Table
 from rich.text import Text
 
+from wm_vec.train.data import FEW_ENDS
 from wm_vec.train.distribution_metrics import (
     N_SAMPLES,
     STOCHASTIC,
@@ -27,8 +28,6 @@ from wm_vec.train.rollout_metrics import ALPHA, EFFECT_FLOOR, Distribution, Effe
 
 MAX_ROWS = 16
 """Dimensions that a table lists; of more, the worst are shown."""
-FEW_ENDS = 20
-"""Of fewer real ends the table says that they are few."""
 SHOWN_STEPS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 Lines = list[Text | Table]
 T = TypeVar("T")
@@ -211,7 +210,8 @@ def _ends(ends: EndMetrics, by_class: list[EndGivenClass]) -> Lines:
     ]
     if ends.n_terminal < FEW_ENDS:
         few = (
-            f"With {ends.n_terminal} terminal steps these say little: give more transitions or a policy that ends more."
+            f"With {ends.n_terminal} terminal steps these say little: give more --transitions, or a --policy that "
+            "reaches ends."
         )
         parts.append(Text(few, style="yellow"))
     if len(ends.reliability) > 1:
