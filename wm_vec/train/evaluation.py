@@ -8,14 +8,21 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium.spaces import Discrete
 from tensordict import TensorDict
+from torch import Tensor
 
 from wm_vec.canvas import EnvSignature
-from wm_vec.canvas.signature import space_size
+from wm_vec.canvas.signature import RealEnv, position_names
+from wm_vec.compat import tree_map
 from wm_vec.core import AutoresetMode, Engine, spawn_seeds
+from wm_vec.core.trees import Tree, observation_in
+from wm_vec.spaces import Path, classes_of, leaves, map_leaves
 from wm_vec.train.collect import Policy, collect_transitions
+from wm_vec.train.data import flat_values
 from wm_vec.train.episodes import EPISODE_CAP, Episodes, Imagination, imagined_episodes, real_episodes
 from wm_vec.train.evaluation_report import EvaluationReport, OneStep, PolicyReport, Returns, Samples
 from wm_vec.train.ground_truth import GROUND_TRUTH, true_next_observations
@@ -42,7 +49,7 @@ class EvaluationError(ValueError):
 
 def evaluate_world(
     world: Any,
-    env_id: str,
+    env: RealEnv,
     *,
     policies: Mapping[str, Policy] | None = None,
     n_transitions: int = 10_000,
@@ -60,13 +67,13 @@ def evaluate_world(
 
     Args:
         world: A `WorldModel` that was learned from the environment, or whatever has its `signature` and `to_engine`.
-        env_id: Its Gymnasium id.
+        env: Its Gymnasium id, an env, of which copies are run, or a callable that makes one.
         policies: Further policies by name; each takes a batch of observations, as in `collect_transitions`.
         n_transitions: Held-out transitions for the one-step metrics; as many again for the linear baseline.
         n_starts: Episodes of the open-loop errors and of the returns.
         horizon: Steps of the open loop.
         n_denoise_steps: K; None for the world's own.
-        env_kwargs: Keyword arguments of the environment.
+        env_kwargs: Keyword arguments of the id or the callable.
         seed: Seeds everything: the same seed gives the same numbers. No episode is one that
             ``collect_transitions(seed=...)`` gives for training.
         progress: Called with what is about to be done.
@@ -81,17 +88,17 @@ def evaluate_world(
     if policies and "random" in policies:
         raise ValueError("evaluate_world: 'random' is always evaluated; give your policy another name.")
     started = time.perf_counter()
-    real = EnvSignature.of_env(env_id, env_kwargs)
+    real = EnvSignature.of_env(env, env_kwargs)
     _require_same_spaces(world.signature, real)
     settings = {"max_episode_steps": real.max_episode_steps, "n_denoise_steps": n_denoise_steps}
     engine = partial(world.to_engine, **settings, autoreset_mode=AutoresetMode.DISABLED)
     say = progress or (lambda _: None)
-    evaluation = _Evaluation(engine, env_id, dict(env_kwargs or {}), real, n_transitions, n_starts, horizon, say)
+    evaluation = _Evaluation(engine, env, dict(env_kwargs or {}), real, n_transitions, n_starts, horizon, say)
     everyone: dict[str, Policy | None] = {"random": None, **(policies or {})}
     seeds = spawn_seeds(SEED_SALT + seed, len(everyone))
     reports = {name: evaluation.of_policy(name, everyone[name], s) for name, s in zip(everyone, seeds, strict=True)}
     k = getattr(evaluation.imagination.engine.dynamics, "n_denoise_steps", None)
-    return EvaluationReport(env_id, k, seed, time.perf_counter() - started, reports)
+    return EvaluationReport(real.env_id or "environment", k, seed, time.perf_counter() - started, reports)
 
 
 @dataclass
@@ -99,7 +106,7 @@ class _Evaluation:
     """The settings of an evaluation, and what it measures under one policy."""
 
     engine: Callable[[int], Engine]
-    env_id: str
+    env: RealEnv
     env_kwargs: Mapping[str, Any]
     real: EnvSignature
     n_transitions: int
@@ -110,27 +117,26 @@ class _Evaluation:
     def __post_init__(self) -> None:
         self.imagination = Imagination(self.engine(1))
         self.discrete = isinstance(self.real.observation_space, Discrete)
-        size = space_size(self.real.observation_space)
-        known = GROUND_TRUTH.get(self.env_id)
-        self.names = list(known.names) if known else [f"observation[{i}]" for i in range(size)]
+        known = GROUND_TRUTH.get(self.env) if isinstance(self.env, str) else None
+        self.names = list(known.names) if known else position_names(self.real.observation_fields)
 
     def of_policy(self, name: str, policy: Policy | None, seed: int) -> PolicyReport:
         """Everything under one policy."""
         held_out_seed, fit_seed, episode_seed, noise_seed = (s % 2**31 for s in spawn_seeds(seed, 4))
         self.say(f"{name}: single steps")
         held_out, fit = (
-            collect_transitions(self.env_id, self.n_transitions, policy, seed=s, env_kwargs=self.env_kwargs)
+            collect_transitions(self.env, self.n_transitions, policy, seed=s, env_kwargs=self.env_kwargs)
             for s in (held_out_seed, fit_seed)
         )
         one_step, moved, guessed = self._one_step(held_out, fit, noise_seed)
         effects = None
-        if self.env_id in GROUND_TRUTH:
+        if isinstance(self.env, str) and self.env in GROUND_TRUTH:
             self.say(f"{name}: effects of actions")
-            effects = self._effects(held_out, noise_seed)
+            effects = self._effects(self.env, held_out, noise_seed)
         self.say(f"{name}: whole episodes in the real environment")
         cap = self.real.max_episode_steps or max(EPISODE_CAP, self.horizon)
         options: dict[str, Any] = {"keep": self.horizon, "seed": episode_seed, "env_kwargs": self.env_kwargs}
-        real = real_episodes(self.env_id, self.n_starts, policy, max_steps=cap, **options)
+        real = real_episodes(self.env, self.n_starts, policy, max_steps=cap, **options)
         self.say(f"{name}: open loop")
         open_loop, real_paths, imagined_paths = self._open_loop(real, held_out, noise_seed)
         self.say(f"{name}: whole imagined episodes")
@@ -150,12 +156,13 @@ class _Evaluation:
     def _one_step(self, held_out: TensorDict, fit: TensorDict, seed: int) -> tuple[OneStep, np.ndarray, np.ndarray]:
         """Metrics, and the real and imagined residuals ``(n, D)``."""
         action = held_out["action"].numpy()
-        imagined = self.imagination.steps(held_out["observation"].numpy(), action[None], seed)
+        space = self.real.observation_space
+        imagined = self.imagination.steps(observation_in(held_out, space, nested=True), action[None], seed)
         guess = self._flat(imagined.observation)
         now, real, fit_now, fit_real = (
-            self._flat(data[key].numpy())
-            for data in (held_out, fit)
-            for key in ("observation", ("next", "observation"))
+            self._flat(observation_in(data, space, nested=True))
+            for steps in (held_out, fit)
+            for data in (steps, steps["next"])
         )
         dimensions, classes = [], None
         if self.discrete:
@@ -178,14 +185,17 @@ class _Evaluation:
         self, episodes: Episodes, held_out: TensorDict, seed: int
     ) -> tuple[OpenLoopMetrics, np.ndarray, np.ndarray]:
         """Metrics, and a few real and imagined paths ``(H + 1, k, D)``."""
-        observation, action, following, alive = (np.stack(column) for column in zip(*episodes.steps, strict=True))
-        imagined = self.imagination.steps(observation[0], action, seed).observation
+        first = episodes.steps[0][0]
+        _, action, following, alive = (
+            tree_map(lambda *parts: np.stack(parts), *column) for column in zip(*episodes.steps, strict=True)
+        )
+        imagined = self.imagination.steps(first, action, seed).observation
         shape = -1, self.n_starts, len(self.names)
-        start, after, guess = (self._flat(x).reshape(shape) for x in (observation[0], following, imagined))
+        start, after, guess = (self._flat(x).reshape(shape) for x in (first, following, imagined))
         real = np.concatenate([start, after])
         std = None
         if not self.discrete:
-            data = self._flat(held_out["next", "observation"].numpy())
+            data = self._flat(observation_in(held_out["next"], self.real.observation_space, nested=True))
             std = data.std(0)
             std = np.where(std > CONSTANT * np.abs(data).max(0), std, 0.0)
         # The longest ones, since most is to be seen there.
@@ -194,17 +204,17 @@ class _Evaluation:
         paths = [np.concatenate([start[:, shown], np.where(gone, np.nan, x[:, shown])]) for x in (after, guess)]
         return open_loop_metrics(self.names, real, guess, alive, std), paths[0], paths[1]
 
-    def _effects(self, held_out: TensorDict, seed: int) -> list[EffectMetrics]:
+    def _effects(self, env_id: str, held_out: TensorDict, seed: int) -> list[EffectMetrics]:
         """From the same states and with the same noise, how the next state differs between two actions."""
         states = held_out["observation"].numpy()[_spread(self.n_transitions, EFFECT_STATES)]
-        moved = self._flat((held_out["next", "observation"] - held_out["observation"]).numpy())
+        moved = self._flat(held_out["next", "observation"] - held_out["observation"])
         space: Any = self.real.action_space
         if isinstance(space, Discrete):
             actions = list(np.arange(space.start, space.start + space.n))
             labels = [str(a) for a in actions]
         else:
             actions, labels = [space.low, space.high], ["low", "high"]
-        real = true_next_observations(self.env_id, self.env_kwargs, states, actions)
+        real = true_next_observations(env_id, self.env_kwargs, states, actions)
         imagined = []
         for action in actions:
             batch = np.broadcast_to(action, (1, len(states), *np.shape(action))).copy()
@@ -215,9 +225,14 @@ class _Evaluation:
             metrics += effect_metrics(compared, self.names, other - real[0], guess - imagined[0], moved.std(0))
         return metrics
 
-    def _flat(self, observation: np.ndarray) -> np.ndarray:
-        """``(n, D)`` float64; classes stay the whole numbers they are."""
-        return observation.reshape(-1, len(self.names)).astype(np.float64)
+    def _flat(self, observation: Tree) -> np.ndarray:
+        """``(n, D)`` float64 of any batch of observations; classes count from 0."""
+
+        def one_batch(_: Path, leaf: gym.Space, part: Any) -> Tensor:
+            return torch.as_tensor(part).reshape(-1, *(leaf.shape or ()))
+
+        space = self.real.observation_space
+        return flat_values(space, map_leaves(one_batch, space, observation), "observation").numpy()
 
 
 def _spread(size: int, most: int) -> np.ndarray:
@@ -232,11 +247,18 @@ def _require_same_spaces(world: EnvSignature | None, real: EnvSignature) -> None
         )
     for role in ("observation_space", "action_space"):
         mine, theirs = getattr(world, role), getattr(real, role)
-        same = type(mine) is type(theirs) and mine.shape == theirs.shape
-        if isinstance(mine, Discrete) and same:
-            same = (mine.n, mine.start) == (theirs.n, theirs.start)
+        same = _form(mine) == _form(theirs)
         if not same:
             raise EvaluationError(
                 f"The world ({world.env_id or 'unnamed'}) has the {role.replace('_', ' ')} {mine}, "
                 f"{real.env_id} has {theirs}. Evaluate it against the environment that it was learned from."
             )
+
+
+def _form(space: gym.Space) -> list[tuple[Any, ...]]:
+    """What two spaces must have in common: everything but the bounds of numbers."""
+    classes = [classes_of(leaf) for _, leaf in leaves(space)]
+    return [
+        (path, type(leaf), leaf.shape, None if counted is None else np.stack(counted).tolist())
+        for (path, leaf), counted in zip(leaves(space), classes, strict=True)
+    ]

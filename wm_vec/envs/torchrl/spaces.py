@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
-from torchrl.data import Bounded, Categorical, OneHot, TensorSpec, Unbounded
+from torchrl.data import Bounded, Categorical, Composite, OneHot, TensorSpec, Unbounded
 from torchrl.envs import EnvBase, GymWrapper, TransformedEnv
 
 OBSERVATION, ACTION = "observation", "action"
@@ -26,8 +26,8 @@ def spaces_of(env: EnvBase) -> tuple[gym.Space, gym.Space]:
     """
     found = {}
     for role, composite in ((OBSERVATION, env.observation_spec_unbatched), (ACTION, env.full_action_spec_unbatched)):
-        keys = list(composite.keys(True, True))
-        if role not in keys:
+        if composite.get(role, None) is None:
+            keys = list(composite.keys(True, True))
             hint = (
                 " CatTensors joins several to one, RenameTransform gives it that name." if role == OBSERVATION else ""
             )
@@ -37,11 +37,13 @@ def spaces_of(env: EnvBase) -> tuple[gym.Space, gym.Space]:
 
 
 def space_of(spec: TensorSpec, role: str) -> gym.Space:
-    """A spec of one env's tensors as a Box or Discrete space, which a canvas takes; one-hot vectors are classes.
+    """A spec of one env's tensors as a space that a canvas takes; one-hot vectors are classes, entries parts of a Dict.
 
     Raises:
         ValueError: A spec of another kind.
     """
+    if isinstance(spec, Composite) and role == OBSERVATION:
+        return spaces.Dict([(key, space_of(part, role)) for key, part in spec.items()])
     if type(spec) in (Categorical, OneHot):  # others are made of these, with several parts
         return spaces.Discrete(int(spec.space.n))
     if isinstance(spec, (Bounded, Unbounded)):
