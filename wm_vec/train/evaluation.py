@@ -255,10 +255,8 @@ def _require_same_spaces(world: EnvSignature | None, real: EnvSignature) -> None
             )
 
 
-def _form(space: gym.Space) -> list[tuple[Any, ...]]:
+def _form(space: gym.Space) -> dict[Path, tuple[Any, ...]]:
     """What two spaces must have in common: everything but the bounds of numbers."""
-    classes = [classes_of(leaf) for _, leaf in leaves(space)]
-    return [
-        (path, type(leaf), leaf.shape, None if counted is None else np.stack(counted).tolist())
-        for (path, leaf), counted in zip(leaves(space), classes, strict=True)
-    ]
+    counted = {path: classes_of(leaf) for path, leaf in leaves(space)}
+    classes = {path: None if found is None else np.stack(found).tolist() for path, found in counted.items()}
+    return {path: (type(leaf), leaf.shape, classes[path]) for path, leaf in leaves(space)}

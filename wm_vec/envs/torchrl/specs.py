@@ -195,6 +195,11 @@ def _leaf(space: gym.Space, num_envs: int, device: torch.device) -> TensorSpec:
         return _box(space, num_envs, device)
     if isinstance(space, spaces.Discrete) and int(space.start) == 0:
         return Categorical(int(space.n), shape=(num_envs,), device=device, dtype=torch_dtype(space))
+    dtype, flat = torch_dtype(space), len(space.shape or ()) == 1
+    if isinstance(space, spaces.MultiDiscrete) and flat and not space.start.any():
+        return MultiCategorical(space.nvec.tolist(), shape=(num_envs, *space.shape), device=device, dtype=dtype)
+    if isinstance(space, spaces.MultiBinary) and flat:
+        return Binary(space.shape[0], shape=(num_envs, *space.shape), device=device, dtype=dtype)
     if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
         return Unbounded((num_envs, *(space.shape or ())), device=device, dtype=torch_dtype(space))
     raise ValueError(f"TorchRLEnv: there is no spec for observations of {space}.")
