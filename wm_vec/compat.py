@@ -13,7 +13,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 
 # torch.utils.pytree is public from a later torch on than the oldest supported here.
-from torch.utils._pytree import tree_leaves, tree_map  # noqa: F401 - for others to import
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten  # noqa: F401 - for others to import
 
 if TYPE_CHECKING:
     from torchrl.envs.transforms import Transform

@@ -10,7 +10,7 @@ import gymnasium as gym
 
 from wm_vec.adapters import CanvasDynamics
 from wm_vec.canvas import SchemaError
-from wm_vec.canvas.signature import ACTION, REWARD, TERMINATED
+from wm_vec.canvas.signature import REWARD, TERMINATED
 from wm_vec.canvas_states import bank_from_function
 from wm_vec.core import AutoresetMode, Engine, Perspective
 from wm_vec.core.config import EngineConfig
@@ -50,7 +50,10 @@ class EnvFactory:
             )
         if perspectives is None:
             perspectives = [replace(self, canvas=CanvasConfig()).view().perspective]
-        act_fields = [ACTION] if canvas.act_fields is None else canvas.act_fields
+        act_fields = canvas.act_fields
+        if act_fields is None:
+            assert world.signature is not None
+            act_fields = list(world.signature.action_fields)
         check_paths("act_fields", act_fields)
         columns, positions = sum(p.action.size for p in perspectives), len(world.bound.indices(act_fields))
         if columns != positions:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
 from wm_vec.canvas import BoundField, BoundSchema, EnvSignature, SchemaError
-from wm_vec.canvas.signature import ACTION, OBSERVATION
 from wm_vec.core import ActionSpec, Perspective
+from wm_vec.core.perspective import ObservedPart
 from wm_vec.settings import CanvasConfig
+from wm_vec.spaces import Path, classes_of, map_leaves, space_of_parts
 
 
 class View(NamedTuple):
@@ -43,11 +44,11 @@ def view_of(
 
     The environment's own has its spaces, whatever the network's `dtype`; only a float64 network makes a float32 Box a
     float64 one. Observed fields are a flat float32 Box (float64 of a float64 network) in the declared order, act
-    fields a flat Box, or Discrete for one categorical position.
+    fields a flat Box, or Discrete for one categorical position and MultiDiscrete for several.
 
     Raises:
         UnknownFieldError: A path that the schema does not have.
-        SchemaError: No fields, fields named twice, bounds that leave no room, categorical fields beside others, or
+        SchemaError: No fields, fields named twice, bounds that leave no room, categorical act fields beside others, or
             something left to an environment that there is not.
     """
     seen, acted = canvas.obs_fields, canvas.act_fields
@@ -59,7 +60,11 @@ def view_of(
     if signature is None and canvas.reward_fn is None:
         raise SchemaError("This world has no learned reward: give reward_fn(obs, action, info) -> float.")
     own = signature is not None and seen is None and acted is None
-    seen, acted = [OBSERVATION] if seen is None else seen, [ACTION] if acted is None else acted
+    if signature is not None:
+        seen = list(signature.observation_fields) if seen is None else seen
+        acted = list(signature.action_fields) if acted is None else acted
+    assert seen is not None
+    assert acted is not None
     check_paths("obs_fields", seen)
     check_paths("act_fields", acted)
     fields = [bound[path] for path in seen]
@@ -75,9 +80,7 @@ def view_of(
     perspective = Perspective(
         action=action,
         obs_index=torch.tensor(bound.indices(seen), device=device),
-        obs_shape=tuple(space.shape or ()),
-        obs_dtype=torch.from_numpy(np.zeros(0, space.dtype)).dtype,
-        obs_offset=int(space.start) if isinstance(space, Discrete) else 0,
+        obs_parts=_observed_parts(space, device),
         obs_fields={f.path: slice(end - f.num_positions, end) for f, end in zip(fields, ends, strict=True)},
         all_fields={f.path: slice(f.start, f.start + f.num_positions) for f in bound.bound_fields()},
         reward_fn=canvas.reward_fn,
@@ -112,15 +115,17 @@ def _observed_bounds(fields: Sequence[BoundField]) -> tuple[np.ndarray, np.ndarr
 def _field_action(
     fields: Sequence[BoundField], act_low: float | None, act_high: float | None
 ) -> tuple[ActionSpec, gym.Space]:
-    if any(f.spec.num_classes for f in fields):
-        classes = fields[0].spec.num_classes
-        if len(fields) > 1 or fields[0].num_positions > 1 or classes is None:
+    counts = [f.spec.num_classes for f in fields for _ in f.indices()]
+    classes = [n for n in counts if n is not None]
+    if classes:
+        if len(classes) < len(counts):
             names = ", ".join(f.path for f in fields)
             raise SchemaError(
-                f"act_fields {names}: a categorical field can be acted on alone and with one position, "
-                "as a Discrete action. Give the others to another perspective."
+                f"act_fields {names}: a categorical field can be acted on alone or with others of its kind, as a "
+                "Discrete or MultiDiscrete action. Give the others to another perspective."
             )
-        return ActionSpec("discrete", (), (0.0,), (classes - 1.0,)), Discrete(classes)
+        space: gym.Space = MultiDiscrete(classes) if len(classes) > 1 else Discrete(classes[0])
+        return _space_action(space), space
     lows = [x for f in fields for x in f.spec.bounds("low")]
     highs = [x for f in fields for x in f.spec.bounds("high")]
     low = [(x if math.isfinite(x) else -1.0) if act_low is None else float(act_low) for x in lows]
@@ -132,14 +137,35 @@ def _field_action(
 
 
 def _space_action(space: gym.Space) -> ActionSpec:
-    if isinstance(space, Discrete):
-        return ActionSpec("discrete", (), (0.0,), (float(space.n - 1),), int(space.start))
-    low, high = (bound.astype(np.float64).ravel().tolist() for bound in (space.low, space.high))  # type: ignore[attr-defined]
-    return ActionSpec("box", tuple(space.shape or ()), tuple(low), tuple(high))
+    shape, classes = tuple(space.shape or ()), classes_of(space)
+    if classes is None:
+        low, high = (bound.astype(np.float64).ravel().tolist() for bound in (space.low, space.high))  # type: ignore[attr-defined]
+        return ActionSpec("box", shape, tuple(low), tuple(high))
+    counts, first = (array.ravel().tolist() for array in classes)
+    return ActionSpec("discrete", shape, (0.0,) * len(counts), tuple(n - 1.0 for n in counts), first[0])
+
+
+def _observed_parts(space: gym.Space, device: torch.device) -> Any:
+    """An observation of a space, out of its leaves' elements side by side."""
+    end = 0
+
+    def part(_: Path, leaf: gym.Space) -> ObservedPart:
+        nonlocal end
+        start, shape, classes = end, tuple(leaf.shape or ()), classes_of(leaf)
+        end = start + math.prod(shape)
+        shifted = classes is not None and classes[1].any()
+        offset = torch.as_tensor(classes[1], device=device) if classes is not None and shifted else None
+        return ObservedPart(slice(start, end), shape, torch.from_numpy(np.zeros(0, leaf.dtype)).dtype, offset)
+
+    return map_leaves(part, space)
 
 
 def _in_precision(space: gym.Space, dtype: torch.dtype) -> gym.Space:
     """The space in which a network of `dtype` can hand out what it computes."""
-    if isinstance(space, Box) and space.dtype == np.float32 and dtype == torch.float64:
-        return Box(space.low.astype(np.float64), space.high.astype(np.float64), dtype=np.float64)
-    return space
+
+    def widened(_: Path, leaf: gym.Space) -> gym.Space:
+        if not isinstance(leaf, Box) or leaf.dtype != np.float32:
+            return leaf
+        return Box(leaf.low.astype(np.float64), leaf.high.astype(np.float64), dtype=np.float64)
+
+    return space_of_parts(map_leaves(widened, space)) if dtype == torch.float64 else space

@@ -18,6 +18,7 @@ from torchrl.data import ReplayBuffer
 from torchrl.envs import EnvBase
 
 from wm_vec.canvas import BoundSchema, EnvSignature, SchemaError, compile_schema
+from wm_vec.canvas.signature import RealEnv
 from wm_vec.canvas_states import bank_from_data, field_values, fill_in, load_bank
 from wm_vec.core import Engine, Perspective
 from wm_vec.core.config import whole_number
@@ -117,7 +118,7 @@ class WorldModel:
     @classmethod
     def from_env(
         cls,
-        env_id: str,
+        env: RealEnv,
         *,
         env_kwargs: Mapping[str, Any] | None = None,
         d_model: int = DEFAULT_D_MODEL,
@@ -125,10 +126,18 @@ class WorldModel:
     ) -> WorldModel:
         """An untrained world with the fields of a Gymnasium environment: observation, action, reward, terminated.
 
+        Parts of Dict and Tuple observations are fields by their keys and places: ``"observation.camera"``.
+
+        Args:
+            env: A registered id, an env, which is left as it is, or a callable that makes one.
+            env_kwargs: Keyword arguments of the id or the callable.
+            d_model: Width of the network.
+            **network: Keywords of `WorldModel`.
+
         Raises:
-            UnsupportedSpaceError: Spaces other than Box and Discrete.
+            UnsupportedSpaceError: Spaces that cannot be laid on a canvas, see `EnvSignature`.
         """
-        return cls.from_signature(EnvSignature.of_env(env_id, env_kwargs), d_model=d_model, **network)
+        return cls.from_signature(EnvSignature.of_env(env, env_kwargs), d_model=d_model, **network)
 
     @classmethod
     def from_signature(

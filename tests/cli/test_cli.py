@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 import torch
 
@@ -18,6 +19,13 @@ from wm_vec.cli import main
 from wm_vec.train import read_checkpoint, save_transitions
 
 ROOT = Path(__file__).parents[2]
+
+
+class Words(gym.Env):
+    observation_space, action_space = gym.spaces.Dict(said=gym.spaces.Text(4)), gym.spaces.Discrete(2)
+
+
+gym.register("Words-v0", Words)
 TRAIN = "train --env CartPole-v1 --transitions 600 --steps 150 --batch-size 64 --checkpoint-every 20 --seed 3"
 POLICY = """
 def balance(observation):
@@ -104,8 +112,21 @@ def test_too_few_ends_are_one_line_that_says_what_follows(env_id, words, tmp_pat
 
 
 def test_check_says_how_few_ends_its_figures_rest_on(capsys):
-    assert main(["check", "Pendulum-v1", "--transitions", "60", "--starts", "2", "--horizon", "2", "--json"]) == 0
-    assert "warning: random: only 0 of 60 real transitions end an episode" in capsys.readouterr().err
+    assert main(["check", "Pendulum-v1", "--transitions", "60", "--starts", "2", "--horizon", "2"]) == 0
+    assert "With 0 terminal steps these say little" in capsys.readouterr().out
+
+
+def test_a_game_of_cards_is_learned_and_checked_by_its_id(tmp_path, capsys):
+    file = str(tmp_path / "cards.safetensors")
+    assert main(f"train --env Blackjack-v1 --out {file} --transitions 200 --steps 3 --no-check --json".split()) == 0
+    assert WorldModel.load(file).to_env().observation_space == gym.make("Blackjack-v1").observation_space
+    capsys.readouterr()
+    assert main(f"check {file} --transitions 100 --starts 5 --json".split()) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["env_id"] == "Blackjack-v1"
+    random = said["policies"]["random"]
+    assert random["one_step"]["n_transitions"] == 100
+    assert random["open_loop"]["names"] == ["observation.0", "observation.1", "observation.2"]
 
 
 @pytest.mark.long
@@ -187,7 +208,7 @@ def test_rollout_figures(capsys):
         ("check CartPole-v1 --device tpu9", ["--device tpu9"]),
         ("check CartPole-v1 --out-png no/folder/x.png", ["--out-png no/folder/x.png"]),
         ("check CartPole-v1 --starts 1", ["--starts must be at least 2, got 1"]),
-        ("train --env Blackjack-v1 --out w", ["observation space", "Tuple", "Box and Discrete"]),
+        ("train --env Words-v0 --out w", ["observation.said space", "Text", "Box, Discrete"]),
         ("train --env CartPole-v1 --out no/folder/w", ["no folder no/folder"]),
         ("train --env CartPole-v1 --out kept.safetensors", ["exists", "--overwrite"]),
         ("train --env CartPole-v1 --out w --d-model 40", ["--d-model", "multiple of 32", "40"]),

@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from functools import partial
 
 import gymnasium as gym
+import numpy as np
 import torch
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from tests.envs import models
 from wm_vec import ModelConfig, WorldModel, compile_schema
-from wm_vec.canvas import Field
+from wm_vec.canvas import EnvSignature, Field
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,30 @@ def market_vector(num_envs: int, **options) -> VectorEnv:
     return market().to_vector_env(num_envs, **MARKET, **options)
 
 
+HAND = Tuple((Box(-1.0, 1.0, (2,), np.float32), MultiDiscrete([3, 5]), MultiBinary(2), Discrete(4)))
+CAMERA = Dict(eye=Dict(image=Box(0, 255, (2, 2), np.uint8), lids=MultiBinary(2)), place=Tuple((Discrete(3), HAND[0])))
+
+
+def of_parts(name: str) -> WorldModel:
+    """An untrained world of an environment with observations of several parts: ``"hand"`` or ``"camera"``."""
+    if name not in _WORLDS:
+        space, actions = {"hand": (HAND, MultiDiscrete([2, 3])), "camera": (CAMERA, MultiBinary(2))}[name]
+        world = WorldModel.from_signature(EnvSignature(space, actions), config=ModelConfig(num_blocks=1))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "This world is untrained")
+            world.predict()  # it warns once
+        _WORLDS[name] = world
+    return _WORLDS[name]
+
+
+def scalar_of_parts(name: str, **options) -> gym.Env:
+    return of_parts(name).to_env(**options)
+
+
+def vector_of_parts(name: str, num_envs: int, **options) -> VectorEnv:
+    return of_parts(name).to_vector_env(num_envs, **options)
+
+
 MAKERS = [
     Maker(
         "cartpole",
@@ -136,6 +162,7 @@ MAKERS = [
         market_vector,
         ("observation without a lower bound", "observation without an upper bound"),
     ),
+    Maker("hand", partial(scalar_of_parts, "hand"), partial(vector_of_parts, "hand"), ("Tuple observations",)),
     Maker(
         "latent",
         partial(models.scalar_env, "latent"),

@@ -131,9 +131,10 @@ def test_a_normaliser_leaves_the_environments_spaces_alone():
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        (spaces.Dict({"a.b": IMAGE, "a_b": IMAGE}), r"\['a.b', 'a_b'\] would have one name"),
-        (spaces.Dict({"a": spaces.Dict({"b": IMAGE})}), r"'a' is Dict\(.*one flat Dict"),
-        (spaces.Tuple([IMAGE, IMAGE]), r"the observation space is Tuple\(.*one flat Dict"),
+        (spaces.Dict({"a.b": IMAGE, "a_b": IMAGE}), "two parts .* would be 'a_b'; rename one"),
+        (spaces.Dict({"a": spaces.Dict({"b": IMAGE}), "a_b": IMAGE}), "two parts .* would be 'a_b'; rename one"),
+        (spaces.Dict({"a": spaces.Dict({"b": spaces.Text(3)})}), r"the observation space's 'a''s 'b' is Text"),
+        (spaces.Tuple([IMAGE, spaces.Discrete(3, start=1)]), r"the observation space's 1 is .*counts classes from 0"),
         (spaces.Discrete(3, start=1), "counts classes from 0"),
     ],
 )

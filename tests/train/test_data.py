@@ -250,7 +250,9 @@ class Episode:
             [Episode(np.zeros((3, 2)), np.ones(3, int))],
             "Episode 0 has 3 actions and 3 observations; expected 4",
         ),
-        ([Episode({"a": np.zeros((4, 2))}, np.ones(3, int))], "Episode 0.*dict"),
+        ([Episode({"a": np.zeros((4, 2))}, np.ones(3, int))], "must be one tensor.*got a TensorDict of several"),
+        ([Episode(np.zeros((4, 2)), {"a": np.ones(3, int)})], "Episode 0 has actions of several parts.*dict"),
+        ([Episode({"a": np.zeros((4, 2)), "b": np.zeros(3)}, np.ones(3, int))], "3 actions and 3 observations"),
     ],
 )
 def test_datasets_that_do_not_fit(episodes, message):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +14,11 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from wm_vec.adapters.errors import ENV_BY_ENV, AdapterError, describe
+from wm_vec.compat import tree_leaves, tree_map
 from wm_vec.core import ActionSpec
-from wm_vec.core.trees import Tree
+from wm_vec.core.trees import OBSERVATION, Tree
+from wm_vec.spaces import Path, dotted, map_leaves
 
-OBSERVATION = "observation"
 _HOST = torch.device("cpu")
 LEAF_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
@@ -89,8 +90,8 @@ class ObservationCodec:
 
     def __init__(self, space: gym.Space) -> None:
         self.space = space
-        self._structure = _structure(space, OBSERVATION)
-        self.leaves = list(_leaves(self._structure))
+        self._structure = map_leaves(_leaf, space)
+        self.leaves = tree_leaves(self._structure)
         names = [leaf.name for leaf in self.leaves]
         if len({*names}) < len(names):
             raise AdapterError(f"observation_space: two parts go by one name, {sorted(names)}: keys with dots.")
@@ -139,7 +140,7 @@ class ObservationCodec:
 
     def tree(self, flat: Any) -> Tree:
         """The observation in the space's structure; `flat` maps names to tensors."""
-        return flat[self.single.name] if self.single is not None else _rebuild(self._structure, flat)
+        return tree_map(lambda leaf: flat[leaf.name], self._structure)
 
 
 class ActionCodec:
@@ -191,12 +192,7 @@ def _bounds(space: gym.Space) -> tuple[np.ndarray, np.ndarray]:
     return np.zeros(size), np.ones(size)
 
 
-def _structure(space: gym.Space, name: str) -> Any:
-    """A space as a `Leaf`, or dicts and tuples of them."""
-    if isinstance(space, spaces.Dict):
-        return {key: _structure(part, f"{name}.{key}") for key, part in space.spaces.items()}
-    if isinstance(space, spaces.Tuple):
-        return tuple(_structure(part, f"{name}.{i}") for i, part in enumerate(space.spaces))
+def _leaf(path: Path, space: gym.Space) -> Leaf:
     if not isinstance(space, LEAF_SPACES):
         raise AdapterError(
             f"observation_space: {space} cannot be laid out as tensors. Take Box, Discrete, MultiDiscrete, MultiBinary "
@@ -208,7 +204,7 @@ def _structure(space: gym.Space, name: str) -> Any:
     if wanted.kind == "f":
         accepted.add(torch.bfloat16)
     return Leaf(
-        name,
+        dotted(OBSERVATION, *path),
         tuple(space.shape or ()),
         torch_dtype(space),
         frozenset(accepted),
@@ -219,14 +215,6 @@ def _structure(space: gym.Space, name: str) -> Any:
 
 
 _NUMPY_DTYPES = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
-
-
-def _leaves(structure: Any) -> Iterator[Leaf]:
-    if isinstance(structure, Leaf):
-        yield structure
-    else:
-        for part in structure.values() if isinstance(structure, dict) else structure:
-            yield from _leaves(part)
 
 
 def _is_mapping(value: Any) -> bool:
@@ -328,11 +316,3 @@ def _wrong_shape(leaf: Leaf, tensor: Tensor, lead: tuple[int, ...], where: str) 
             + "."
         )
     return AdapterError(f"{where}: {leaf.name} must have shape {expected}, got {got}.{hint}")
-
-
-def _rebuild(structure: Any, flat: Any) -> Tree:
-    if isinstance(structure, Leaf):
-        return flat[structure.name]
-    if isinstance(structure, dict):
-        return {key: _rebuild(part, flat) for key, part in structure.items()}
-    return tuple(_rebuild(part, flat) for part in structure)

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
 from wm_vec.canvas.field import Field
 from wm_vec.canvas.schema import BoundSchema, SchemaError
+from wm_vec.spaces import classes_of, dotted, leaves
 
 OBSERVATION, ACTION, REWARD, TERMINATED = "observation", "action", "reward", "terminated"
 MAX_POSITIONS = 4096
+MAX_DEPTH = 8
+"""Dict and Tuple spaces inside one another."""
 TERMINATED_WEIGHT = 2.0
 """Loss weight of the termination's cross-entropy; more of it costs the numbers precision."""
 MAX_REWARDS = 16
 """Rewards of no more distinct values than these are classes."""
+
+
+RealEnv = str | gym.Env | Callable[..., gym.Env]
+"""A real environment: a registered id, an env, or what makes one."""
 
 
 class UnsupportedSpaceError(SchemaError):
@@ -31,10 +40,11 @@ class EnvSignature:
     """The spaces and horizon of the environment that a world is learned from.
 
     Attributes:
-        observation_space: One env's observations: Box or Discrete.
-        action_space: One env's actions: Box or Discrete.
+        observation_space: One env's observations: Box, Discrete, MultiDiscrete, MultiBinary, or Dict and Tuple of
+            these.
+        action_space: One env's actions: the same without Dict and Tuple.
         max_episode_steps: The environment's horizon; None for no limit.
-        env_id: Gymnasium id it came from, if any.
+        env_id: Gymnasium id that makes it; None for an env without one, or in wrappers besides.
     """
 
     observation_space: gym.Space
@@ -43,25 +53,54 @@ class EnvSignature:
     env_id: str | None = None
 
     @classmethod
-    def of_env(cls, env_id: str, env_kwargs: Mapping[str, Any] | None = None) -> EnvSignature:
-        """Read the signature off a registered environment.
+    def of_env(cls, env: RealEnv, env_kwargs: Mapping[str, Any] | None = None) -> EnvSignature:
+        """Read the signature off a real environment.
+
+        Args:
+            env: A registered id, an env, which is left as it is, or a callable that makes one.
+            env_kwargs: Keyword arguments of the id or the callable.
 
         Raises:
             gymnasium.error.Error: There is no such environment.
-            UnsupportedSpaceError: Its spaces cannot be laid on a canvas.
+            TypeError: No environment.
         """
-        env = gym.make(env_id, **(env_kwargs or {}))
+        made = env if isinstance(env, gym.Env) else env_maker(env, env_kwargs)()
         try:
-            horizon = env.spec.max_episode_steps if env.spec is not None else None
-            return cls(env.observation_space, env.action_space, horizon, env_id)
+            spec = made.spec
+            horizon = None if spec is None else spec.max_episode_steps
+            if spec is None and made.has_wrapper_attr("_max_episode_steps"):  # Gymnasium's TimeLimit
+                horizon = made.get_wrapper_attr("_max_episode_steps")
+            env_id = env if isinstance(env, str) else spec.id if spec and not spec.additional_wrappers else None
+            return cls(made.observation_space, made.action_space, horizon, env_id)
         finally:
-            env.close()
+            if made is not env:
+                made.close()
+
+    @property
+    def observation_fields(self) -> dict[str, Field]:
+        """The observation's fields by path; see `space_fields`."""
+        return space_fields(self.observation_space, OBSERVATION)
+
+    @property
+    def action_fields(self) -> dict[str, Field]:
+        """The action's fields by path.
+
+        Raises:
+            UnsupportedSpaceError: Actions of several parts, or classes that count from different numbers.
+        """
+        space, classes = self.action_space, classes_of(self.action_space)
+        if isinstance(space, (Dict, Tuple)) or (classes is not None and len({*classes[1].ravel().tolist()}) > 1):
+            raise UnsupportedSpaceError(
+                f"The action space is {space}; a canvas takes Box, Discrete, MultiDiscrete that counts all of its "
+                "classes from one number, and MultiBinary. Wrap the environment in one that takes such actions."
+            )
+        return space_fields(space, ACTION, is_output=False)
 
     def schema(self, d_model: int) -> BoundSchema:
-        """Four fields: observation, action, reward and termination."""
+        """The fields of observation and action, and reward and termination."""
         fields = {
-            OBSERVATION: space_field(self.observation_space, OBSERVATION),
-            ACTION: space_field(self.action_space, ACTION, is_output=False),
+            **self.observation_fields,
+            **self.action_fields,
             REWARD: Field(is_input=False, max_values=MAX_REWARDS),
             TERMINATED: Field(is_input=False, num_classes=2, loss_weight=TERMINATED_WEIGHT, leads=True),
         }
@@ -93,45 +132,122 @@ class EnvSignature:
         )
 
 
-def space_field(space: gym.Space, role: str, is_output: bool = True) -> Field:
-    """A space as a field: a Box one position per number, a Discrete one categorical position.
+def env_maker(env: RealEnv, env_kwargs: Mapping[str, Any] | None = None) -> Callable[[], gym.Env]:
+    """What makes one more real environment: of an env, copies of it as it is now.
 
     Raises:
-        UnsupportedSpaceError: Any other space.
+        TypeError: No environment, or one that is made already with `env_kwargs`.
     """
-    if isinstance(space, Discrete):
-        return Field(num_classes=max(2, int(space.n)), is_output=is_output)
-    if isinstance(space, Box):
-        if math.prod(space.shape) < 1:
-            raise UnsupportedSpaceError(f"The {role} space {space} has no elements.")
-        width = space.shape[-1] if space.shape else 1
-        low, high = _within_float32(_finite_or_inf(space.low), _finite_or_inf(space.high))
-        # A constant element has no room between its bounds; it needs none.
-        room = low < high
-        low, high = np.where(room, low, -math.inf), np.where(room, high, math.inf)
-        return Field(
-            h=math.prod(space.shape) // width,
-            w=width,
-            is_output=is_output,
-            max_values=2 if is_output else 0,
-            low=tuple(low.ravel().tolist()),
-            high=tuple(high.ravel().tolist()),
+    if isinstance(env, str):
+        return partial(gym.make, env, **(env_kwargs or {}))
+    if isinstance(env, gym.Env):
+        if env_kwargs:
+            raise TypeError(f"env_kwargs go with an id or a callable; {env} is made already. Leave them out.")
+        return partial(_copy_of, env)
+    if not callable(env):
+        raise TypeError(
+            "A real environment is a registered Gymnasium id, a gymnasium.Env, or a callable that makes one; got "
+            f"{type(env).__name__}."
         )
-    raise UnsupportedSpaceError(
-        f"The {role} space is {space}; a canvas takes Box and Discrete. Flatten others first, for example with "
-        "gymnasium.wrappers.FlattenObservation, or wrap a model of your own instead."
-    )
+    return partial(_made_by, env, **(env_kwargs or {}))
 
 
-def space_size(space: gym.Space) -> int:
-    """Canvas positions of a space."""
-    return 1 if isinstance(space, Discrete) else math.prod(space.shape or ())
+def _copy_of(env: gym.Env) -> gym.Env:
+    try:
+        return copy.deepcopy(env)
+    except Exception as error:  # whatever holds a window, a file or another library's memory
+        raise TypeError(
+            f"{env} cannot be copied ({error}). Give a callable that makes one instead: it is called for each env."
+        ) from error
+
+
+def _made_by(make: Callable[..., gym.Env], **env_kwargs: Any) -> gym.Env:
+    env = make(**env_kwargs)
+    if not isinstance(env, gym.Env):
+        raise TypeError(f"{make} must make a gymnasium.Env, got {type(env).__name__}.")
+    return env
+
+
+def space_fields(space: gym.Space, role: str, is_output: bool = True) -> dict[str, Field]:
+    """A space as fields, in the order of its leaves.
+
+    A Box has one position per number, a Discrete one categorical position, MultiDiscrete and MultiBinary one per
+    element.
+
+    Args:
+        space: The space.
+        role: The field's name; parts of Dict and Tuple spaces add their keys and places to it, as do the elements of a
+            MultiDiscrete with different numbers of classes, which are fields of their own: ``"observation.dealer.0"``.
+        is_output: Whether the model predicts it.
+
+    Raises:
+        UnsupportedSpaceError: Another space, one without elements, or parts that go by one name.
+    """
+    fields: dict[str, Field] = {}
+    for path, leaf in leaves(space):
+        name = dotted(role, *path)
+        if len(path) > MAX_DEPTH or not all(isinstance(key, (str, int)) for key in path):
+            raise UnsupportedSpaceError(
+                f"The {role} space's {name!r}: keys of Dict spaces must be strings, nested at most {MAX_DEPTH} deep."
+            )
+        for found, field in _leaf_fields(leaf, name, is_output).items():
+            if found in fields:
+                raise UnsupportedSpaceError(f"Two parts of the {role} space go by the name {found!r}: rename one.")
+            fields[found] = field
+    if not fields:
+        raise UnsupportedSpaceError(f"The {role} space {space} has no elements.")
+    return fields
+
+
+def _leaf_fields(leaf: gym.Space, name: str, is_output: bool) -> dict[str, Field]:
+    classes = classes_of(leaf)
+    if not isinstance(leaf, (Box, Discrete, MultiDiscrete, MultiBinary)):
+        raise UnsupportedSpaceError(
+            f"The {name} space is {leaf}; a canvas takes Box, Discrete, MultiDiscrete and MultiBinary, and for "
+            "observations Dict and Tuple of these. Observe numbers or classes of a fixed size instead."
+        )
+    shape = leaf.shape or ()
+    if math.prod(shape) < 1:
+        raise UnsupportedSpaceError(f"The {name} space {leaf} has no elements.")
+    width = shape[-1] if shape else 1
+    place: dict[str, Any] = {"h": math.prod(shape) // width, "w": width, "is_output": is_output}
+    if classes is not None:
+        counts = [max(2, n) for n in classes[0].ravel().tolist()]
+        if len({*counts}) == 1:
+            return {name: Field(num_classes=counts[0], **place)}
+        return {dotted(name, i): Field(num_classes=n, is_output=is_output) for i, n in enumerate(counts)}
+    assert isinstance(leaf, Box)
+    low, high = _within_float32(_finite_or_inf(leaf.low), _finite_or_inf(leaf.high))
+    # A constant element has no room between its bounds; it needs none.
+    room = low < high
+    low, high = np.where(room, low, -math.inf), np.where(room, high, math.inf)
+    bounds = tuple(low.ravel().tolist()), tuple(high.ravel().tolist())
+    return {name: Field(low=bounds[0], high=bounds[1], max_values=2 if is_output else 0, **place)}
+
+
+def position_names(fields: Mapping[str, Field]) -> list[str]:
+    """A name for every position of fields: that of a part with one position, ``"observation[2]"`` of others."""
+    parts = len(fields) > 1
+    return [
+        path if parts and field.num_positions == 1 else f"{path}[{i}]"
+        for path, field in fields.items()
+        for i in range(field.num_positions)
+    ]
 
 
 def space_to_dict(space: gym.Space) -> dict[str, Any]:
-    """A Box or Discrete as plain data."""
+    """A space of a canvas as plain data."""
+    if isinstance(space, Dict):
+        return {"kind": "dict", "spaces": [[key, space_to_dict(part)] for key, part in space.spaces.items()]}
+    if isinstance(space, Tuple):
+        return {"kind": "tuple", "spaces": [space_to_dict(part) for part in space.spaces]}
     if isinstance(space, Discrete):
         return {"kind": "discrete", "n": int(space.n), "start": int(space.start)}
+    if isinstance(space, MultiBinary):
+        return {"kind": "multi_binary", "shape": list(space.shape)}
+    if isinstance(space, MultiDiscrete):
+        numbers = {"nvec": space.nvec.tolist(), "start": space.start.tolist()}
+        return {"kind": "multi_discrete", "dtype": str(space.dtype), **numbers}
     assert isinstance(space, Box)
     return {
         "kind": "box",
@@ -142,10 +258,30 @@ def space_to_dict(space: gym.Space) -> dict[str, Any]:
     }
 
 
-def space_from_dict(data: Mapping[str, Any]) -> gym.Space:
-    """Inverse of `space_to_dict`."""
-    if data["kind"] == "discrete":
+def space_from_dict(data: Mapping[str, Any], depth: int = 0) -> gym.Space:
+    """Inverse of `space_to_dict`.
+
+    Raises:
+        SchemaError: Spaces nested deeper than `MAX_DEPTH`, more elements than `MAX_POSITIONS`, or another kind.
+        KeyError, TypeError, ValueError: No such data.
+    """
+    kind = data["kind"]
+    if depth > MAX_DEPTH:
+        raise SchemaError(f"A saved space is nested deeper than {MAX_DEPTH}.")
+    if kind == "dict":
+        return Dict([(str(key), space_from_dict(part, depth + 1)) for key, part in data["spaces"]])
+    if kind == "tuple":
+        return Tuple([space_from_dict(part, depth + 1) for part in data["spaces"]])
+    if kind == "discrete":
         return Discrete(data["n"], start=data["start"])
+    if kind == "multi_discrete":
+        return MultiDiscrete(data["nvec"], dtype=np.dtype(data["dtype"]).type, start=data["start"])
+    if kind not in ("box", "multi_binary"):
+        raise SchemaError(f"A saved space is of the kind {kind!r}, which this wm_vec does not know.")
+    if math.prod(data["shape"]) > MAX_POSITIONS:
+        raise SchemaError(f"A saved space has the shape {data['shape']}; at most {MAX_POSITIONS} numbers are taken.")
+    if kind == "multi_binary":
+        return MultiBinary(data["shape"] if len(data["shape"]) != 1 else data["shape"][0])
     dtype = np.dtype(data["dtype"])
     parse = int if np.issubdtype(dtype, np.integer) else float
     low, high = (np.array([parse(x) for x in data[k]], dtype).reshape(data["shape"]) for k in ("low", "high"))

@@ -10,6 +10,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from wm_vec.compat import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from wm_vec.core.trees import Tree
+
 Path = Literal["batched", "vmap", "loop"]
 _BATCHED_MARK = "__wm_vec_batched__"
 
@@ -55,14 +58,14 @@ class BatchedFunction:
         self.fn, self.name, self.dtype, self._call, self._stateful = fn, name, dtype, call, stateful
         self.path: Path | None = "batched" if is_batched(fn) else None
 
-    def probe(self, *tensors: Tensor) -> None:
+    def probe(self, *tensors: Tree) -> None:
         """Decide the path on a few envs, ``(B, ...)`` each.
 
         Raises:
             ValueError: The function gives something that is no number per env.
             Exception: Whatever the function itself raises, on every path.
         """
-        if self.path == "batched" or any(t.is_meta for t in tensors):
+        if self.path == "batched" or any(t.is_meta for t in tree_leaves(tensors)):
             self.path = self.path or "vmap"
             return
         with torch.random.fork_rng(devices=[]):
@@ -76,7 +79,7 @@ class BatchedFunction:
                 stacklevel=2,
             )
 
-    def _why_not_vmap(self, *tensors: Tensor) -> str | None:
+    def _why_not_vmap(self, *tensors: Tree) -> str | None:
         """None where vmap gives what the loop gives; raises what the function itself raises."""
         try:
             mapped = self._vmap(*tensors)
@@ -88,14 +91,14 @@ class BatchedFunction:
             return None
         return "its result under torch.func.vmap differs from the result env by env"
 
-    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Run on copies of the tensors ``(B, ...)``; returns ``(result (B,), *new state)``."""
+    def __call__(self, *tensors: Tree) -> tuple[Tensor, ...]:
+        """Run on copies of the tensors ``(B, ...)``, or trees of them; returns ``(result (B,), *new state)``."""
         run = {"vmap": self._vmap, "batched": self._batched, "loop": self._loop, None: self._loop}[self.path]
         return run(*tensors)
 
-    def _batched(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        result, *state = self._run([t.clone() for t in tensors])
-        batch = tensors[0].shape[0]
+    def _batched(self, *tensors: Tree) -> tuple[Tensor, ...]:
+        result, *state = self._run(tree_map(Tensor.clone, tensors))
+        batch = tree_leaves(tensors)[0].shape[0]
         value = result.expand(batch) if result.dim() == 0 else result
         if value.numel() != batch:
             raise ValueError(
@@ -104,15 +107,17 @@ class BatchedFunction:
             )
         return (value.reshape(batch).to(self.dtype), *state)
 
-    def _vmap(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        return torch.func.vmap(self._one)(*(t.clone() for t in tensors))
+    def _vmap(self, *tensors: Tree) -> tuple[Tensor, ...]:
+        return torch.func.vmap(self._one)(*tree_map(Tensor.clone, tensors))
 
-    def _loop(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        columns = [t.cpu().unbind(0) for t in tensors]
-        results = [self._one(*(t.clone() for t in env)) for env in zip(*columns, strict=True)]
-        return tuple(torch.stack(column).to(tensors[0].device) for column in zip(*results, strict=True))
+    def _loop(self, *tensors: Tree) -> tuple[Tensor, ...]:
+        leaves, structure = tree_flatten(tensors)
+        columns = [leaf.cpu().unbind(0) for leaf in leaves]
+        envs = (tree_unflatten([t.clone() for t in env], structure) for env in zip(*columns, strict=True))
+        results = [self._one(*env) for env in envs]
+        return tuple(torch.stack(column).to(leaves[0].device) for column in zip(*results, strict=True))
 
-    def _one(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def _one(self, *tensors: Tree) -> tuple[Tensor, ...]:
         """One env's result as a tensor of shape ``()``."""
         value, *state = self._run(tensors)
         if value.numel() != 1:
@@ -122,10 +127,10 @@ class BatchedFunction:
             )
         return (value.reshape(()).to(self.dtype), *state)
 
-    def _run(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def _run(self, tensors: Sequence[Tree]) -> tuple[Tensor, ...]:
         """Call the function; its result, and its new state in the shape and dtype of the old one."""
         returned = self._call(self.fn, *tensors)
-        device = tensors[0].device
+        device = tree_leaves(tensors)[0].device
         if not self._stateful:
             return (self._as_tensor(returned, device),)
         if not isinstance(returned, tuple) or len(returned) != 2:

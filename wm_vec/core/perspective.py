@@ -83,6 +83,54 @@ class ActionSpec:
 
 
 @dataclass(frozen=True)
+class ObservedPart:
+    """One tensor of an observation, out of a flat one.
+
+    Attributes:
+        columns: Its columns of the flat observation.
+        shape: Shape of one env's.
+        dtype: Its dtype; whole numbers are rounded.
+        offset: Added to it: ``shape`` int64, the first class indices of a space that does not count from 0; None for 0.
+    """
+
+    columns: slice
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    offset: Tensor | None = None
+
+    def of(self, flat: Tensor) -> Tensor:
+        """The part ``(B, *shape)`` of flat observations ``(B, n)``."""
+        seen = flat[:, self.columns].reshape(flat.shape[0], *self.shape)
+        if seen.dtype != self.dtype:
+            seen = (seen if self.dtype.is_floating_point else seen.round()).to(self.dtype)
+        return seen if self.offset is None else seen + self.offset
+
+    def to_flat(self, seen: Any, like: Tensor, name: str) -> Tensor:
+        """The inverse, ``(M, n)`` in the dtype and on the device of `like`.
+
+        Raises:
+            TypeError, ValueError: No tensor, or one of another shape.
+        """
+        if not isinstance(seen, Tensor):
+            raise TypeError(f"{name} must be a torch tensor, got {type(seen).__name__}.")
+        if seen.dim() == 0 or tuple(seen.shape[1:]) != self.shape:
+            raise ValueError(f"{name} must have shape {('M', *self.shape)}, got {tuple(seen.shape)}.")
+        if self.offset is not None:  # NaN, what was not observed, stays; of narrow whole numbers it would wrap
+            seen = seen.to(self.offset.device, None if seen.is_floating_point() else torch.int64) - self.offset
+        return seen.to(like).reshape(seen.shape[0], -1)
+
+    def named(self, seen: Tensor, fields: Mapping[str, slice]) -> dict[str, Tensor]:
+        """The fields that lie within this part, ``(..., n)`` each, of the part ``(..., *shape)``."""
+        first, axes = self.columns.start, len(self.shape)
+        flat = seen.unsqueeze(-1) if axes == 0 else seen.flatten(-axes)
+        return {
+            path: flat[..., where.start - first : where.stop - first]
+            for path, where in fields.items()
+            if first <= where.start < self.columns.stop
+        }
+
+
+@dataclass(frozen=True)
 class Perspective:
     """One agent's view of a dynamics.
 
@@ -91,9 +139,8 @@ class Perspective:
         name: Its name among several.
         obs_index: Elements of the dynamics' flat observation ``(B, n)`` that it sees, in order; None for all of it
             as it is, of however many parts.
-        obs_shape: Shape in which one env's observation is handed out; None for flat.
-        obs_dtype: Dtype of the observation; None for the dynamics'.
-        obs_offset: Added to observations: the first class index of a Discrete space that does not start at 0.
+        obs_parts: What these elements are handed out as: an `ObservedPart`, or dicts and tuples of them; None for
+            flat, as they are.
         obs_fields: Field name -> slice of the flat observation, for named observations.
         all_fields: Field name -> indices into the dynamics' observation, for ``info["predictions"]``.
         reward_fn: ``(obs, action, info) -> float`` of one env, or marked batched; None for the dynamics' reward.
@@ -105,9 +152,7 @@ class Perspective:
     action: ActionSpec
     name: str = "agent"
     obs_index: Tensor | None = None
-    obs_shape: tuple[int, ...] | None = None
-    obs_dtype: torch.dtype | None = None
-    obs_offset: int = 0
+    obs_parts: Tree = None
     obs_fields: Mapping[str, slice] = field(default_factory=dict)
     all_fields: Mapping[str, slice | list[int]] = field(default_factory=dict)
     reward_fn: Callable[..., Any] | None = None
@@ -115,23 +160,17 @@ class Perspective:
     reward_state: Tensor | None = None
 
     def observe(self, observation: Tree) -> Tree:
-        """This perspective's own copy of the dynamics' observation, ``(B, *obs_shape)``."""
+        """This perspective's own copy of the dynamics' observation, ``(B, ...)``."""
         if not isinstance(observation, Tensor):
             return tree_map(Tensor.clone, observation)
         seen = observation.clone() if self.obs_index is None else observation.index_select(1, self.obs_index)
-        if self.obs_shape is not None and tuple(seen.shape[1:]) != self.obs_shape:
-            seen = seen.reshape(seen.shape[0], *self.obs_shape)
-        if self.obs_offset:
-            seen = seen + self.obs_offset
-        if self.obs_dtype is None or self.obs_dtype == seen.dtype:
-            return seen
-        return (seen if self.obs_dtype.is_floating_point else seen.round()).to(self.obs_dtype)
+        return seen if self.obs_parts is None else tree_map(lambda part: part.of(seen), self.obs_parts)
 
     def whole(self, seen: Tree, like: Tree) -> Tree:
         """The dynamics' observation of which `observe` gives `seen`.
 
         Args:
-            seen: ``(M, *obs_shape)``, as this perspective sees it.
+            seen: ``(M, ...)``, as this perspective sees it.
             like: The dynamics' observation of no env, ``(0, n)``.
 
         Returns:
@@ -139,30 +178,32 @@ class Perspective:
             perspective that sees the dynamics' observation as it is, `seen` itself.
 
         Raises:
-            TypeError, ValueError: No tensor, or one of another shape.
+            TypeError, ValueError: Other parts, no tensors, or some of another shape.
         """
-        if not isinstance(like, Tensor) or (self.obs_index is None and self.obs_shape is None and not self.obs_offset):
+        if not isinstance(like, Tensor) or (self.obs_index is None and self.obs_parts is None):
             return seen
         size = like.shape[1] if self.obs_index is None else self.obs_index.shape[0]
-        shape = (size,) if self.obs_shape is None else self.obs_shape
-        if not isinstance(seen, Tensor):
-            raise TypeError(f"{self.name}: observations must be a torch tensor, got {type(seen).__name__}.")
-        if seen.dim() == 0 or tuple(seen.shape[1:]) != shape:
-            raise ValueError(f"{self.name}: observations must have shape {('M', *shape)}, got {tuple(seen.shape)}.")
-        flat = seen.to(like).reshape(seen.shape[0], size) - self.obs_offset
+        parts = ObservedPart(slice(0, size), (size,), like.dtype) if self.obs_parts is None else self.obs_parts
+        columns = [
+            part.to_flat(value, like, f"{self.name}: observations{path}") for path, part, value in _pairs(parts, seen)
+        ]
+        flat = columns[0] if len(columns) == 1 else torch.cat(columns, 1)
         if self.obs_index is None:
             return flat
-        return like.new_full((seen.shape[0], like.shape[1]), math.nan).index_copy(1, self.obs_index, flat)
+        return like.new_full((flat.shape[0], like.shape[1]), math.nan).index_copy(1, self.obs_index, flat)
 
     def named(self, observation: Tree) -> dict[str, Tensor]:
-        """What `observe` gave, ``(..., *obs_shape)``, by field name, ``(..., n)`` each."""
-        if not isinstance(observation, Tensor):
+        """What `observe` gave by field name, ``(..., n)`` each."""
+        if self.obs_parts is None and not isinstance(observation, Tensor):
             return dict(_parts(observation))
-        axes = 1 if self.obs_shape is None else len(self.obs_shape)
         if not self.obs_fields:
             return {"observation": observation}
-        flat = observation.unsqueeze(-1) if axes == 0 else observation.flatten(-axes)
-        return {path: flat[..., where] for path, where in self.obs_fields.items()}
+        if self.obs_parts is None:
+            return {path: observation[..., where] for path, where in self.obs_fields.items()}
+        found: dict[str, Tensor] = {}
+        for _, part, value in _pairs(self.obs_parts, observation):
+            found.update(part.named(value, self.obs_fields))
+        return found
 
     def everything(self, observation: Tree) -> Mapping[str, Tensor]:
         """The dynamics' whole observation by field name, made when read; not copies."""
@@ -192,3 +233,23 @@ def _parts(tree: Tree, path: str = "") -> Iterator[tuple[str, Tensor]]:
         return
     for name, part in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
         yield from _parts(part, f"{path}.{name}" if path else str(name))
+
+
+def _pairs(parts: Tree, values: Tree, path: str = "") -> Iterator[tuple[str, ObservedPart, Any]]:
+    """The parts of an observation with the values that stand for them, and where they lie, ``"['camera'][0]"``.
+
+    Raises:
+        ValueError: Values in another structure.
+    """
+    if isinstance(parts, ObservedPart):
+        yield path, parts, values
+        return
+    named = isinstance(parts, Mapping)
+    wanted = dict(parts.items() if named else enumerate(parts))
+    fits = isinstance(values, Mapping if named else tuple)
+    given = dict(values.items() if named else enumerate(values)) if fits else {}
+    if given.keys() != wanted.keys():
+        kind = "mapping with the keys" if named else "tuple with the places"
+        raise ValueError(f"observations{path} must be a {kind} {list(wanted)}, got a {type(values).__name__}.")
+    for key, part in wanted.items():
+        yield from _pairs(part, given[key], f"{path}[{key!r}]")

@@ -102,7 +102,7 @@ def _call(
     perspective: Perspective,
     name: str,
     fn: Any,
-    seen: Tensor,
+    seen: Tree,
     action: Tensor,
     whole: Tensor,
     elapsed: Tensor,

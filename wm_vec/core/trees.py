@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium import spaces
 from tensordict import TensorDictBase
 from torch import Tensor
 
 from wm_vec.compat import tree_leaves, tree_map
+from wm_vec.spaces import leaves, map_leaves
 
 Tree = Any
 """A tensor ``(B, ...)``, or a dict or tuple of trees."""
+OBSERVATION = "observation"
 
 
 def select_envs(mask: Tensor, where_true: Tree, where_false: Tree) -> Tree:
@@ -95,6 +99,31 @@ def as_entry(tree: Tree) -> Any:
         return tree
     parts = tree.items() if isinstance(tree, Mapping) else enumerate(tree)
     return {str(key): as_entry(part) for key, part in parts}
+
+
+def observation_keys(space: gym.Space, nested: bool = False) -> list[Any]:
+    """Where a TensorDict has the leaves of an observation.
+
+    Args:
+        space: One env's observations.
+        nested: Whether the parts of a Dict space stand under ``"observation"``, too, as all other observations do, and
+            not under their own keys, where TorchRL's environments have them.
+    """
+    root = () if isinstance(space, spaces.Dict) and not nested else (OBSERVATION,)
+    paths = [(*root, *map(str, path)) for path, _ in leaves(space)]
+    return [path[0] if len(path) == 1 else path for path in paths]
+
+
+def is_nested(tensordict: TensorDictBase, space: gym.Space) -> bool:
+    """Whether a TensorDict has the parts of a Dict space under ``"observation"``, as `collect_transitions` gives it."""
+    found = tensordict.get(OBSERVATION, None)
+    return isinstance(space, spaces.Dict) and _is_tensordict(found) and set(space.spaces) <= set(found.keys())
+
+
+def observation_in(tensordict: TensorDictBase, space: gym.Space, nested: bool = False) -> Tree:
+    """The observation at the `observation_keys` of a TensorDict, in the space's structure."""
+    whole = tensordict if isinstance(space, spaces.Dict) and not nested else tensordict.get(OBSERVATION)
+    return map_leaves(lambda path, leaf, part: part, space, whole)
 
 
 def _is_tensordict(value: Any) -> bool:

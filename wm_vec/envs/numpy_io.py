@@ -9,26 +9,25 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.spaces import Box, Dict, Discrete, Tuple
+from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
 from wm_vec.adapters.calls import UserCall
 from wm_vec.core import Perspective
 from wm_vec.core.trees import Tree
 from wm_vec.render.frames import FramePainter
+from wm_vec.spaces import Path, map_leaves
 
 RENDER_ARGUMENTS = ("model", "state", "observation")
 
 
 def element_of(batch: Tree, space: gym.Space) -> Any:
     """The only env's part of a batch ``(1, ...)`` as an element of `space`; shares memory if it can."""
-    if isinstance(space, Dict):
-        return {key: element_of(batch[key], part) for key, part in space.spaces.items()}
-    if isinstance(space, Tuple):
-        return tuple(element_of(one, part) for one, part in zip(batch, space.spaces, strict=True))
-    if isinstance(space, Discrete):
-        return np.int64(batch.item())
-    return on_host(batch).astype(space.dtype, copy=False)
+
+    def element(_: Path, leaf: gym.Space, part: Tensor) -> Any:
+        return np.int64(part.item()) if isinstance(leaf, Discrete) else on_host(part).astype(leaf.dtype, copy=False)
+
+    return map_leaves(element, space, batch)
 
 
 def on_host(batch: Tensor) -> np.ndarray:

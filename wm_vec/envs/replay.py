@@ -6,36 +6,13 @@ from typing import Any
 
 import gymnasium as gym
 import torch
-from gymnasium import spaces
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from wm_vec.core.trees import Tree
+from wm_vec.core.trees import Tree, is_nested, observation_in, observation_keys
 
-OBSERVATION = "observation"
 PADDING_MASK = ("collector", "mask")
 """Where TorchRL marks the steps of split trajectories that are real."""
-
-
-def observation_keys(space: gym.Space) -> list[Any]:
-    """Where a TensorDict has the parts of an observation: under the keys of a Dict space, else ``"observation"``."""
-    if not isinstance(space, spaces.Dict):
-        return [OBSERVATION]
-    keys: list[Any] = []
-    for name, part in space.spaces.items():
-        inner = [key if isinstance(key, tuple) else (key,) for key in observation_keys(part)]
-        keys += [(name, *key) for key in inner] if isinstance(part, spaces.Dict) else [name]
-    return keys
-
-
-def observation_in(tensordict: TensorDictBase, space: gym.Space) -> Tree:
-    """The observation ``(M, ...)`` at the `observation_keys` of a TensorDict ``(M,)``."""
-    if not isinstance(space, spaces.Dict):
-        return tensordict.get(OBSERVATION)
-    return {
-        name: observation_in(tensordict.get(name), part) if isinstance(part, spaces.Dict) else tensordict.get(name)
-        for name, part in space.spaces.items()
-    }
 
 
 def sampled_observations(source: Any, space: gym.Space, num_states: int) -> Tree:
@@ -64,7 +41,8 @@ def sampled_observations(source: Any, space: gym.Space, num_states: int) -> Tree
             "start_from: takes a replay buffer of TensorDicts or a TensorDict with observations, got "
             f"{type(source).__name__}{f' of {type(found).__name__}' if found is not source else ''}."
         )
-    keys = observation_keys(space)
+    nested = is_nested(found, space)
+    keys = observation_keys(space, nested)
     missing = [key for key in keys if not isinstance(found.get(key, None), Tensor)]
     if missing:
         there = sorted(map(str, found.keys(True, True)))
@@ -77,4 +55,4 @@ def sampled_observations(source: Any, space: gym.Space, num_states: int) -> Tree
         flat = flat[real.reshape(-1)]
     if flat.shape[0] > num_states:
         flat = flat[torch.randperm(flat.shape[0])[:num_states].to(flat.device or "cpu")]
-    return observation_in(flat, space)
+    return observation_in(flat, space, nested)

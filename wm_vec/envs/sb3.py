@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 import time
 import warnings
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from copy import deepcopy
+from functools import reduce
 from typing import Any
 
 import gymnasium as gym
@@ -17,6 +19,7 @@ from torch import Tensor
 
 from wm_vec.envs.sb3_spaces import check_leaf, checked_actions, face_keys
 from wm_vec.envs.transfer import TORCH_DTYPES, Packed
+from wm_vec.spaces import leaves
 
 try:
     from stable_baselines3.common.monitor import Monitor
@@ -37,7 +40,8 @@ class SB3VecEnv(VecEnv):
     ``env_is_wrapped(Monitor)`` is true) and, of a world that broke down, ``diverged``. ``r`` and ``l`` are
     those of the environment's own ``info["episode"]``, or counted here if it gives none.
 
-    Dots in keys of Dict observations become underscores; Stable-Baselines3 refuses them. What one vector environment
+    Observations of several parts become one flat Dict, whose keys have underscores where names have dots or nest;
+    those of a Tuple are ``observation_0``, ``observation_1``, ... What one vector environment
     has only one of is shared by all envs: `get_attr` repeats it, `set_attr` takes no subset of envs, `env_method` calls
     it once.
 
@@ -57,10 +61,13 @@ class SB3VecEnv(VecEnv):
         self.vector_env = vector_env
         self.spec = vector_env.spec
         self._keys = face_keys(observed)
-        leaves = dict(observed.spaces) if isinstance(observed, spaces.Dict) else {None: observed}
-        self._spaces: dict[Any, gym.Space] = {self._keys[key]: space for key, space in leaves.items()}
+        self._spaces: dict[str | None, gym.Space] = {self._keys[path]: space for path, space in leaves(observed)}
         # Normalisers of Stable-Baselines3 write into the space that they are given.
-        face = spaces.Dict(deepcopy(self._spaces)) if isinstance(observed, spaces.Dict) else deepcopy(observed)
+        face = (
+            deepcopy(observed)
+            if None in self._spaces
+            else spaces.Dict({str(key): deepcopy(space) for key, space in self._spaces.items()})
+        )
         self._device: torch.device | None = None
         self._pending: Packed | None = None
         self._returns = np.zeros(vector_env.num_envs)
@@ -78,14 +85,14 @@ class SB3VecEnv(VecEnv):
         """
         seeds = None if all(seed is None for seed in self._seeds) else list(self._seeds)
         observation, _ = self.vector_env.reset(seed=seeds, options=self._shared_options())  # type: ignore[arg-type]
-        leaves = self._leaves("observation", observation, "reset")
-        self._device = next(iter(leaves.values())).device
+        tensors = self._leaves("observation", observation, "reset")
+        self._device = next(iter(tensors.values())).device
         self._pending = None
         self._returns[:], self._lengths[:] = 0, 0
         self._reset_seeds()
         self._reset_options()
         self.reset_infos = [{} for _ in range(self.num_envs)]
-        return self._joined("observation", Packed.of(leaves).to_host())
+        return self._joined("observation", Packed.of(tensors).to_host())
 
     def step_async(self, actions: np.ndarray) -> None:
         """Start a step of all envs; nothing is read back yet.
@@ -169,14 +176,14 @@ class SB3VecEnv(VecEnv):
 
     def _leaves(self, name: str, observation: Any, where: str) -> dict[Hashable, Tensor]:
         """The tensors of an observation by ``(name, face key)``, in the dtypes of their spaces."""
-        leaves: dict[Hashable, Tensor] = {}
-        for source, key in self._keys.items():
-            what = f"{where}: {name}" if key is None else f"{where}: {name}[{source!r}]"
+        found: dict[Hashable, Tensor] = {}
+        for path, key in self._keys.items():
             space = self._spaces[key]
-            leaf = observation if key is None else observation[source]
+            what = f"{where}: {name}" + "".join(f"[{part!r}]" for part in path)
+            leaf = reduce(operator.getitem, path, observation)
             leaf = _per_env(what, leaf, (self.num_envs, *(space.shape or ())))
-            leaves[name, key] = leaf.to(TORCH_DTYPES[np.dtype(space.dtype)])
-        return leaves
+            found[name, key] = leaf.to(TORCH_DTYPES[np.dtype(space.dtype)])
+        return found
 
     def _joined(self, name: str, host: Mapping[Hashable, np.ndarray]) -> Any:
         if None in self._spaces:

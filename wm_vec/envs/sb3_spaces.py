@@ -8,29 +8,31 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from wm_vec.core.trees import observation_keys
+from wm_vec.spaces import Path, leaves
+
 LEAF_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 """What Stable-Baselines3 takes as an observation, as an entry of a Dict of observations, and as an action."""
 
 
-def face_keys(space: gym.Space) -> dict[Any, Any]:
-    """The observation's parts: key in the environment -> key here, without dots; ``{None: None}`` if it is no Dict.
+def face_keys(space: gym.Space) -> dict[Path, str | None]:
+    """The observation's leaves: where they lie in the environment -> key here, without dots; None if there is only one.
+
+    A Dict's are its keys, a Tuple's ``"observation_0"``, ...; what lies deeper adds keys and places to them.
 
     Raises:
-        ValueError: Parts that no policy takes, or two that would have one key.
+        ValueError: Leaves that no policy takes, or two that would have one key.
     """
-    if not isinstance(space, spaces.Dict):
-        check_leaf("the observation space", space)
-        return {None: None}
-    keys: dict[Any, Any] = {}
-    for source, leaf in space.spaces.items():
-        check_leaf(f"the observation space's {source!r}", leaf)
-        keys[source] = source.replace(".", "_")
-    twice = sorted(source for source, key in keys.items() if list(keys.values()).count(key) > 1)
-    if twice:
-        raise ValueError(
-            "SB3VecEnv: Stable-Baselines3 takes no dots in the keys of observations, and with underscores in their "
-            f"place {twice} would have one name; rename one of them."
-        )
+    keys: dict[Path, str | None] = {}
+    for (path, leaf), entry in zip(leaves(space), observation_keys(space), strict=True):
+        check_leaf("the observation space" + "".join(f"'s {key!r}" for key in path), leaf)
+        key = "_".join((entry,) if isinstance(entry, str) else entry).replace(".", "_")
+        if key in keys.values():
+            raise ValueError(
+                "SB3VecEnv: Stable-Baselines3 takes no dots and no nests in the keys of observations, and with "
+                f"underscores in their place two parts of {space} would be {key!r}; rename one of them."
+            )
+        keys[path] = key if path else None
     return keys
 
 
@@ -43,7 +45,7 @@ def check_leaf(what: str, space: gym.Space) -> None:
     if not isinstance(space, LEAF_SPACES):
         raise ValueError(
             f"SB3VecEnv: {what} is {space}; Stable-Baselines3 takes Box, Discrete, MultiDiscrete and MultiBinary, "
-            "for observations also one flat Dict of these. Give the environment a space of these."
+            "for observations also Dict and Tuple of these. Give the environment a space of these."
         )
     if np.any(getattr(space, "start", 0)):
         raise ValueError(f"SB3VecEnv: {what} is {space}; Stable-Baselines3 counts classes from 0. Shift it.")

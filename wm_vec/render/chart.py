@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
 
-from wm_vec.render.entries import KeyPath
+from wm_vec.spaces import Path
 
 DPI, WIDTH, LEAST, MOST = 100, 320, 240, 900
 """Dots per inch, and pixels of a frame's width and of its least and greatest height."""
@@ -37,7 +37,7 @@ class Chart:
         ImportError: matplotlib is missing.
     """
 
-    def __init__(self, entries: Mapping[KeyPath, Space], names: Sequence[str] | None) -> None:
+    def __init__(self, entries: Mapping[Path, Space], names: Sequence[str] | None) -> None:
         try:
             from matplotlib.backends.backend_agg import FigureCanvasAgg
             from matplotlib.figure import Figure

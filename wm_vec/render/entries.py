@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Tuple
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 
-KeyPath = tuple[str | int, ...]
-"""Where an entry lies in nested Dict and Tuple spaces: ``("camera", 0)``; ``()`` is the space itself."""
+from wm_vec.spaces import Path
+
 LETTERS = 40
 """Of a value without numbers."""
-
-
-def entries(space: Space, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Space]]:
-    """Path and space of each entry, in order."""
-    if not isinstance(space, Dict | Tuple):
-        yield path, space
-        return
-    for key, part in space.spaces.items() if isinstance(space, Dict) else enumerate(space.spaces):
-        yield from entries(part, (*path, key))
 
 
 def entry(observation: Any, space: Any, path: tuple[Any, ...]) -> np.ndarray | str:
@@ -56,6 +47,6 @@ def entry(observation: Any, space: Any, path: tuple[Any, ...]) -> np.ndarray | s
     return array
 
 
-def _misfit(path: KeyPath, expected: str, came: str) -> ValueError:
+def _misfit(path: Path, expected: str, came: str) -> ValueError:
     where = "".join(f"[{key!r}]" for key in path)
     return ValueError(f"The observation{where} does not fit its space: expected {expected}, got {came}.")

@@ -10,8 +10,9 @@ import numpy as np
 from gymnasium.spaces import Box, Space
 
 from wm_vec.render.chart import Chart
-from wm_vec.render.entries import entries, entry
+from wm_vec.render.entries import entry
 from wm_vec.render.images import find_image, image_frame
+from wm_vec.spaces import leaves
 
 
 class FramePainter:
@@ -35,7 +36,7 @@ class FramePainter:
             raise ValueError(f"FramePainter: names must name each value of a Box; got {len(names)} names for {space}.")
         self.space = space
         self.names = None if names is None else list(names)
-        self._entries = dict(entries(space))
+        self._entries = dict(leaves(space))
         self._image = find_image(space)
         self._chart = Chart(self._entries, self.names) if self._image is None else None
 

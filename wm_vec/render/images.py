@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from gymnasium.spaces import Box, Space
 
-from wm_vec.render.entries import KeyPath, entries
+from wm_vec.spaces import Path, leaves
 
 PREFERRED = ("image", "pixels", "rgb")
 """Keys that win over other image-like entries, in this order."""
@@ -17,7 +17,7 @@ LARGEST_STACK = 32
 """Channels of a stack of frames; more are features."""
 
 
-def find_image(space: Space) -> KeyPath | None:
+def find_image(space: Space) -> Path | None:
     """The image-like entry of a space that a frame shows; compare with ``is not None``: the space itself is ``()``.
 
     An image is a Box of uint8 with bounds 0 and 255, or of floats with bounds 0 and 1, laid out as ``(H, W)``,
@@ -30,7 +30,7 @@ def find_image(space: Space) -> KeyPath | None:
         Keys and positions that lead to it: that of `PREFERRED` where there are several, else the first one. None if
         there is none.
     """
-    paths = [path for path, part in entries(space) if _layout(part) is not None]
+    paths = [path for path, part in leaves(space) if _layout(part) is not None]
     rank = {key: i for i, key in enumerate(PREFERRED)}
     return min(paths, key=lambda path: min((rank.get(str(key), 9) for key in path), default=9), default=None)
 

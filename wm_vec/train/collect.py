@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
+from functools import partial
 from itertools import chain, islice
 from typing import Any, Literal, get_args
 
@@ -14,7 +15,10 @@ from gymnasium.vector import AutoresetMode
 from tensordict import TensorDict
 from torch import nn
 
+from wm_vec.canvas.signature import RealEnv, env_maker
+from wm_vec.compat import tree_map
 from wm_vec.core.rng import spawn_seeds
+from wm_vec.core.trees import Tree, as_entry
 
 Policy = Callable[[Any], Any]
 RandomPolicy = Literal["random", "sticky"]
@@ -53,7 +57,7 @@ class RandomActions:
 
 
 def collect_transitions(
-    env_id: str,
+    env: RealEnv,
     n: int,
     policy: Policy | RandomPolicy | None = None,
     *,
@@ -65,20 +69,22 @@ def collect_transitions(
     """Run a policy in a real environment and keep every step.
 
     Args:
-        env_id: A registered Gymnasium id.
+        env: A registered Gymnasium id, an env, of which copies are run, or a callable that makes one.
         n: Transitions to collect.
-        policy: Observations ``(num_envs, ...)`` -> actions; a torch module gets float32 tensors on its device, any
-            other callable NumPy arrays. ``"random"`` draws every action from the action space, ``"sticky"`` repeats the
-            last one with probability `REPEAT`, None does the one in half of the environments and the other in the rest.
+        policy: Observations ``(num_envs, ...)``, dicts and tuples of them where the space is a Dict or Tuple, ->
+            actions; a torch module gets float32 tensors on its device, any other callable NumPy arrays. ``"random"``
+            draws every action from the action space, ``"sticky"`` repeats the last one with probability `REPEAT`, None
+            does the one in half of the environments and the other in the rest.
         seed: Seeds environments and random actions.
         num_envs: Environments run side by side.
-        env_kwargs: Keyword arguments of the environment.
+        env_kwargs: Keyword arguments of the id or the callable.
         progress: Called with the number of transitions so far.
 
     Returns:
         TensorDict ``(n,)`` in TorchRL's layout: ``observation``, ``action``, ``is_init`` ``(n, 1)`` bool, ``episode``
         ``(n,)`` int64, and under ``next`` ``observation`` (before any reset), ``reward`` ``(n, 1)`` float32,
-        ``terminated``, ``truncated``, ``done`` ``(n, 1)`` bool.
+        ``terminated``, ``truncated``, ``done`` ``(n, 1)`` bool. Parts of Dict and Tuple observations stand under
+        ``("observation", key)``, those of a Tuple by their places.
     """
     if n < 1:
         raise ValueError(f"collect_transitions: n must be at least 1, got {n}.")
@@ -86,70 +92,70 @@ def collect_transitions(
     if isinstance(policy, str) and policy not in get_args(RandomPolicy):
         raise ValueError(f"collect_transitions: policy must be callable, 'random', 'sticky' or None, got {policy!r}.")
     is_init, episode = np.ones(num_envs, bool), np.arange(num_envs)
-    steps: list[tuple[np.ndarray, ...]] = []
-    for step in islice(real_steps(env_id, num_envs, policy, seed, env_kwargs), -(-n // num_envs)):
+    steps: list[tuple[Tree, ...]] = []
+    for step in islice(real_steps(env, num_envs, policy, seed, env_kwargs), -(-n // num_envs)):
         *_, terminated, truncated = step
         steps.append((*step, is_init, episode))
         is_init = terminated | truncated
         episode = np.where(is_init, episode + num_envs, episode)
         if progress is not None:
             progress(min(n, len(steps) * num_envs))
-    columns = [torch.from_numpy(np.concatenate(column)[:n]) for column in zip(*steps, strict=True)]
+    columns = [
+        tree_map(lambda *parts: torch.from_numpy(np.concatenate(parts)[:n]), *column)
+        for column in zip(*steps, strict=True)
+    ]
     observation, action, after, reward, terminations, truncations, init, episodes = columns
     flags = {"terminated": terminations, "truncated": truncations, "done": terminations | truncations}
     following = {name: flag.unsqueeze(1) for name, flag in flags.items()}
     return TensorDict(
         {
-            "observation": observation,
+            "observation": as_entry(observation),
             "action": action,
             "is_init": init.unsqueeze(1),
             "episode": episodes,
-            "next": {"observation": after, "reward": reward.float().unsqueeze(1), **following},
+            "next": {"observation": as_entry(after), "reward": reward.float().unsqueeze(1), **following},
         },
         batch_size=[n],
     )
 
 
 def real_steps(
-    env_id: str,
+    env: RealEnv,
     num_envs: int,
     policy: Policy | RandomPolicy | None,
     seed: int,
     env_kwargs: Mapping[str, Any] | None = None,
-) -> Iterator[tuple[np.ndarray, ...]]:
+) -> Iterator[tuple[Tree, ...]]:
     """Step real environments without end, arguments as for `collect_transitions`.
 
     Yields:
         Observation, action, next observation before any reset ``(num_envs, ...)``, reward, terminated, truncated
         ``(num_envs,)``.
     """
-    options = {"autoreset_mode": AutoresetMode.SAME_STEP}
-    envs = gym.make_vec(
-        env_id, num_envs=num_envs, vectorization_mode="sync", vector_kwargs=options, **(env_kwargs or {})
-    )
+    envs = gym.vector.SyncVectorEnv([env_maker(env, env_kwargs)] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
+    if len({id(made) for made in envs.envs}) < num_envs:
+        raise ValueError("The callable gave one env several times; it must make a new one at every call.")
     try:
         if policy is None or isinstance(policy, str):
             policy = RandomActions(envs.single_action_space, num_envs, seed, policy)
-        observation = np.array(envs.reset(seed=seed)[0])
+        observation = envs.reset(seed=seed)[0]
         while True:
             action = act(policy, observation, envs.action_space)
-            following, reward, terminated, truncated, info = envs.step(action)
-            after = np.array(following)
-            for i in np.flatnonzero(terminated | truncated):
-                after[i] = info["final_obs"][i]
-            yield observation, action, after, reward, terminated, truncated
-            observation = np.array(following)
+            following, reward, terminated, truncated, _ = envs.step(action)
+            yield observation, action, following, reward, terminated, truncated
+            ended = terminated | truncated
+            observation = envs.reset(options={"reset_mask": ended})[0] if ended.any() else following
     finally:
         envs.close()
 
 
-def act(policy: Policy, observation: np.ndarray, action_space: gym.Space) -> np.ndarray:
+def act(policy: Policy, observation: Tree, action_space: gym.Space) -> np.ndarray:
     """A batch of actions from a policy, in the batched action space's shape and dtype, clipped to its bounds."""
     if isinstance(policy, nn.Module):
         first = next(chain(policy.parameters(), policy.buffers()), None)
         device = torch.device("cpu") if first is None else first.device
         with torch.no_grad():
-            action = policy(torch.as_tensor(observation, dtype=torch.float32, device=device))
+            action = policy(tree_map(partial(torch.as_tensor, dtype=torch.float32, device=device), observation))
     else:
         action = policy(observation)
     if isinstance(action, torch.Tensor):

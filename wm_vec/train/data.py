@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import MultiBinary
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from wm_vec.canvas import BoundSchema, EnvSignature
-from wm_vec.canvas.signature import ACTION, OBSERVATION, REWARD, TERMINATED, space_size
+from wm_vec.canvas.signature import REWARD, TERMINATED
+from wm_vec.compat import tree_leaves, tree_map
+from wm_vec.core.trees import Tree, as_entry, is_nested, observation_in, observation_keys
+from wm_vec.spaces import Path, classes_of, dotted, map_leaves
 
 HELD_OUT_FRACTION = 0.1
-REQUIRED = ("observation", "action", ("next", "observation"), ("next", "reward"), ("next", "terminated"))
 TRAJECTORY, PADDING_MASK = ("collector", "traj_ids"), ("collector", "mask")
 """Where TorchRL's collectors write to which episode a step belongs, and which steps are no padding."""
 FEW_ENDS = 20
@@ -98,7 +102,8 @@ def data_from_transitions(transitions: TensorDictBase, bound: BoundSchema, signa
 
     Args:
         transitions: ``observation``, ``action``, and under ``next`` ``observation``, ``reward``, ``terminated``, as
-            TorchRL's collectors give them; of any batch shape whose last axis is time. Optionally ``is_init`` or
+            TorchRL's collectors give them; of any batch shape whose last axis is time. Observations of several parts
+            stand under ``("observation", key)``, or those of a Dict under its keys. Optionally ``is_init`` or
             ``step_count``, which mark where episodes start, ``episode`` or ``("collector", "traj_ids")``, which number
             them, and ``("collector", "mask")``, which marks steps that are no padding. What of these is missing
             is inferred from the ends of episodes and from steps that do not follow one another.
@@ -109,7 +114,10 @@ def data_from_transitions(transitions: TensorDictBase, bound: BoundSchema, signa
         DataError: A missing key, an empty batch, shapes that do not fit the spaces, or values that are not finite.
     """
     found = set(transitions.keys(True))
-    missing = [key for key in REQUIRED if key not in found]
+    space, nested = signature.observation_space, is_nested(transitions, signature.observation_space)
+    seen: list[Any] = observation_keys(space, nested)
+    after = [("next", *((key,) if isinstance(key, str) else key)) for key in seen]
+    missing = [k for k in (*seen, "action", *after, ("next", "reward"), ("next", "terminated")) if k not in found]
     if missing:
         there = sorted(map(str, transitions.keys(True, True)))
         raise DataError(f"The transitions lack {missing}; they have {there}.{_hint(missing, found)}")
@@ -124,11 +132,14 @@ def data_from_transitions(transitions: TensorDictBase, bound: BoundSchema, signa
     values = torch.zeros(steps, bound.layout.num_positions)
     next_values = torch.zeros_like(values)
     observation, action, reward, terminated = (
-        bound[path].indices() for path in (OBSERVATION, ACTION, REWARD, TERMINATED)
+        bound.indices(paths)
+        for paths in (signature.observation_fields, signature.action_fields, [REWARD], [TERMINATED])
     )
-    values[:, observation] = _flatten(flat["observation"], signature.observation_space, "observation")
-    values[:, action] = next_values[:, action] = _flatten(flat["action"], signature.action_space, "action")
-    next_values[:, observation] = _flatten(flat["next", "observation"], signature.observation_space, "next observation")
+    values[:, observation] = flat_values(space, observation_in(flat, space, nested), "observation").float()
+    values[:, action] = flat_values(signature.action_space, flat["action"], "action").float()
+    next_values[:, action] = values[:, action]
+    following = observation_in(flat["next"], space, nested)
+    next_values[:, observation] = flat_values(space, following, "next observation").float()
     next_values[:, reward] = flat["next", "reward"].reshape(steps, 1).float()
     next_values[:, terminated] = flat["next", "terminated"].reshape(steps, 1).float()
     for name, table in (("current", values), ("next", next_values)):
@@ -275,25 +286,26 @@ def _minari_episode(number: int, episode: Any, source: str) -> TensorDict:
             f"Element {number} of the {source} is no episode but a {type(episode).__name__}. Of TorchRL's collectors "
             "give what they yield: a TensorDict, a list of them, or a replay buffer."
         )
-    for what in ("observations", "actions"):
-        if isinstance(getattr(episode, what), (dict, tuple)):
-            raise DataError(
-                f"Episode {number} has {what} of several parts (a {type(getattr(episode, what)).__name__}); "
-                "a canvas takes one array of them. Flatten them first."
-            )
-    length = len(episode.actions)
-    observations = torch.as_tensor(np.asarray(episode.observations))
-    if len(observations) != length + 1:
+    if isinstance(episode.actions, (dict, tuple)):
         raise DataError(
-            f"Episode {number} has {length} actions and {len(observations)} observations; expected {length + 1}."
+            f"Episode {number} has actions of several parts (a {type(episode.actions).__name__}); a canvas takes one "
+            "array of them. Flatten them first."
         )
+    length, given = len(episode.actions), episode.observations
+    parts = given if isinstance(given, (dict, tuple)) else np.asarray(given)
+    observations = tree_map(lambda part: torch.as_tensor(np.asarray(part)), parts)
+    for part in tree_leaves(observations):
+        if len(part) != length + 1:
+            raise DataError(
+                f"Episode {number} has {length} actions and {len(part)} observations; expected {length + 1}."
+            )
     following = {
-        "observation": observations[1:],
+        "observation": as_entry(tree_map(lambda part: part[1:], observations)),
         "reward": torch.as_tensor(np.asarray(episode.rewards, np.float32)),
         "terminated": torch.as_tensor(np.asarray(episode.terminations, bool)),
     }
     steps = {
-        "observation": observations[:-1],
+        "observation": as_entry(tree_map(lambda part: part[:-1], observations)),
         "action": torch.as_tensor(np.asarray(episode.actions)),
         "is_init": torch.arange(length) == 0,
         "episode": torch.full((length,), number),
@@ -301,18 +313,44 @@ def _minari_episode(number: int, episode: Any, source: str) -> TensorDict:
     return TensorDict({**steps, "next": following}, batch_size=[length])
 
 
-def _flatten(batch: Tensor, space: Box | Discrete | Any, name: str) -> Tensor:
-    """``(M, positions)`` float32 of a batch of a space's elements."""
-    size, steps = space_size(space), batch.shape[0]
-    if isinstance(space, Discrete):
-        if batch.numel() == steps * int(space.n) and int(space.n) > 1 and batch.dim() == 2:
-            batch = batch.to(torch.int64).argmax(-1)  # one-hot, as TorchRL writes classes
-            return batch.reshape(steps, 1).float()
-        index = batch.double() - int(space.start)
-        bad = (index < 0) | (index >= int(space.n)) | (index != index.floor())
-        if bool(bad.any()):
-            raise DataError(f"Each {name} must be a class index of {space}, got {batch[bad][0].item()}.")
-        batch = index
+def flat_values(space: gym.Space, batch: Tree, name: str) -> Tensor:
+    """A batch ``(M, ...)`` of a space's elements as ``(M, positions)`` float64, classes counted from 0.
+
+    Args:
+        space: The space.
+        batch: Tensors or arrays in its structure; classes also as one-hot vectors, as TorchRL writes them.
+        name: What they are, for the errors.
+
+    Raises:
+        DataError: Another shape, or no classes of the space.
+    """
+    columns: list[Tensor] = []
+
+    def flatten(path: Path, leaf: gym.Space, part: Any) -> None:
+        columns.append(_flatten(leaf, part, dotted(name, *path)))
+
+    map_leaves(flatten, space, batch)
+    return torch.cat(columns, 1)
+
+
+def _flatten(leaf: gym.Space, part: Any, name: str) -> Tensor:
+    if not isinstance(part, (Tensor, np.ndarray)):
+        raise DataError(f"Each {name} must be one tensor ({leaf}), got a {type(part).__name__} of several.")
+    batch, size, classes = torch.as_tensor(part), math.prod(leaf.shape or ()), classes_of(leaf)
+    steps = batch.shape[0]
+    if classes is not None and not isinstance(leaf, MultiBinary):
+        counts = classes[0].ravel().tolist()
+        if batch.dim() == 2 and size < batch.shape[1] == sum(counts):
+            hot = batch.to(torch.int64).split(counts, 1)
+            return torch.stack([one.argmax(1) for one in hot], 1).double()
     if batch.numel() != steps * size:
-        raise DataError(f"Each {name} must have {size} numbers ({space}), got shape {tuple(batch.shape[1:])}.")
-    return batch.reshape(steps, size).float()
+        raise DataError(f"Each {name} must have {size} numbers ({leaf}), got shape {tuple(batch.shape[1:])}.")
+    batch = batch.reshape(steps, size).double()
+    if classes is None:
+        return batch
+    count, first = (torch.from_numpy(array.reshape(1, size)) for array in classes)
+    index = batch - first
+    bad = (index < 0) | (index >= count) | (index != index.floor())
+    if bool(bad.any()):
+        raise DataError(f"Each {name} must be a class index of {leaf}, got {batch[bad][0].item()}.")
+    return index

@@ -8,14 +8,21 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
+import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium.spaces import Discrete
 from tensordict import TensorDict
+from torch import Tensor
 
 from wm_vec.canvas import EnvSignature
-from wm_vec.canvas.signature import OBSERVATION
+from wm_vec.canvas.signature import RealEnv, position_names
+from wm_vec.compat import tree_map
 from wm_vec.core import AutoresetMode, Engine, spawn_seeds
+from wm_vec.core.trees import Tree, observation_in
+from wm_vec.spaces import Path, classes_of, leaves, map_leaves
 from wm_vec.train.collect import Policy, RandomPolicy, collect_transitions
+from wm_vec.train.data import flat_values
 from wm_vec.train.distribution_metrics import (
     N_SAMPLES,
     class_metrics,
@@ -53,7 +60,7 @@ class EvaluationError(ValueError):
 
 def evaluate_world(
     world: Any,
-    env_id: str,
+    env: RealEnv,
     *,
     policies: Mapping[str, Policy] | None = None,
     n_transitions: int = 10_000,
@@ -72,14 +79,14 @@ def evaluate_world(
 
     Args:
         world: A `WorldModel` that was learned from the environment, or whatever has its `signature` and `to_engine`.
-        env_id: Its Gymnasium id.
+        env: Its Gymnasium id, an env, of which copies are run, or a callable that makes one.
         policies: Further policies by name; each takes a batch of observations, as in `collect_transitions`.
         n_transitions: Held-out transitions for the one-step metrics; as many again for the linear baseline and to
             know what can happen.
         n_starts: Episodes of the open-loop errors and of the returns.
         horizon: Steps of the open loop.
         n_denoise_steps: K; None for the world's own.
-        env_kwargs: Keyword arguments of the environment.
+        env_kwargs: Keyword arguments of the id or the callable.
         seed: Seeds everything: the same seed gives the same numbers. No episode is one that
             ``collect_transitions(seed=...)`` gives for training.
         progress: Called with what is about to be done.
@@ -94,17 +101,17 @@ def evaluate_world(
     if policies and "random" in policies:
         raise ValueError("evaluate_world: 'random' is always evaluated; give your policy another name.")
     started = time.perf_counter()
-    real = EnvSignature.of_env(env_id, env_kwargs)
+    real = EnvSignature.of_env(env, env_kwargs)
     _require_same_spaces(world.signature, real)
     settings = {"max_episode_steps": real.max_episode_steps, "n_denoise_steps": n_denoise_steps}
     engine = partial(world.to_engine, **settings, autoreset_mode=AutoresetMode.DISABLED)
     say = progress or (lambda _: None)
-    evaluation = _Evaluation(engine, env_id, dict(env_kwargs or {}), real, n_transitions, n_starts, horizon, say)
+    evaluation = _Evaluation(engine, env, dict(env_kwargs or {}), real, n_transitions, n_starts, horizon, say)
     everyone: dict[str, Policy | None] = {"random": None, **(policies or {})}
     seeds = spawn_seeds(SEED_SALT + seed, len(everyone))
     reports = {name: evaluation.of_policy(name, everyone[name], s) for name, s in zip(everyone, seeds, strict=True)}
     k = getattr(evaluation.imagination.engine.dynamics, "n_denoise_steps", None)
-    return EvaluationReport(env_id, k, seed, time.perf_counter() - started, reports)
+    return EvaluationReport(real.env_id or "environment", k, seed, time.perf_counter() - started, reports)
 
 
 class _Steps(NamedTuple):
@@ -122,7 +129,7 @@ class _Evaluation:
     """The settings of an evaluation, and what it measures under one policy."""
 
     engine: Callable[[int], Engine]
-    env_id: str
+    env: RealEnv
     env_kwargs: Mapping[str, Any]
     real: EnvSignature
     n_transitions: int
@@ -132,13 +139,10 @@ class _Evaluation:
 
     def __post_init__(self) -> None:
         self.imagination = Imagination(self.engine(1))
-        fields = [f for f in self.real.schema(32).bound_fields() if f.path.split(".")[0] == OBSERVATION]
-        self.names = [
-            f.path if f.num_positions == 1 else f"{f.path}[{i}]" for f in fields for i in range(f.num_positions)
-        ]
-        if self.env_id in GROUND_TRUTH:
-            self.names = list(GROUND_TRUTH[self.env_id].names)
-        self.classes = np.array([f.spec.num_classes is not None for f in fields for _ in range(f.num_positions)])
+        known = GROUND_TRUTH.get(self.env) if isinstance(self.env, str) else None
+        fields = self.real.observation_fields
+        self.names = list(known.names) if known else position_names(fields)
+        self.classes = np.array([f.num_classes is not None for f in fields.values() for _ in range(f.num_positions)])
 
     def of_policy(self, name: str, policy: Policy | None, seed: int) -> PolicyReport:
         """Everything under one policy."""
@@ -146,18 +150,18 @@ class _Evaluation:
         self.say(f"{name}: single steps")
         actions: Policy | RandomPolicy = "random" if policy is None else policy
         held_out, fit = (
-            collect_transitions(self.env_id, self.n_transitions, actions, seed=s, env_kwargs=self.env_kwargs)
+            collect_transitions(self.env, self.n_transitions, actions, seed=s, env_kwargs=self.env_kwargs)
             for s in (held_out_seed, fit_seed)
         )
         one_step, moved, guessed = self._one_step(held_out, fit, noise_seed)
         effects = None
-        if self.env_id in GROUND_TRUTH:
+        if isinstance(self.env, str) and self.env in GROUND_TRUTH:
             self.say(f"{name}: effects of actions")
-            effects = self._effects(held_out, noise_seed)
+            effects = self._effects(self.env, held_out, noise_seed)
         self.say(f"{name}: whole episodes in the real environment")
         cap = self.real.max_episode_steps or max(EPISODE_CAP, self.horizon)
         options: dict[str, Any] = {"keep": self.horizon, "seed": episode_seed, "env_kwargs": self.env_kwargs}
-        real = real_episodes(self.env_id, self.n_starts, policy, max_steps=cap, **options)
+        real = real_episodes(self.env, self.n_starts, policy, max_steps=cap, **options)
         self.say(f"{name}: open loop")
         open_loop, real_paths, imagined_paths = self._open_loop(real, held_out, noise_seed)
         self.say(f"{name}: whole imagined episodes")
@@ -180,12 +184,14 @@ class _Evaluation:
         """Metrics, and the real and imagined residuals ``(n, D)``."""
         real, others = self._steps(held_out), self._steps(fit)
         known = _Steps(*(np.concatenate(both) for both in zip(real, others, strict=True)))
-        observation, action = held_out["observation"].numpy(), held_out["action"].numpy()
+        observation = observation_in(held_out, self.real.observation_space, nested=True)
+        action = held_out["action"].numpy()
         once = self.imagination.steps(observation, action[None], seed)
         guess = _Steps(real.now, real.action, self._flat(once.observation), once.reward[0], once.terminated[0])
         chosen, weight = _strata(real.ended | guess.ended, self.n_transitions // SAMPLED_PART + 1, seed)
         again, shape = np.tile(chosen, N_SAMPLES), (N_SAMPLES, len(chosen))
-        drawn = self.imagination.steps(observation[again], action[again][None], seed + self.n_transitions)
+        starts = tree_map(lambda part: part[again], observation)
+        drawn = self.imagination.steps(starts, action[again][None], seed + self.n_transitions)
         samples, paid = self._flat(drawn.observation).reshape(*shape, -1), drawn.reward.reshape(shape)
 
         numbers, classes = (
@@ -227,11 +233,11 @@ class _Evaluation:
         return metrics, moved, guess.after - real.now
 
     def _steps(self, data: TensorDict) -> _Steps:
-        action, following = data["action"].numpy(), data["next"]
+        action, following, space = data["action"].numpy(), data["next"], self.real.observation_space
         return _Steps(
-            self._flat(data["observation"].numpy()),
+            self._flat(observation_in(data, space, nested=True)),
             action.reshape(len(action), -1),
-            self._flat(following["observation"].numpy()),
+            self._flat(observation_in(following, space, nested=True)),
             following["reward"][:, 0].numpy().astype(np.float64),
             following["terminated"][:, 0].numpy(),
         )
@@ -240,12 +246,15 @@ class _Evaluation:
         self, episodes: Episodes, held_out: TensorDict, seed: int
     ) -> tuple[OpenLoopMetrics, np.ndarray, np.ndarray]:
         """Metrics, and a few real and imagined paths ``(H + 1, k, D)``."""
-        observation, action, following, alive = (np.stack(column) for column in zip(*episodes.steps, strict=True))
-        imagined = self.imagination.steps(observation[0], action, seed).observation
+        first = episodes.steps[0][0]
+        _, action, following, alive = (
+            tree_map(lambda *parts: np.stack(parts), *column) for column in zip(*episodes.steps, strict=True)
+        )
+        imagined = self.imagination.steps(first, action, seed).observation
         shape = -1, self.n_starts, len(self.names)
-        start, after, guess = (self._flat(x).reshape(shape) for x in (observation[0], following, imagined))
+        start, after, guess = (self._flat(x).reshape(shape) for x in (first, following, imagined))
         real = np.concatenate([start, after])
-        data = self._flat(held_out["next", "observation"].numpy())
+        data = self._flat(observation_in(held_out["next"], self.real.observation_space, nested=True))
         std = data.std(0)
         std = np.where(std > CONSTANT * np.abs(data).max(0), std, 0.0)
         # The longest ones, since most is to be seen there.
@@ -254,17 +263,17 @@ class _Evaluation:
         paths = [np.concatenate([start[:, shown], np.where(gone, np.nan, x[:, shown])]) for x in (after, guess)]
         return open_loop_metrics(self.names, real, guess, alive, std, self.classes), paths[0], paths[1]
 
-    def _effects(self, held_out: TensorDict, seed: int) -> list[EffectMetrics]:
+    def _effects(self, env_id: str, held_out: TensorDict, seed: int) -> list[EffectMetrics]:
         """From the same states and with the same noise, how the next state differs between two actions."""
         states = held_out["observation"].numpy()[_spread(self.n_transitions, EFFECT_STATES)]
-        moved = self._flat((held_out["next", "observation"] - held_out["observation"]).numpy())
+        moved = self._flat(held_out["next", "observation"] - held_out["observation"])
         space: Any = self.real.action_space
         if isinstance(space, Discrete):
             actions = list(np.arange(space.start, space.start + space.n))
             labels = [str(a) for a in actions]
         else:
             actions, labels = [space.low, space.high], ["low", "high"]
-        real = true_next_observations(self.env_id, self.env_kwargs, states, actions)
+        real = true_next_observations(env_id, self.env_kwargs, states, actions)
         imagined = []
         for action in actions:
             batch = np.broadcast_to(action, (1, len(states), *np.shape(action))).copy()
@@ -275,9 +284,14 @@ class _Evaluation:
             metrics += effect_metrics(compared, self.names, other - real[0], guess - imagined[0], moved.std(0))
         return metrics
 
-    def _flat(self, observation: np.ndarray) -> np.ndarray:
-        """``(n, D)`` float64; classes stay the whole numbers they are."""
-        return observation.reshape(-1, len(self.names)).astype(np.float64)
+    def _flat(self, observation: Tree) -> np.ndarray:
+        """``(n, D)`` float64 of any batch of observations; classes count from 0."""
+
+        def one_batch(_: Path, leaf: gym.Space, part: Any) -> Tensor:
+            return torch.as_tensor(part).reshape(-1, *(leaf.shape or ()))
+
+        space = self.real.observation_space
+        return flat_values(space, map_leaves(one_batch, space, observation), "observation").numpy()
 
 
 def _strata(ended: np.ndarray, most: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -302,11 +316,16 @@ def _require_same_spaces(world: EnvSignature | None, real: EnvSignature) -> None
         )
     for role in ("observation_space", "action_space"):
         mine, theirs = getattr(world, role), getattr(real, role)
-        same = type(mine) is type(theirs) and mine.shape == theirs.shape
-        if isinstance(mine, Discrete) and same:
-            same = (mine.n, mine.start) == (theirs.n, theirs.start)
+        same = _form(mine) == _form(theirs)
         if not same:
             raise EvaluationError(
                 f"The world ({world.env_id or 'unnamed'}) has the {role.replace('_', ' ')} {mine}, "
                 f"{real.env_id} has {theirs}. Evaluate it against the environment that it was learned from."
             )
+
+
+def _form(space: gym.Space) -> dict[Path, tuple[Any, ...]]:
+    """What two spaces must have in common: everything but the bounds of numbers."""
+    counted = {path: classes_of(leaf) for path, leaf in leaves(space)}
+    classes = {path: None if found is None else np.stack(found).tolist() for path, found in counted.items()}
+    return {path: (type(leaf), leaf.shape, classes[path]) for path, leaf in leaves(space)}

@@ -22,7 +22,7 @@ from wm_vec import WorldModel
 from wm_vec.adapters import TorchRLDynamics
 from wm_vec.envs import TorchRLEnv, WorldModelVectorEnv
 
-CLASSES = ("discrete", "classes", "cartpole", "worded", "painter", "board", "torchrl heads")
+CLASSES = ("discrete", "classes", "cartpole", "worded", "painter", "board", "torchrl heads", "hand")
 """Kinds whose actions can be one-hot."""
 
 
@@ -177,6 +177,8 @@ KINDS = [
     Kind("steered", makers.steered_vector),
     Kind("market", makers.market_vector),
     Kind("worded", fields_of_cartpole),
+    Kind("hand", partial(makers.vector_of_parts, "hand")),
+    Kind("camera", partial(makers.vector_of_parts, "camera")),
     *[Kind(name, partial(plane, name)) for name in ACTIONS],
     Kind("latent", partial(models.vector_env, "latent")),
     Kind("vmapped", partial(models.vector_env, "vmapped")),

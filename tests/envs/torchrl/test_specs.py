@@ -8,7 +8,6 @@ import torch
 from tensordict import TensorDictBase
 from torchrl.envs.utils import check_env_specs
 
-from tests.envs import models
 from tests.envs.torchrl.kinds import BY_NAME, CLASSES, KINDS, one_point
 from wm_vec import WorldModel
 
@@ -36,23 +35,21 @@ def test_torchrls_checker_passes(kind, num_envs, options):
     check_env_specs(BY_NAME[kind].torchrl(num_envs, seed=0, **options), break_when_any_done="both")
 
 
-def test_tuple_observations_are_refused():
-    with pytest.raises(ValueError, match=r"no spec for observations of Tuple.* take a Dict instead of a Tuple"):
-        models.vector_env("game", 2).to_torchrl()
-
-
 # -- the same numbers ----------------------------------------------------------------------------------------------
 
 
 def entries(observation):
     """A Gymnasium observation as TorchRL's entries, by flat key."""
-    if isinstance(observation, torch.Tensor):
-        return {("observation",): observation}
-    return {
-        (name, *(() if isinstance(part, torch.Tensor) else key)): value
-        for name, part in observation.items()
-        for key, value in entries(part).items()
-    }
+    if not isinstance(observation, dict):
+        return entries({"observation": observation})
+    found = {}
+    for name, part in observation.items():
+        if isinstance(part, torch.Tensor):
+            found[name,] = part
+            continue
+        inner = part if isinstance(part, dict) else {str(place): one for place, one in enumerate(part)}
+        found.update({(name, *key): value for key, value in entries(inner).items()})
+    return found
 
 
 def assert_seen(td: TensorDictBase, observation, when: str):

@@ -13,8 +13,7 @@ from torch import Tensor
 from torchrl.envs import EnvBase
 
 from wm_vec.core import AutoresetMode, Engine, StepOutput
-from wm_vec.core.trees import Tree
-from wm_vec.envs.replay import observation_keys
+from wm_vec.core.trees import Tree, observation_keys
 from wm_vec.envs.torchrl.checks import check_device, check_observation, check_spaces_fit
 from wm_vec.envs.torchrl.resets import MaskedResets
 from wm_vec.envs.torchrl.specs import (

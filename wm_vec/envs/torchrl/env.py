@@ -18,8 +18,8 @@ from wm_vec.adapters.spaces import ActionCodec, check_spaces
 from wm_vec.compat import COMPILED_STEP, new_tensordict, set_entry
 from wm_vec.core import AutoresetMode, Dynamics, Engine, EngineConfig, EnvState, GivenStart, Perspective, StepOutput
 from wm_vec.core.config import EngineKeywords
-from wm_vec.core.trees import select_envs
-from wm_vec.envs.replay import observation_in, sampled_observations
+from wm_vec.core.trees import observation_in, select_envs
+from wm_vec.envs.replay import sampled_observations
 from wm_vec.envs.torchrl.base import EngineEnv
 from wm_vec.envs.torchrl.checks import ActionCheck, check_compilable, check_mask, not_done_in, read_state
 from wm_vec.envs.torchrl.resets import known_to_be_running

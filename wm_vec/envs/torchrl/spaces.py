@@ -9,7 +9,17 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
-from torchrl.data import Bounded, Categorical, OneHot, TensorSpec, Unbounded
+from torchrl.data import (
+    Binary,
+    Bounded,
+    Categorical,
+    Composite,
+    MultiCategorical,
+    MultiOneHot,
+    OneHot,
+    TensorSpec,
+    Unbounded,
+)
 from torchrl.envs import EnvBase, GymWrapper, TransformedEnv
 
 OBSERVATION, ACTION = "observation", "action"
@@ -26,8 +36,8 @@ def spaces_of(env: EnvBase) -> tuple[gym.Space, gym.Space]:
     """
     found = {}
     for role, composite in ((OBSERVATION, env.observation_spec_unbatched), (ACTION, env.full_action_spec_unbatched)):
-        keys = list(composite.keys(True, True))
-        if role not in keys:
+        if composite.get(role, None) is None:
+            keys = list(composite.keys(True, True))
             hint = (
                 " CatTensors joins several to one, RenameTransform gives it that name." if role == OBSERVATION else ""
             )
@@ -37,13 +47,20 @@ def spaces_of(env: EnvBase) -> tuple[gym.Space, gym.Space]:
 
 
 def space_of(spec: TensorSpec, role: str) -> gym.Space:
-    """A spec of one env's tensors as a Box or Discrete space, which a canvas takes; one-hot vectors are classes.
+    """A spec of one env's tensors as a space that a canvas takes; one-hot vectors are classes, entries parts of a Dict.
 
     Raises:
         ValueError: A spec of another kind.
     """
+    if isinstance(spec, Composite) and role == OBSERVATION:
+        return spaces.Dict([(key, space_of(part, role)) for key, part in spec.items()])
     if type(spec) in (Categorical, OneHot):  # others are made of these, with several parts
         return spaces.Discrete(int(spec.space.n))
+    if isinstance(spec, (MultiCategorical, MultiOneHot)) and len(spec.shape) == 1:
+        counts = spec.nvec.tolist() if isinstance(spec, MultiCategorical) else [box.n for box in spec.space.boxes]
+        return spaces.MultiDiscrete(counts)
+    if type(spec) is Binary and len(spec.shape) == 1:
+        return spaces.MultiBinary(spec.shape[0])
     if isinstance(spec, (Bounded, Unbounded)):
         dtype = torch.empty(0, dtype=spec.dtype).numpy().dtype
         if isinstance(spec, Bounded):
@@ -53,7 +70,7 @@ def space_of(spec: TensorSpec, role: str) -> gym.Space:
             return spaces.Box(-np.inf, np.inf, tuple(spec.shape), dtype.type)
     raise ValueError(
         f"The {role} spec is a {type(spec).__name__} of {spec.dtype}, shape {tuple(spec.shape)}; a world takes "
-        "bounded and unbounded numbers, Categorical and OneHot."
+        "bounded and unbounded numbers and classes, also several in one tensor."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -24,7 +25,8 @@ from torchrl.data import (
 
 from wm_vec.adapters.spaces import torch_dtype
 from wm_vec.core import Engine, EnvState
-from wm_vec.core.trees import Tree
+from wm_vec.core.trees import Tree, as_entry
+from wm_vec.spaces import map_leaves
 
 DONE_KEYS = ("done", "terminated", "truncated")
 OBSERVATION = "observation"
@@ -84,22 +86,27 @@ def observation_specs(space: gym.Space, num_envs: int, device: torch.device) -> 
     """The observations of B envs: under ``"observation"``, or under the keys of a Dict space.
 
     Args:
-        space: One env's observations; Dict spaces may nest.
+        space: One env's observations; Dict and Tuple spaces may nest, and the parts of a Tuple go by their places.
         num_envs: B.
         device: Where they live.
 
     Raises:
         ValueError: A space that TorchRL has no spec for.
     """
-    if isinstance(space, spaces.Dict):
-        parts = {key: _nested(part, num_envs, device) for key, part in space.spaces.items()}
-        return Composite(parts, shape=(num_envs,), device=device)
-    return Composite({OBSERVATION: _leaf(space, num_envs, device)}, shape=(num_envs,), device=device)
+    tree = map_leaves(lambda path, leaf: _leaf(leaf, num_envs, device), space)
+
+    def composite(entries: Any) -> Any:
+        if isinstance(entries, TensorSpec):
+            return entries
+        parts = entries.items() if isinstance(entries, dict) else enumerate(entries)
+        return Composite({str(k): composite(part) for k, part in parts}, shape=(num_envs,), device=device)
+
+    return composite(tree if isinstance(tree, dict) else {OBSERVATION: tree})
 
 
 def observation_entries(observation: Tree) -> dict[str, Any]:
     """An observation as the entries of a TensorDict, as `observation_specs` names them."""
-    return {OBSERVATION: observation} if isinstance(observation, Tensor) else dict(observation)
+    return as_entry(observation if isinstance(observation, Mapping) else {OBSERVATION: observation})
 
 
 def carried_state(state: EnvState) -> TensorDict:
@@ -183,20 +190,19 @@ def _like(example: TensorDictBase, num_envs: int, device: torch.device) -> Compo
     return Composite(entries, shape=(num_envs,), device=device)
 
 
-def _nested(space: gym.Space, num_envs: int, device: torch.device) -> TensorSpec:
-    if isinstance(space, spaces.Dict):
-        return observation_specs(space, num_envs, device)
-    return _leaf(space, num_envs, device)
-
-
 def _leaf(space: gym.Space, num_envs: int, device: torch.device) -> TensorSpec:
     if isinstance(space, spaces.Box):
         return _box(space, num_envs, device)
     if isinstance(space, spaces.Discrete) and int(space.start) == 0:
         return Categorical(int(space.n), shape=(num_envs,), device=device, dtype=torch_dtype(space))
+    dtype, flat = torch_dtype(space), len(space.shape or ()) == 1
+    if isinstance(space, spaces.MultiDiscrete) and flat and not space.start.any():
+        return MultiCategorical(space.nvec.tolist(), shape=(num_envs, *space.shape), device=device, dtype=dtype)
+    if isinstance(space, spaces.MultiBinary) and flat:
+        return Binary(space.shape[0], shape=(num_envs, *space.shape), device=device, dtype=dtype)
     if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
         return Unbounded((num_envs, *(space.shape or ())), device=device, dtype=torch_dtype(space))
-    raise ValueError(f"TorchRLEnv: there is no spec for observations of {space}; take a Dict instead of a Tuple.")
+    raise ValueError(f"TorchRLEnv: there is no spec for observations of {space}.")
 
 
 def _box(space: spaces.Box, num_envs: int, device: torch.device) -> TensorSpec:

@@ -13,7 +13,7 @@ from torchrl.data import Composite
 from wm_vec.compat import new_tensordict
 from wm_vec.core import CounterRNG, Engine, EnvState, GivenStart, spawn_seeds, step
 from wm_vec.core.resets import fork_state, restart, start
-from wm_vec.envs.replay import observation_in
+from wm_vec.core.trees import observation_in
 from wm_vec.envs.torchrl.base import EngineEnv
 from wm_vec.envs.torchrl.checks import ActionCheck, check_mask, not_done_in, read_state
 from wm_vec.envs.torchrl.resets import known_to_be_running
