@@ -38,18 +38,25 @@ def load_transitions(path: Path) -> TensorDict:
 def trained_world(env_id: str, data: Path, path: Path, seed: int, n_steps: int | None = None) -> WorldModel:
     """The world at `path`; trained first where there is no such file, with the defaults of the commit.
 
-    A file ``.json`` beside it says how long that took and how many gradient steps there were.
+    A run that was stopped goes on from its last checkpoint. A file ``.json`` beside the world says how long the rest
+    took and how many gradient steps there were.
     """
-    if path.exists():
+    if path.with_suffix(".json").exists():
         return WorldModel.load(path)
     world = WorldModel.from_env(env_id, seed=seed)
     started = time.perf_counter(), time.process_time()
     path.parent.mkdir(parents=True, exist_ok=True)
-    report = world.finetune(load_transitions(data), n_steps, config=TrainConfig(seed=seed))
-    seconds = {"seconds": time.perf_counter() - started[0], "cpu_seconds": time.process_time() - started[1]}
-    steps = {"steps": report.steps, "best_step": report.best_step, "held_out_loss": report.held_out_loss}
-    path.with_suffix(".json").write_text(json.dumps({**seconds, **steps}))
-    world.save(path)
+    files = {"resume_path": path.with_suffix(".resume"), "save_path": path}
+    report = world.finetune(load_transitions(data), n_steps, config=TrainConfig(seed=seed), **files)
+    result = {
+        "seconds": time.perf_counter() - started[0],
+        "cpu_seconds": time.process_time() - started[1],
+        "resumed_from": report.resumed_from,
+        "steps": report.steps,
+        "best_step": report.best_step,
+        "held_out_loss": report.held_out_loss,
+    }
+    path.with_suffix(".json").write_text(json.dumps(result))
     return world
 
 

@@ -185,13 +185,12 @@ def lunar_lander(subject: Subject) -> list[dict]:
     """Crashes and landings; and velocities where no leg touches the ground, before and after."""
     now, after = subject.held_out["observation"], subject.held_out["next_observation"]
     flying = (now[:, LEGS] == 0).all(1) & (after[:, LEGS] == 0).all(1) & ~subject.held_out["terminated"]
-    guess = subject.sample(flying).observation[0]
-    r2 = residual_r2(now[flying], after[flying], guess)
-    names = [f"residual R2 of the {name} velocity in flight" for name in VELOCITIES]
-    return [
-        *ends(subject, 0.7, 1.4, 0.4),
-        *(figure(name, r2[i]) for name, i in zip(names, VELOCITIES.values(), strict=True)),
+    guess, dimensions = subject.sample(flying).observation[0], list(VELOCITIES.values())
+    r2 = residual_r2(*(x[:, dimensions] for x in (now[flying], after[flying], guess)))
+    reported = [
+        figure(f"residual R2 of the {name} velocity in flight", r) for name, r in zip(VELOCITIES, r2, strict=True)
     ]
+    return [*ends(subject, 0.7, 1.4, 0.4), *reported]
 
 
 def acrobot(subject: Subject) -> list[dict]:
