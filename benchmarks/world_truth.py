@@ -38,7 +38,8 @@ from wm_vec import collect_transitions
 from wm_vec.cli.ppo import PPOConfig
 
 BASELINE = "1743b94"
-MODEL = ("kernels", "wm_vec/model", "wm_vec/canvas", *(f"wm_vec/train/{x}.py" for x in ("loop", "normalise", "data")))
+TRAINING = ("context_dropout", "data", "loop", "normalise")
+MODEL = ("kernels", "wm_vec/model", "wm_vec/canvas", *(f"wm_vec/train/{name}.py" for name in TRAINING))
 """What a trained world depends on."""
 HELD_OUT_SEED = 40_000
 
