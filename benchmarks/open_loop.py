@@ -46,7 +46,7 @@ def trained_world(env_id: str, data: Path, path: Path, seed: int, n_steps: int |
     world = WorldModel.from_env(env_id, seed=seed)
     started = time.perf_counter(), time.process_time()
     path.parent.mkdir(parents=True, exist_ok=True)
-    files = {"resume_path": path.with_suffix(".resume"), "save_path": path}
+    files: dict[str, Any] = {"resume_path": path.with_suffix(".resume"), "save_path": path}
     report = world.finetune(load_transitions(data), n_steps, config=TrainConfig(seed=seed), **files)
     result = {
         "seconds": time.perf_counter() - started[0],

@@ -131,7 +131,7 @@ def drift_figures(env_id: str, seeds: dict[int, dict[str, Any]]) -> list[dict]:
         for i, name in enumerate(names):
             now, before = ([run[side][key][i] for run in runs] for side in ("now", "before"))
             ratio = statistics.median(now) / statistics.median(before)
-            more = {"by_seed": now, "before": before}
+            more: dict[str, Any] = {"by_seed": now, "before": before}
             figures.append(figure(f"{key} / before, {name}", ratio, high=DRIFT_BAR, **more))
     return figures
 

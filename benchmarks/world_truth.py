@@ -178,7 +178,7 @@ def measured(name: str, seed: int, run: Run) -> dict[str, Any]:
     return result
 
 
-def kept_transitions(env_id: str, n: int, policy: str | None, seed: int, path: Path) -> Path:
+def kept_transitions(env_id: str, n: int, policy: Any, seed: int, path: Path) -> Path:
     """The file of real steps under random actions; None has every second env repeat its actions."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -285,7 +285,9 @@ def main() -> None:
     if "cost" in args.only:  # alone on the machine
         figures = cost(trees, 0.5 if args.tiny else 10.0)
         write("cost", {"env": "CartPole-v1, bundled", "commit": run.commit, "figures": figures})
-    jobs, done, failed = {}, {}, []
+    jobs: dict[Any, tuple[str, int]] = {}
+    done: dict[str, dict[int, Any]] = {}
+    failed = []
     with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
         for name in (name for name in args.only if name != "cost"):
             if (why := missing(CASES[name].env_id)) is not None:
