@@ -6,6 +6,7 @@ Run: ``python -m benchmarks.report``.
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ measured on; `python -m benchmarks.report` writes the page from them. No GPU was
 def page() -> str:
     """The whole page."""
     speed = throughput(), torchrl(), adapters(), training_loops()
-    sections = *speed, worlds(), turns(), torchrl_turns(), dreamer(), others()
-    return "\n".join([INTRO, *sections]).rstrip() + "\n"
+    sections = *speed, worlds(), truth(), turns(), torchrl_turns(), dreamer(), others()
+    return "\n".join([INTRO, *filter(None, sections)]).rstrip() + "\n"
 
 
 def throughput() -> str:
@@ -136,6 +137,41 @@ def worlds() -> str:
     return "\n".join(lines) + "\n"
 
 
+def truth() -> str:
+    """What worlds of stochastic, discrete and rare things are held to; nothing until it was measured."""
+    if not (RESULTS / "world_truth.json").exists():
+        return ""
+    result = _read("world_truth")
+    lines = [
+        "## What worlds are held to\n",
+        "Each world learns from 30,000 real steps of random actions with the defaults of `wm-vec train`; then imagined",
+        "steps, from held-out states under the same actions, and whole episodes stand beside real ones. K counts the",
+        f'passes of the network. "Before" is commit {result["baseline"]}, trained on the same data in the same run.',
+        "Drift is the error of an open loop, in standard deviations, its median over the rollouts; of three seeds, the",
+        "medians are compared, and the worst R2 counts. A policy learns in its world alone.",
+        "`python -m benchmarks.world_truth`.\n",
+        _where(result["machine"]) + "\n",
+        "| world | figure | K | value | before or real | must | met |",
+        "| --- | --- | ---: | ---: | ---: | --- | --- |",
+    ]
+    met = {None: "", True: "yes", False: "no"}
+    for name, entry in result["worlds"].items():
+        for row in entry["figures"]:
+            other = row.get("before", row.get("real"))
+            other = number(statistics.median(other) if isinstance(other, list) else other)
+            cells = name, row["figure"], row.get("k", ""), number(row["value"]), other, bar(row), met[row["met"]]
+            lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def bar(row: dict[str, Any]) -> str:
+    """What a figure of world_truth.json must be, in words."""
+    low, high = (None if row[key] is None else f"{row[key]:.4g}" for key in ("at_least", "at_most"))
+    if low and high:
+        return f"{low} to {high}"
+    return f"at least {low}" if low else f"at most {high}" if high else ""
+
+
 def turns() -> str:
     """Policies trained in imagination alone, by seed."""
     result = _read("imagination_turns")
@@ -239,7 +275,7 @@ def _one_step(policy: dict[str, Any]) -> list[str]:
         for dimension, errors in zip(step["dimensions"], drift["error"], strict=True):
             figures = [dimension["r2"], dimension["skill_persistence"], dimension["skill_linear"]]
             figures += [errors[k - 1] for k in at]
-            lines.append(f"| {dimension['name']} | " + " | ".join(map(_number, figures)) + " |")
+            lines.append(f"| {dimension['name']} | " + " | ".join(map(number, figures)) + " |")
         lines.append("")
     end = step["termination"]
     lines.append(
@@ -263,7 +299,8 @@ def _share(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f} %"
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Four decimals, or two digits of what is smaller; a dash for None."""
     if value is None:
         return "-"
     return f"{value:.4f}" if abs(value) >= 0.001 or value == 0 else f"{value:.1e}"
