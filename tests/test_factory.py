@@ -70,7 +70,7 @@ def test_unknown_names_and_missing_spaces_are_errors():
         ValueError,
         match=r"neither a bundled world \(CartPole-v1, Pendulum-v1, FrozenLake-v1, Acrobot-v1\).*backend='gym'",
     ):
-        wm_vec.make_env("Acrobot-v1")
+        wm_vec.make_env("MountainCar-v0")
     with pytest.raises(TypeError, match="observation_space and action_space"):
         wm_vec.make_env(halve)
     with pytest.raises(TypeError, match="registered id"):

@@ -76,6 +76,18 @@ def test_continuous_actions_have_the_space_s_shape(pendulum):
     assert not torch.equal(policy(observation), before)
 
 
+@pytest.mark.filterwarnings("ignore:This world is untrained")
+def test_observations_of_double_precision_are_taken():
+    signature = EnvSignature(Box(-1, 1, (3,), np.float64), Box(-1, 1, (2,), np.float64))
+    world = WorldModel.from_signature(signature)
+    env = world.to_vector_env(4, max_episode_steps=5, seed=0)
+    observation, _ = env.reset()
+    policy = Policy(world)
+    assert observation.dtype == torch.float64
+    assert policy(observation).shape == (4, 2)
+    train_policy(policy, env, PPOConfig(total_steps=64, rollout_steps=16, minibatch_size=32))
+
+
 def exact_lake(num_envs):
     """The real FrozenLake-v1's own table of transitions as tensors: what a perfect world of it would be."""
     table = gym.make("FrozenLake-v1").unwrapped.P

@@ -80,7 +80,12 @@ class Policy(nn.Module):
             raise ValueError(f"Policy: a Box of one axis or Discrete to observe, and to act; got {spaces}.")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            features, inputs = _features(world, spaces[0])
+            if isinstance(spaces[0], Discrete):
+                features: nn.Module = OneHot(spaces[0])
+                inputs = int(spaces[0].n)
+            else:
+                codec, index = world.model.codec, world.bound["observation"].indices()
+                features, inputs = Standardise(codec.mean[index], codec.std[index]), len(index)
             if isinstance(spaces[1], Discrete):
                 kind, keys = Categorical, ["logits"]
                 head: nn.Module = mlp(inputs, int(spaces[1].n), 0.01)
@@ -119,15 +124,20 @@ class OneHot(nn.Module):
         return (observation.unsqueeze(-1) == self.classes).float()
 
 
-def _features(world: WorldModel, space: Box | Discrete) -> tuple[nn.Module, int]:
-    """What turns observations into a network's inputs, and how many these are."""
-    if isinstance(space, Discrete):
-        return OneHot(space), int(space.n)
-    codec, index = world.model.codec, world.bound["observation"].indices()
-    standardise = nn.Linear(len(index), len(index)).requires_grad_(False)
-    standardise.weight.copy_(torch.diag(1 / codec.std[index]))
-    standardise.bias.copy_(-codec.mean[index] / codec.std[index])
-    return standardise, len(index)
+class Standardise(nn.Module):
+    """Numbers ``(..., n)`` of any dtype less `mean`, over `std` ``(n,)``, as float32."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean.clone())
+        self.register_buffer("std", std.clone())
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """About normal, where the data were."""
+        return ((observation - self.mean) / self.std).float()
 
 
 def mlp(inputs: int, outputs: int, gain: float) -> MLP:
