@@ -19,9 +19,10 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from benchmarks.balancing import Balancing
 from benchmarks.open_loop import imagined_paths
-from benchmarks.random_actions import Balancing, RandomActions
 from benchmarks.truth_figures import Subject, figure, residual_r2
+from wm_vec.train.collect import RandomActions
 from wm_vec.train.episodes import real_episodes
 from wm_vec.train.ground_truth import GROUND_TRUTH
 

@@ -15,10 +15,10 @@ import numpy as np
 from safetensors.torch import load_file, save_file
 
 from benchmarks.open_loop import imagination
-from benchmarks.random_actions import RandomActions
 from tests.stochastic_envs import Bimodal
 from wm_vec import WorldModel
 from wm_vec.cli.ppo import Policy, PPOConfig, train_policy
+from wm_vec.train.collect import RandomActions
 from wm_vec.train.episodes import Episodes, ImaginedSteps, imagined_episodes, real_episodes
 from wm_vec.train.rollout_metrics import ks_statistic
 

@@ -30,7 +30,6 @@ from safetensors.torch import load_file
 import benchmarks.truth_figures as measure
 from benchmarks.machine import machine
 from benchmarks.open_loop import load_transitions, save_transitions, trained_world
-from benchmarks.random_actions import RandomActions
 from benchmarks.report import RESULTS, bar, number
 from benchmarks.truth_drift import ROOT, at_commit, checked_out, compare, cost, drift_figures, starts
 from benchmarks.truth_figures import Subject, figure
@@ -182,9 +181,7 @@ def kept_transitions(env_id: str, n: int, policy: Any, seed: int, path: Path) ->
     """The file of real steps under random actions; None has every second env repeat its actions."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        env = gym.make(env_id)
-        actions = RandomActions(env.action_space, min(n, 16), seed, policy)
-        save_transitions(collect_transitions(env_id, n, actions, seed=seed), path)
+        save_transitions(collect_transitions(env_id, n, policy, seed=seed), path)
     return path
 
 

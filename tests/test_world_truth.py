@@ -5,9 +5,9 @@ from functools import cache
 import gymnasium as gym
 import numpy as np
 import pytest
+from benchmarks.random_actions import RandomActions
 
 import benchmarks.truth_figures as measure
-from benchmarks.random_actions import RandomActions
 from benchmarks.report import bar
 from benchmarks.truth_drift import drift_figures, quality
 from tests.stochastic_envs import CoinReward
