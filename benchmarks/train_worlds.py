@@ -54,7 +54,9 @@ RECIPES = {
         PPOConfig(total_steps=200_000, gamma=0.95, entropy_coeff=0.0, num_epochs=10, minibatch_size=1024),
         num_envs=256,
     ),
-    "FrozenLake-v1": WorldRecipe(60_000, 3000, PPOConfig(total_steps=600_000), turns=0),
+    "FrozenLake-v1": WorldRecipe(
+        60_000, 3000, PPOConfig(total_steps=300_000, entropy_coeff=0.02), turns=0, num_envs=128
+    ),
     "Acrobot-v1": WorldRecipe(60_000, 5000, PPOConfig(total_steps=300_000), actions="sticky", turns=1),
 }
 
