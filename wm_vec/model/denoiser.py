@@ -88,7 +88,7 @@ class Denoiser(nn.Module):
         Args:
             codec: Says what is a number and what a class.
             num_passes: K.
-            told: Factor ``(N, 1)`` on what a drawn class tells the others.
+            told: Factor ``(N,)`` on what a drawn class tells the others.
         """
         heads = [self.head(codec, c) for c in codec.classes]
         first, late = tuple(heads[: codec.num_first]), tuple(heads[codec.num_first :])
@@ -104,7 +104,7 @@ class Denoiser(nn.Module):
             head_weight=self.head_weight,
             head_bias=self.head_bias,
             draws=draws,
-            class_positions=torch.tensor([head.position for head in heads], device=codec.mean.device),
+            class_positions=torch.tensor([h.position for h in heads], dtype=torch.int64, device=codec.mean.device),
             num_heads=self.num_heads,
         )
 

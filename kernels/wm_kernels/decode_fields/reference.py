@@ -18,7 +18,8 @@ def decode_fields_reference(
     Args:
         sample: ``(B, N)`` float.
         values: ``(B, N)`` float, the current values in their own units.
-        base, shift, scale: ``(M, N)`` float with M = B or 1.
+        base: ``(M, N)`` float with M = B or 1.
+        shift, scale: ``(S, N)`` float with S = B or 1.
         low, high: ``(N,)`` float, bounds in the fields' own units; infinite where there are none.
 
     Returns:
