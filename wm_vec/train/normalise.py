@@ -77,16 +77,18 @@ def _fit_classes(codec: FieldCodec, data: WorldData, keep_fitted: bool) -> None:
             continue
         columns = ((data.values, data.known), (data.next_values, data.next_known), (data.starts, data.starts_known))
         found = torch.cat([table[:, at][known[:, at]] for table, known in columns])
-        values, held = found.unique(), codec.class_value[first : first + counts[at]].cpu()
         if room[at] == 0:
-            seen = torch.bincount(values.long(), minlength=counts[at])[: counts[at]] > 0
+            seen = torch.bincount(found.long(), minlength=counts[at])[: counts[at]] > 0
             rows = codec.class_seen[first : first + counts[at]]
             rows.copy_((seen.to(rows.device) | (rows & keep_fitted)) if bool(seen.any()) else rows)
         elif keep_fitted and counts[at] == 0:
             continue  # numbers stay numbers
         else:
-            values = torch.cat((held, values[~torch.isin(values, held)])) if keep_fitted else values
-            fits = len(values) <= room[at] and len(found) >= STEPS_PER_VALUE * len(values)
+            held = codec.class_value[first : first + (counts[at] if keep_fitted else 0)].cpu()
+            values = found.to(held).unique()
+            new = values[~torch.isin(values, held)]
+            values = torch.cat((held, new))
+            fits = len(values) <= room[at] and len(found) >= STEPS_PER_VALUE * len(new)
             least = 2 if codec.is_input[at] else 1
             counts[at] = len(values) if fits and len(values) >= least else 0
             codec.class_value[first : first + counts[at]] = values[: counts[at]].to(codec.class_value)
