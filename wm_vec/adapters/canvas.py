@@ -133,7 +133,8 @@ class CanvasDynamics(Dynamics):
 
     def _check_values(self, values: Tensor) -> None:
         """Refuse values ``(M, N)`` that no state can hold; reads the host."""
-        classes = self.model.codec.num_classes
+        codec = self.model.codec  # where there is a table of values, the nearest one counts
+        classes = codec.num_classes * (torch.tensor(codec.max_values, device=self.device) == 0)
         no_class = (classes > 0) & ((values < 0) | (values >= classes) | (values != values.round()))
         wrong = torch.isinf(values) | no_class
         if bool(wrong.any()):
