@@ -504,7 +504,7 @@ def test_each_environment_takes_the_settings_that_mean_something_to_it(cartpole,
     with pytest.raises(TypeError, match=rf"^{make}\(\) got an unexpected keyword argument '{name}'") as raised:
         getattr(cartpole, make)(**refused)
     listed = str(raised.value).split(" It takes ")[1]
-    assert {"exact_rows", "heun", "seed"} <= set(listed.rstrip(".").split(", "))
+    assert {"exact_rows", "n_denoise_steps", "seed"} <= set(listed.rstrip(".").split(", "))
 
 
 def test_an_engine_takes_perspectives_with_its_own_action(cartpole):
@@ -580,17 +580,18 @@ def test_a_worlds_own_perspective_carries_a_reward_state_too(cartpole):
 
 
 @pytest.mark.parametrize("make", ["to_vector_env", "to_env"])
-def test_environments_take_the_second_order_sampler(cartpole, make):
-    def first(**options):
-        env = getattr(cartpole, make)(seed=0, n_denoise_steps=3, **options)
+def test_environments_take_a_number_of_passes(cartpole, make):
+    def first(n_denoise_steps):
+        env = getattr(cartpole, make)(seed=0, n_denoise_steps=n_denoise_steps)
         env.reset()
         action = torch.zeros(1, dtype=torch.int64)
         return torch.as_tensor(env.step(action if make == "to_vector_env" else 0)[0]).flatten()
 
-    engine = cartpole.to_engine(1, seed=0, n_denoise_steps=3, heun=True)
+    engine = cartpole.to_engine(1, seed=0, n_denoise_steps=3)
     engine.reset()
-    assert torch.equal(first(heun=True), engine.step(torch.zeros(1, dtype=torch.int64)).observation["agent"][0])
-    assert not torch.equal(first(heun=True), first())
+    assert torch.equal(first(3), engine.step(torch.zeros(1, dtype=torch.int64)).observation["agent"][0])
+    assert torch.equal(first(None), first(4))
+    assert not torch.equal(first(3), first(4))
 
 
 def test_own_reward_and_termination_beside_chosen_fields(cartpole):

@@ -112,7 +112,7 @@ def restless_world():
     with torch.no_grad():
         for parameter in world.model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.05)
-        world.model.codec.residual_std.fill_(0.3)
+        world.model.codec.step_std.fill_(0.3)
     return world
 
 

@@ -18,8 +18,8 @@ def loud(schema):
         for parameter in world.model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
     # Numbers that do not divide evenly: what is held must come through without a rounding.
-    world.model.codec.residual_mean.fill_(0.37)
-    world.model.codec.residual_std.fill_(0.71)
+    world.model.codec.step_mean.fill_(0.37)
+    world.model.codec.step_std.fill_(0.71)
     return world
 
 
@@ -82,8 +82,8 @@ ROBOT = {"lane": Field(), "port": Field(w=2), "mode": Field(num_classes=4)}
 def quiet(schema, spread=1e-5):
     """A world whose predicted changes are far smaller than the actions."""
     world = loud(schema)
-    world.model.codec.residual_mean.fill_(0.0)
-    world.model.codec.residual_std.fill_(spread)
+    world.model.codec.step_mean.fill_(0.0)
+    world.model.codec.step_std.fill_(spread)
     return world
 
 

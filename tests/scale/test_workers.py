@@ -232,7 +232,7 @@ def test_two_changes_within_one_tick_of_the_clock_are_two(cartpole, tmp_path):
         workers.update_world_(world)
         times.append(int(os.stat(env._follow).st_mtime))
         env.reset()
-        seen.append(torch.equal(env.world.model.codec.residual_mean, world.model.codec.residual_mean))
+        seen.append(torch.equal(env.world.model.codec.step_mean, world.model.codec.step_mean))
     assert all(seen)
     assert len({*times}) == len(times)
 

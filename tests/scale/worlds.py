@@ -33,7 +33,7 @@ def changed(world: WorldModel, path) -> WorldModel:
     generator = torch.Generator().manual_seed(5)
     for parameter in other.model.parameters():
         parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
-    other.model.codec.residual_mean.add_(0.01)
+    other.model.codec.step_mean.add_(0.01)
     other.bank = 0.5 * other.bank[:300]
     return other
 

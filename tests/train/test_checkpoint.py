@@ -33,7 +33,7 @@ def file(tmp_path):
 
 def test_round_trip(file):
     tensors, config = read_checkpoint(file)
-    assert config == {"format_version": 1, **CONFIG}
+    assert config == {"format_version": 2, **CONFIG}
     assert tensors.keys() == TENSORS.keys()
     for name, tensor in TENSORS.items():
         assert torch.equal(tensors[name], tensor)
@@ -144,10 +144,13 @@ def test_a_header_that_cannot_be_read(file, header):
         read_checkpoint(file)
 
 
-@pytest.mark.parametrize(("version", "advice"), [(2, "Update wm_vec"), (0, "older|wrote it"), ("1", ""), (None, "")])
+@pytest.mark.parametrize(
+    ("version", "advice"),
+    [(3, "Update wm_vec"), (1, "Train it again with WorldModel.finetune"), ("2", "Train it"), (None, "Train it")],
+)
 def test_other_versions(file, version, advice):
     save_file({"w": torch.ones(2)}, file, metadata={"wm_vec": json.dumps({"format_version": version})})
-    with pytest.raises(CheckpointError, match=rf"format version {version}; this wm_vec reads version 1.*{advice}"):
+    with pytest.raises(CheckpointError, match=rf"format version {version}; this wm_vec reads version 2.*{advice}"):
         read_checkpoint(file)
 
 

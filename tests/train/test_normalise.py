@@ -7,7 +7,7 @@ import torch
 from wm_vec.canvas import Field, compile_schema
 from wm_vec.model.codec import FieldCodec
 from wm_vec.train import data_from_mapping
-from wm_vec.train.normalise import CONSTANT_STD, fit_normalisers
+from wm_vec.train.normalise import CONSTANT_STD, MIN_ENDS, fit_normalisers
 
 
 def fitted(series, codec=None, keep_fitted=False, **fields):
@@ -22,28 +22,28 @@ def test_moments_by_hand():
     # Values as they are stepped from and to: 0 2 0 | 2 0 2; changes: 2 -2 2.
     assert float(codec.mean) == pytest.approx(1.0)
     assert float(codec.std) == pytest.approx(1.0)
-    assert float(codec.residual_mean) == pytest.approx(2 / 3)
-    assert float(codec.residual_std) == pytest.approx((32 / 9) ** 0.5)
+    assert float(codec.step_mean[0]) == pytest.approx(2 / 3)
+    assert float(codec.step_std[0]) == pytest.approx((32 / 9) ** 0.5)
 
 
 def test_gaps_do_not_count():
     nan = np.nan
     codec = fitted({"x": [1.0, nan, 5.0, 7.0, nan, 100.0, 102.0]})
     # Changes are known from 5 to 7 and from 100 to 102 alone.
-    assert float(codec.residual_mean) == pytest.approx(2.0)
+    assert float(codec.step_mean[0]) == pytest.approx(2.0)
     assert float(codec.mean) == pytest.approx(np.mean([1, 5, 7, 100, 5, 7, 100, 102]))
 
 
 def test_slow_fields_are_measured_where_they_change():
     codec = fitted({"x": [0, 0, 0, 3, 3, 3, 7, 7, 7, 9.0]}, x=Field(period=3))
     # The changes of ticks 3, 6 and 9: 3, 4 and 2.
-    assert float(codec.residual_mean) == pytest.approx(3.0)
-    assert float(codec.residual_std) == pytest.approx((2 / 3) ** 0.5)
+    assert float(codec.step_mean[0]) == pytest.approx(3.0)
+    assert float(codec.step_std[0]) == pytest.approx((2 / 3) ** 0.5)
 
 
 def test_classes_are_left_alone():
     codec = fitted({"x": [0, 1, 2, 2]}, x=Field(num_classes=3))
-    assert (float(codec.mean), float(codec.std), float(codec.residual_std)) == (0.0, 1.0, 1.0)
+    assert (float(codec.mean), float(codec.std), float(codec.step_std[0])) == (0.0, 1.0, 1.0)
 
 
 def test_fields_without_data_are_left_alone():
@@ -58,23 +58,23 @@ def test_fields_without_data_are_left_alone():
 def test_a_constant_stays_at_its_value(value):
     codec = fitted({"x": [value] * 5})
     assert float(codec.mean) == pytest.approx(value)
-    assert float(codec.residual_mean) == 0.0
+    assert float(codec.step_mean[0]) == 0.0
     assert 0 < float(codec.std) <= CONSTANT_STD * max(abs(value), 1.0) * 1.01
-    assert 0 < float(codec.residual_std) <= CONSTANT_STD * max(abs(value), 1.0) * 1.01
+    assert 0 < float(codec.step_std[0]) <= CONSTANT_STD * max(abs(value), 1.0) * 1.01
 
 
 def test_a_clock_is_predicted_to_its_increment():
     codec = fitted({"x": 1000.0 + 0.5 * np.arange(200)})
-    assert float(codec.residual_mean) == pytest.approx(0.5)
-    assert float(codec.residual_std) <= 0.5 * CONSTANT_STD * 1.01
+    assert float(codec.step_mean[0]) == pytest.approx(0.5)
+    assert float(codec.step_std[0]) <= 0.5 * CONSTANT_STD * 1.01
 
 
 @pytest.mark.parametrize("unit", [1e-9, 1e-4, 1.0, 1e6])
 def test_units_do_not_matter(unit):
     series = np.random.default_rng(0).normal(2.0, 1.0, 300)
     codec, plain = fitted({"x": unit * series}), fitted({"x": series})
-    for name in ("mean", "std", "residual_mean", "residual_std"):
-        got, expected = float(getattr(codec, name)), unit * float(getattr(plain, name))
+    for name in ("mean", "std", "step_mean", "step_std"):
+        got, expected = float(getattr(codec, name).flatten()[0]), unit * float(getattr(plain, name).flatten()[0])
         assert got == pytest.approx(expected, rel=1e-4, abs=1e-6 * unit), name
 
 
@@ -102,4 +102,16 @@ def test_a_field_first_seen_later_is_fitted_then():
     fit_normalisers(codec, data_from_mapping({"x": noise}, bound), False)
     fit_normalisers(codec, data_from_mapping({"y": noise}, bound), True)
     torch.testing.assert_close(codec.std[0], codec.std[1])
-    torch.testing.assert_close(codec.residual_std[0], codec.residual_std[1])
+    torch.testing.assert_close(codec.step_std[:, 0], codec.step_std[:, 1])
+
+
+@pytest.mark.parametrize(("ends", "apart"), [(MIN_ENDS, True), (MIN_ENDS - 1, False)])
+def test_what_is_no_input_is_measured_apart_for_ends(ends, apart):
+    end = np.zeros(200)
+    end[1 : 1 + ends] = 1
+    reward = np.where(end, -100.0, np.linspace(0.0, 2.0, 200))
+    fields = {"reward": Field(is_input=False), "end": Field(is_input=False, num_classes=2, leads=True)}
+    codec = fitted({"x": 3.0 * np.arange(200), "reward": reward, "end": end}, **fields)
+    assert torch.equal(codec.step_mean[0, 0], codec.step_mean[1, 0]), "an input moves the same in either"
+    assert float(codec.step_mean[1, 1]) == pytest.approx(-100.0 if apart else reward[1:].mean())
+    assert float(codec.step_mean[0, 1]) == pytest.approx(reward[1:][end[1:] == 0].mean() if apart else reward[1:].mean())
