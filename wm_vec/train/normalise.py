@@ -88,7 +88,7 @@ def _fit_classes(codec: FieldCodec, data: WorldData, keep_fitted: bool) -> None:
             values = found.to(held).unique()
             new = values[~torch.isin(values, held)]
             values = torch.cat((held, new))
-            fits = len(values) <= room[at] and len(found) >= STEPS_PER_VALUE * len(new)
+            fits = len(values) <= room[at] and int(data.next_known[:, at].sum()) >= STEPS_PER_VALUE * len(new)
             least = 2 if codec.is_input[at] else 1
             counts[at] = len(values) if fits and len(values) >= least else 0
             codec.class_value[first : first + counts[at]] = values[: counts[at]].to(codec.class_value)
