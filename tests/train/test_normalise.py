@@ -114,4 +114,6 @@ def test_what_is_no_input_is_measured_apart_for_ends(ends, apart):
     codec = fitted({"x": 3.0 * np.arange(200), "reward": reward, "end": end}, **fields)
     assert torch.equal(codec.step_mean[0, 0], codec.step_mean[1, 0]), "an input moves the same in either"
     assert float(codec.step_mean[1, 1]) == pytest.approx(-100.0 if apart else reward[1:].mean())
-    assert float(codec.step_mean[0, 1]) == pytest.approx(reward[1:][end[1:] == 0].mean() if apart else reward[1:].mean())
+    assert float(codec.step_mean[0, 1]) == pytest.approx(
+        reward[1:][end[1:] == 0].mean() if apart else reward[1:].mean()
+    )
