@@ -160,8 +160,9 @@ class WorldModel:
         """An untrained world for a TorchRL environment, from its specs; it learns from what a collector yields of it.
 
         Args:
-            env: Any environment, batched or not, with its transforms; it must observe under ``"observation"`` and act
-                under ``"action"``. Other entries, counters for example, are no part of the world.
+            env: Any environment, batched or not, with its transforms; it must observe under ``"observation"``, entries
+                in there are parts of a Dict, and act under ``"action"``. Other entries, counters for example, are no
+                part of the world.
             max_episode_steps: Horizon; None for that of a Gymnasium environment inside, else no limit.
             d_model: Width of the network.
             **network: Keywords of `WorldModel`.

@@ -134,12 +134,16 @@ def of_parts(name: str) -> WorldModel:
     return _WORLDS[name]
 
 
+def never(obs, step, info):
+    return step < 0
+
+
 def scalar_of_parts(name: str, **options) -> gym.Env:
-    return of_parts(name).to_env(**options)
+    return of_parts(name).to_env(terminated_fn=never, **options)
 
 
 def vector_of_parts(name: str, num_envs: int, **options) -> VectorEnv:
-    return of_parts(name).to_vector_env(num_envs, **options)
+    return of_parts(name).to_vector_env(num_envs, terminated_fn=never, **options)
 
 
 MAKERS = [

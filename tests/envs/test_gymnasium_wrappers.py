@@ -14,7 +14,7 @@ from gymnasium.spaces import Box
 from gymnasium.wrappers.numpy_to_torch import NumpyToTorch
 
 import wm_vec  # noqa: F401 - registers the worlds
-from tests.envs.makers import BY_NAME, MAKERS, roll, same, sampled_actions
+from tests.envs.makers import BY_NAME, MAKERS, as_numpy, roll, same, sampled_actions
 from tests.envs.videos import FPS, frames_of
 
 kinds = pytest.mark.parametrize("maker", MAKERS, ids=lambda maker: maker.name)
@@ -177,7 +177,7 @@ def test_numpy_to_torch_gives_tensors_of_the_same_values(maker):
         return
     for elapsed, action in enumerate(sampled_actions(bare, 3), start=1):
         parts = gym.spaces.flatten(bare.observation_space, expected)
-        np.testing.assert_array_equal(gym.spaces.flatten(bare.observation_space, observation), parts)
+        np.testing.assert_array_equal(gym.spaces.flatten(bare.observation_space, as_numpy(observation)), parts)
         assert isinstance(torch.utils._pytree.tree_leaves(observation)[0], torch.Tensor)
         observation, *_, info = env.step(torch.as_tensor(action))
         expected = bare.step(action)[0]

@@ -331,8 +331,9 @@ def test_environments_that_make_no_world():
         return TorchRLEnv.from_dynamics(dynamics, observations, actions, num_envs=2)
 
     plane, pixels = Box(-1, 1, (2,)), Box(0, 255, (3, 64, 64), np.uint8)
-    with pytest.raises(ValueError, match="The action spec is a MultiCategorical"):
-        WorldModel.from_torchrl_env(env_of(plane, gym.spaces.MultiDiscrete([2, 3])))
+    assert WorldModel.from_torchrl_env(env_of(plane, MultiDiscrete([2, 3]))).num_positions == 2 + 2 + 2
+    with pytest.raises(ValueError, match="The observation spec is a UnboundedDiscrete"):
+        WorldModel.from_torchrl_env(env_of(MultiDiscrete([[2], [3]]), Discrete(2)))
     with pytest.raises(UnsupportedSpaceError, match="needs 12292 positions"):
         WorldModel.from_torchrl_env(env_of(pixels, plane))
 

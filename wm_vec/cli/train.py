@@ -1,8 +1,8 @@
 """Learn a world from a real environment: collect transitions, train on them, compare the two.
 
-Any registered Gymnasium environment with Box or Discrete spaces will do. Beside FILE stand FILE.jsonl, a line
-per evaluation, and, during training, FILE.resume: after a crash or a kill the same command continues from it
-and ends in the same world, bit for bit.
+Any registered Gymnasium environment will do whose observations are numbers or classes, also several in Dict and
+Tuple spaces. Beside FILE stand FILE.jsonl, a line per evaluation, and, during training, FILE.resume: after a
+crash or a kill the same command continues from it and ends in the same world, bit for bit.
 """
 
 from __future__ import annotations

@@ -35,7 +35,8 @@ MASK_OPTIONS = ("reset_mask", "env_idx")
 class WorldModelVectorEnv(VectorEnv):
     """Thousands of imagined environments as one Gymnasium vector environment, torch tensors in and out.
 
-    Observations, rewards and flags are tensors on `device`, new ones at every step. ``info`` holds at every step
+    Observations, rewards and flags are tensors on `device`, new ones at every step; observations of Dict and Tuple
+    spaces are dicts and tuples of them. ``info`` holds at every step
     ``episode`` (``r``: return so far, ``l``: length so far) with the mask ``_episode`` of those that ended,
     ``diverged`` ``(B,)`` bool, and, made when read, ``obs_dict``, ``predictions`` and ``model_state`` of the state that
     the next step starts from. In SAME_STEP mode also ``final_obs`` and ``final_info``, of the state before the resets,
@@ -223,8 +224,7 @@ class WorldModelVectorEnv(VectorEnv):
         """Step all envs; no host sync.
 
         Args:
-            actions: ``(B, ...)`` tensor on `device`; integers for a Discrete space, floats for a Box, clipped to its
-                bounds.
+            actions: ``(B, ...)`` tensor on `device`; floats for a Box, clipped to its bounds, integers for all else.
 
         Returns:
             Observations ``(B, ...)``, rewards ``(B,)`` float, terminated and truncated ``(B,)`` bool, info.

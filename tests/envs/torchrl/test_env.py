@@ -152,5 +152,7 @@ def test_what_does_not_fit_is_refused(cartpole):
     engine = vector.engine.sibling(autoreset_mode="disabled")
     with pytest.raises(ValueError, match="counts classes from 0"):
         TorchRLEnv(engine, spaces[0], gym.spaces.Discrete(2, start=1))
-    with pytest.raises(ValueError, match="Dict instead of a Tuple"):
-        TorchRLEnv(engine, gym.spaces.Tuple([PLANE]), spaces[1])
+    with pytest.raises(ValueError, match="no spec for observations of Text"):
+        TorchRLEnv(engine, gym.spaces.Tuple([gym.spaces.Text(3)]), spaces[1])
+    with pytest.raises(ValueError, match="do not fit the observation space"):
+        TorchRLEnv(engine, gym.spaces.Tuple([PLANE]), spaces[1]).reset()

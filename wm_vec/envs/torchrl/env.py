@@ -46,7 +46,7 @@ class TorchRLEnv(EngineEnv):
     Args:
         engine: An engine with one perspective and without autoreset.
         observation_space: One env's observations; those of a Dict space stand under its keys, others under
-            ``"observation"``.
+            ``"observation"``, the parts of a Tuple by their places.
         action_space: One env's actions.
         one_hot: Discrete actions as one-hot vectors in place of class indices.
         expose_state: Carry the state of the world in the TensorDict, under ``"world_state"``; ``reset(td,

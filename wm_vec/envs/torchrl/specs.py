@@ -193,16 +193,16 @@ def _like(example: TensorDictBase, num_envs: int, device: torch.device) -> Compo
 def _leaf(space: gym.Space, num_envs: int, device: torch.device) -> TensorSpec:
     if isinstance(space, spaces.Box):
         return _box(space, num_envs, device)
+    if not isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
+        raise ValueError(f"TorchRLEnv: there is no spec for observations of {space}.")
+    shape, dtype = (num_envs, *(space.shape or ())), torch_dtype(space)
     if isinstance(space, spaces.Discrete) and int(space.start) == 0:
-        return Categorical(int(space.n), shape=(num_envs,), device=device, dtype=torch_dtype(space))
-    dtype, flat = torch_dtype(space), len(space.shape or ()) == 1
-    if isinstance(space, spaces.MultiDiscrete) and flat and not space.start.any():
-        return MultiCategorical(space.nvec.tolist(), shape=(num_envs, *space.shape), device=device, dtype=dtype)
-    if isinstance(space, spaces.MultiBinary) and flat:
-        return Binary(space.shape[0], shape=(num_envs, *space.shape), device=device, dtype=dtype)
-    if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
-        return Unbounded((num_envs, *(space.shape or ())), device=device, dtype=torch_dtype(space))
-    raise ValueError(f"TorchRLEnv: there is no spec for observations of {space}.")
+        return Categorical(int(space.n), shape=shape, device=device, dtype=dtype)
+    if isinstance(space, spaces.MultiDiscrete) and len(shape) == 2 and not space.start.any():
+        return MultiCategorical(space.nvec.tolist(), shape=shape, device=device, dtype=dtype)
+    if isinstance(space, spaces.MultiBinary) and len(shape) == 2:
+        return Binary(shape[1], shape=shape, device=device, dtype=dtype)
+    return Unbounded(shape, device=device, dtype=dtype)
 
 
 def _box(space: spaces.Box, num_envs: int, device: torch.device) -> TensorSpec:
