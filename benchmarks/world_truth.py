@@ -89,7 +89,7 @@ CASES = {
     "FrozenLake": Case(
         "FrozenLake-v1",
         measure.frozen_lake,
-        policy=PolicyBar(0.6, PPOConfig(total_steps=1_000_000), episodes=1000),
+        policy=PolicyBar(0.6, PPOConfig(total_steps=300_000, entropy_coeff=0.02), num_envs=128, episodes=1000),
     ),
     "Taxi": Case("Taxi-v4", measure.next_class),
     "Bimodal": stochastic("Bimodal", measure.bimodal),
@@ -100,7 +100,7 @@ CASES = {
         measure.acrobot,
         100_000,
         "sticky",
-        policy=PolicyBar(-100.0, PPOConfig(total_steps=1_500_000)),
+        policy=PolicyBar(-100.0, PPOConfig(total_steps=500_000)),
     ),
     "RareEnd": stochastic("RareEnd", measure.rare_end, 100_000),
     "CartPole": deterministic("CartPole-v1"),
