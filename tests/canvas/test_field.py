@@ -15,6 +15,13 @@ def test_positions_and_bounds():
     assert Field().bounds("high") == (math.inf,)
 
 
+def test_the_most_classes_and_values():
+    assert Field(num_classes=4096).num_classes == 4096
+    assert Field(is_input=False, max_values=16).max_values == 16
+    assert Field(max_values=2).max_values == 2
+    assert Field(is_input=False, num_classes=2, leads=True).leads
+
+
 def test_a_field_is_frozen():
     with pytest.raises(AttributeError):
         Field().h = 2
@@ -34,6 +41,15 @@ def test_a_field_is_frozen():
         ({"num_classes": 1}, "`num_classes` must be at least 2"),
         ({"num_classes": 2.0}, "`num_classes`"),
         ({"num_classes": True}, "`num_classes`"),
+        ({"num_classes": 5000}, "`num_classes` is 5000; a field takes at most 4096. Make several fields"),
+        ({"max_values": -1}, "`max_values` must be 0 to 2, more only where is_input=False; got -1"),
+        ({"max_values": 3}, "`max_values` must be 0 to 2"),
+        ({"max_values": 5000, "is_input": False}, "`max_values`"),
+        ({"leads": True}, "`leads` is for one predicted position of num_classes=2 with is_input=False"),
+        ({"leads": True, "num_classes": 2}, "`leads`"),
+        ({"leads": True, "num_classes": 3, "is_input": False}, "`leads`"),
+        ({"leads": True, "num_classes": 2, "is_input": False, "w": 2}, "`leads`"),
+        ({"leads": True, "num_classes": 2, "is_input": False, "is_output": False}, "`leads`"),
         ({"low": 1.0, "high": 1.0}, "`low` must be below `high`, got 1.0 and 1.0"),
         ({"low": 2.0, "high": 1.0}, "`low` must be below `high`"),
         ({"low": math.nan}, "`low` must be below `high`"),

@@ -5,13 +5,13 @@ import itertools
 import pytest
 import torch
 
-from wm_vec import WorldModel
+from wm_vec import ModelConfig, WorldModel
 from wm_vec.canvas import Field
 
 
-def loud(schema):
+def loud(schema, ticks_per_step=1):
     """An untrained world with random weights in every part."""
-    world = WorldModel(schema)
+    world = WorldModel(schema, config=ModelConfig(ticks_per_step=ticks_per_step))
     world.trained = True
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -47,6 +47,25 @@ def test_a_field_holds_its_value_for_its_period(exact_rows):
     assert changed[:, 2].tolist() == [True] * 12
     assert not bool(changed[steps % 2 == 1, 3].any())
     assert bool(changed[:, 3].any())
+
+
+@pytest.mark.parametrize("ticks_per_step", [1, 2, 3, 5])
+def test_a_step_of_several_ticks_changes_what_is_due_in_any_of_them(ticks_per_step):
+    env = env_of(loud(SLOW, ticks_per_step), SEEN, ["push"], autoreset_mode="disabled")
+    rows = [env.reset(seed=0)[0]]
+    rows += [env.step(torch.rand(5, 1))[0] for _ in range(12)]
+    changed = torch.stack([(after != before).any(0) for before, after in itertools.pairwise(rows)])
+    ticks = torch.arange(13) * ticks_per_step
+    assert changed[:, 0].tolist() == (ticks[1:] // 3 > ticks[:-1] // 3).tolist()
+    assert changed[:, 2].tolist() == [True] * 12
+    assert not bool(changed[ticks[1:] // 2 == ticks[:-1] // 2, 3].any())
+    assert bool(changed[:, 3].any())
+
+
+@pytest.mark.parametrize("ticks", [0, -1, 1.5, "2"])
+def test_ticks_that_no_step_lasts(ticks):
+    with pytest.raises(ValueError, match="`ticks_per_step` must be a whole number above 0"):
+        ModelConfig(ticks_per_step=ticks)
 
 
 def test_periods_count_from_the_start_of_each_envs_episode():

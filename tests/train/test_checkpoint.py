@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import pickle
+import re
 import time
 
 import pytest
@@ -152,6 +153,17 @@ def test_other_versions(file, version, advice):
     save_file({"w": torch.ones(2)}, file, metadata={"wm_vec": json.dumps({"format_version": version})})
     with pytest.raises(CheckpointError, match=rf"format version {version}; this wm_vec reads version 2.*{advice}"):
         read_checkpoint(file)
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", None])
+def test_a_world_of_version_1_is_refused_with_what_makes_it_anew(env_id, tmp_path):
+    path = tmp_path / "my world.safetensors"
+    header = {"format_version": 1, "schema": {}, "model": {}, "signature": {"env_id": env_id}, "trained": True}
+    save_file({"model.w": torch.ones(2)}, path, metadata={"wm_vec": json.dumps(header)})
+    advice = f"wm-vec train --env CartPole-v1 --out '{path}' --overwrite" if env_id else "WorldModel.finetune()"
+    for read in (WorldModel.load, WorldModel({"a": Field()}).load_weights):
+        with pytest.raises(CheckpointError, match=re.escape(advice)):
+            read(path)
 
 
 def test_what_is_not_there(tmp_path):

@@ -10,7 +10,7 @@ import torch
 from wm_vec import ModelConfig, TrainConfig, WorldModel, compile_schema
 from wm_vec.canvas import Field
 from wm_vec.train import CheckpointError, data_from_mapping, train_model
-from wm_vec.train.loop import EMA_DECAY, learning_rate_schedule
+from wm_vec.train.loop import EMA_DECAY, _Run, learning_rate_schedule
 from wm_vec.train.normalise import fit_normalisers
 
 SCHEMA = {"x": Field(), "y": Field(w=2), "mood": Field(num_classes=3)}
@@ -136,6 +136,148 @@ def test_a_diverged_run_says_so_and_keeps_the_best_weights():
         made.finetune(recording(), config=TrainConfig(**{**SMALL.__dict__, "learning_rate": 1e38, "grad_clip": 1e38}))
     assert all(bool(torch.isfinite(t.float()).all()) or "low" in n or "high" in n for n, t in weights(made).items())
     assert weights(made).keys() == kept.keys()
+
+
+# -- ends and classes ---------------------------------------------------------------------------------------
+
+ENDING = {"x": Field(), "reward": Field(is_input=False), "end": Field(is_input=False, num_classes=2, leads=True)}
+
+
+def run_with_ends(every, length=4000):
+    """A run over data of which one step in `every` ends; their x is their own number."""
+    made = world(ENDING)
+    t = np.arange(length)
+    end = np.zeros(length) if every is None else (t % every == 0).astype(float)
+    data = data_from_mapping({"x": t, "reward": np.sin(t), "end": end}, made.bound)
+    fit_normalisers(made.model.codec, data, keep_fitted=False)
+    return _Run(made.model, data, SMALL)
+
+
+@pytest.mark.parametrize(("every", "share"), [(200, 1 / 16), (1000, 1 / 16), (16, 1 / 16), (5, 1 / 5)])
+def test_rare_ends_are_drawn_oftener_and_weigh_less(every, share):
+    run = run_with_ends(every)
+    size, draws = len(run.training), 200_000
+    index, importance = run._sample(draws)
+    ended = run.training.next_values[:, 2] > 0.5
+    drawn = ended[index]
+    even = float(ended.double().mean())
+    share = share if every > 16 else even
+    assert float(drawn.double().mean()) == pytest.approx(max(even, share), abs=4 * (share / draws) ** 0.5)
+    # The weighted mean of a function is that of an even draw: of the share of ends, and of what differs between steps.
+    assert float((importance * drawn).double().mean()) == pytest.approx(even, rel=0.05)
+    of_step = torch.sin(torch.arange(size) / size * 3) + 5.0 * ended
+    got = (importance * of_step[index]).double()
+    assert float(got.mean()) == pytest.approx(float(of_step.double().mean()), abs=5 * float(got.std()) / draws**0.5)
+    assert float(importance.double().mean()) == pytest.approx(1.0, abs=0.01)
+
+
+def test_without_ends_every_step_is_drawn_alike():
+    index, importance = run_with_ends(None)._sample(1000)
+    assert importance.unique().tolist() == [1.0]
+    assert len(index.unique()) > 800
+
+
+CELLS = {
+    "cell": Field(h=8, w=8, num_classes=3),
+    "number": Field(w=2),
+    "paid": Field(is_input=False, num_classes=4),
+    "end": Field(is_input=False, num_classes=2, leads=True),
+}
+
+
+def loss_of(schema, first=None, weight=None, batch=24, num_first=8):
+    """The model, and the loss of random states; `first` leaves weight only on one part of the batch."""
+    made = world(schema)
+    model, codec = made.model, made.model.codec
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    n = made.num_positions
+    numbers = torch.randn(2, batch, n, generator=generator)
+    classes = (torch.rand(2, batch, n, generator=generator) * codec.num_classes).floor()
+    values, following = torch.where(codec.num_classes > 0, classes, numbers)
+    weight = torch.ones(batch, n) if weight is None else weight
+    part = torch.arange(batch)[:, None] < num_first
+    weight = weight if first is None else weight * (part if first else ~part)
+    known = codec.is_input.expand(batch, n)
+    told, same_tick = torch.ones(batch, n, dtype=torch.bool), torch.zeros(batch, dtype=torch.bool)
+    level, noise = torch.randn(batch, generator=generator), torch.randn(batch, n, generator=generator)
+    loss = model.loss(values, following, known, same_tick, told, weight, level, noise, num_first)
+    return model, loss
+
+
+def moved(model, name):
+    return getattr(model.denoiser, name).grad.abs().sum(1)
+
+
+def test_each_class_learns_in_the_pass_that_draws_it_and_numbers_in_all():
+    for first in (True, False):
+        model, loss = loss_of(CELLS, first)
+        loss.backward()
+        codec = model.codec
+        assert [c.position for c in codec.classes[:1]] == [67]
+        assert codec.num_first == 65
+        rows = moved(model, "class_weight") > 0
+        for place in codec.classes:
+            late = place.position == 66  # what is paid
+            assert bool((rows[place.rows] == (first != late)).all()), place
+        assert bool((moved(model, "head_weight") > 0)[64:66].all())
+        assert not bool((moved(model, "head_weight") > 0)[codec.is_class].any())
+        assert (float(moved(model, "noise_weight").sum()) > 0) is not first
+        assert (float(model.denoiser.first_embedding.grad.abs().sum()) > 0) is first
+
+
+def test_a_class_reads_those_drawn_before_it_and_no_other():
+    model, loss = loss_of(CELLS)
+    loss.backward()
+    peers = moved(model, "peer") > 0
+    first, last = model.codec.classes[0], model.codec.classes[-1]
+    assert bool(peers[first.rows].any())
+    assert not bool(peers[last.rows].any()), "nothing is drawn after it"
+    told = moved(model, "told") > 0
+    assert bool(told[first.rows].any())
+    assert not bool(told[last.rows].any()), "nor denoised"
+
+
+def test_many_cells_weigh_as_much_as_one():
+    """The mean over a group's classes, whatever their number: an untrained head's is ln(3)."""
+    made = world({"cell": Field(h=8, w=8, num_classes=3)})
+    n = made.num_positions
+    yes, zeros = torch.ones(6, n, dtype=torch.bool), torch.zeros(6, n)
+    loss = made.model.loss(zeros, zeros, yes, yes[:, 0] & False, yes, yes.float(), zeros[:, 0], zeros, 6)
+    assert loss.item() == pytest.approx(math.log(3), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("schema", "path"),
+    [
+        ({"x": Field(w=2)}, "x"),
+        ({"mood": Field(num_classes=3), "end": Field(is_input=False, num_classes=2, leads=True)}, "mood"),
+    ],
+)
+def test_worlds_without_classes_or_without_numbers_learn_and_step(schema, path):
+    made = world(schema)
+    t = np.arange(300)
+    data = {"x": np.stack((np.sin(t), np.cos(t)), 1)} if path == "x" else {"mood": t % 3, "end": t % 7 == 0}
+    report = made.finetune(data, config=TrainConfig(**{**SMALL.__dict__, "n_steps": 100, "eval_every": 20}))
+    assert report.best_step > 20, "the loss falls"
+    env = made.to_vector_env(64, [path], [path], lambda obs, act, info: 0.0, act_mode="set", seed=0)
+    seen = env.reset()[0]
+    action = torch.zeros(64, dtype=torch.int64) if path == "mood" else torch.zeros(64, 2)
+    following = env.step(action)[0]
+    assert bool(torch.isfinite(following).all())
+    if path == "mood":
+        assert float((following == 1).double().mean()) > 0.9
+    assert seen.shape == following.shape
+
+
+def test_a_finetune_of_a_slow_field_asks_where_several_ticks_make_it_due():
+    bound = compile_schema({"x": Field(), "slow": Field(period=4)}, d_model=32)
+    made = WorldModel(bound, config=ModelConfig(num_blocks=1, ticks_per_step=2))
+    slow = np.repeat([0.0, 2.0, 8.0, 11.0, 19.0], 2)  # changes at every second step
+    made.finetune({"x": np.arange(10.0), "slow": slow}, config=SMALL)
+    assert float(made.model.codec.step_mean[0, 1]) == pytest.approx(np.mean([2, 6, 3, 8]))
 
 
 # -- the log ------------------------------------------------------------------------------------------------
