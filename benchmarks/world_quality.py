@@ -45,7 +45,7 @@ def measure(env_id: str) -> dict[str, Any]:
     """The whole evaluation of one bundled world; prints its table."""
     world = WorldModel.bundled(env_id)
     policies = unseen_policies(world, env_id)
-    report = evaluate_world(world, env_id, policies=policies, n_denoise_steps=3, seed=SEED)
+    report = evaluate_world(world, env_id, policies=policies, seed=SEED)
     Console(width=120).print(report.table())
     returns = {name: float(real_episodes(env_id, 20, p, seed=SEED).returns.mean()) for name, p in policies.items()}
     return {"policy_returns": returns, **report.to_dict()}

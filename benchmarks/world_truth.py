@@ -105,7 +105,10 @@ CASES = {
     "RareEnd": stochastic("RareEnd", measure.rare_end, 100_000),
     "CartPole": deterministic("CartPole-v1"),
     "Pendulum": deterministic("Pendulum-v1"),
-    "InvertedPendulum": deterministic("InvertedPendulum-v5", PolicyBar(900.0, PPOConfig(total_steps=500_000))),
+    "InvertedPendulum": deterministic(
+        "InvertedPendulum-v5",
+        PolicyBar(900.0, PPOConfig(total_steps=800_000, entropy_coeff=0.0, num_epochs=10, minibatch_size=1024)),
+    ),
     "MountainCarContinuous": deterministic("MountainCarContinuous-v0"),
 }
 

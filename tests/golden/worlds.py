@@ -43,8 +43,8 @@ def save_port() -> None:
     with torch.no_grad():
         for parameter in world.model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
-    world.model.codec.residual_mean.fill_(0.03)
-    world.model.codec.residual_std.fill_(0.1)
+    world.model.codec.step_mean.fill_(0.03)
+    world.model.codec.step_std.fill_(0.1)
     world.trained = True  # as far as warnings go
     world.save(SCHEMA_WORLD)
 
