@@ -270,14 +270,13 @@ def main() -> None:
         run = replace(run, work=run.work / "tiny", transitions=600, steps=20, episodes=8, starts=24, small=200)
     trees = {"before": checked_out(args.baseline, run.work / "trees"), "now": ROOT}
     console = Console(width=140)
-    result: dict[str, Any] = {"worlds": {}}
-    if args.out.exists():
-        result = json.loads(args.out.read_text())
     sizes = {name: value for name, value in asdict(run).items() if name not in ("work", "commit", "baseline", "k")}
-    result |= {"machine": machine(), "baseline": args.baseline, "sizes": sizes}
+    about = {"machine": machine(), "baseline": args.baseline, "sizes": sizes}
+    result: dict[str, Any] = {"worlds": {}, **about}
 
     def write(name: str, entry: dict[str, Any]) -> None:
-        entries = {**result["worlds"], name: entry}
+        entries = json.loads(args.out.read_text())["worlds"] if args.out.exists() else {}  # of another run, too
+        entries[name] = entry
         result["worlds"] = {name: entries[name] for name in (*CASES, "cost") if name in entries}
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(result, indent=1) + "\n")
