@@ -35,12 +35,15 @@ class FieldCodec(nn.Module):
     A position carries a number, or one of few values: a class. The classes of all positions are the R rows of one
     table, in which a field with `max_values` has room for as many.
 
-    Buffers: ``(N,)`` with N positions ``mean`` and ``std`` of the values, ``low`` and ``high`` bounds, ``num_classes``
-        (0
-    for numbers), ``is_output``, ``is_input``, ``period``, ``loss_weight``. ``(2, N)`` ``step_mean`` and ``step_std``
-    of a number's change in one step, or of the number itself where it is no input, then apart for steps that end an
-    episode and steps that do not. ``(R,)`` ``class_value``, the value of each class, and ``class_seen``, whether the
-    data have it: the others are never drawn.
+    Buffers:
+        mean, std: ``(N,)``, of the values.
+        step_mean, step_std: ``(2, N)``, of a number's change in one step; of what is no input, of its next value, then
+            apart for steps that do not end an episode and steps that do.
+        low, high: ``(N,)``, bounds in the fields' own units.
+        num_classes: ``(N,)`` int64, 0 for numbers, 1 for what always had one value.
+        class_value: ``(R,)``, the value that each class stands for.
+        class_seen: ``(R,)`` bool, whether the data have it; the others are never drawn.
+        is_output, is_input, period, loss_weight: ``(N,)``, of the fields.
 
     Attributes:
         classes: The predicted positions that carry classes, in the order in which they are drawn: those that lead, the
@@ -131,10 +134,8 @@ class FieldCodec(nn.Module):
         self.num_first = len(first)
         self.class_inputs = tuple(c for c in found if self._is_input[c.position])
         numbers = [at for at, count in enumerate(self.counts) if self._is_output[at] and count == 0]
-        self.has_numbers, self.by_end = (
-            bool(numbers),
-            self.end is not None and not all(self._is_input[n] for n in numbers),
-        )
+        self.has_numbers = bool(numbers)
+        self.by_end = self.end is not None and not all(self._is_input[at] for at in numbers)
 
     @property
     def is_class(self) -> Tensor:
