@@ -131,6 +131,8 @@ def nested(depth):
         (Tuple([]), "no elements"),
         (Dict({"a.b": Discrete(2), "a": Dict({"b": Discrete(3)})}), r"name 'observation\.a\.b': rename one"),
         (nested(MAX_DEPTH + 1), "at most 8 deep"),
+        (Discrete(4097), "has 4097 classes; a position takes at most 4096"),
+        (MultiDiscrete([3, 5000]), "has 5000 classes; a position takes at most 4096"),
         (Dict({("a", 1): Discrete(2)}), "keys of Dict spaces must be strings"),
     ],
 )

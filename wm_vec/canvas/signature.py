@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
-from wm_vec.canvas.field import Field
+from wm_vec.canvas.field import MAX_CLASSES, Field
 from wm_vec.canvas.schema import BoundSchema, SchemaError
 from wm_vec.spaces import classes_of, dotted, leaves
 
@@ -213,6 +213,11 @@ def _leaf_fields(leaf: gym.Space, name: str, is_output: bool) -> dict[str, Field
     place: dict[str, Any] = {"h": math.prod(shape) // width, "w": width, "is_output": is_output}
     if classes is not None:
         counts = [max(2, n) for n in classes[0].ravel().tolist()]
+        if max(counts) > MAX_CLASSES:
+            raise UnsupportedSpaceError(
+                f"The {name} space {leaf} has {max(counts)} classes; a position takes at most {MAX_CLASSES}. Wrap the "
+                "environment in one that has several smaller parts (the digits of the index, for example)."
+            )
         if len({*counts}) == 1:
             return {name: Field(num_classes=counts[0], **place)}
         return {dotted(name, i): Field(num_classes=n, is_output=is_output) for i, n in enumerate(counts)}
