@@ -100,13 +100,14 @@ def quality(real: dict[str, np.ndarray], imagined: dict[str, np.ndarray]) -> dic
     return result
 
 
-def compare(subject: Subject, real: dict[str, np.ndarray], before: dict[str, np.ndarray]) -> dict[str, Any]:
-    """`quality` of the subject and of what another commit imagined from the same starts."""
+def compare(subject: Subject, real: dict[str, np.ndarray], before: dict[str, np.ndarray] | None) -> dict[str, Any]:
+    """`quality` of the subject, and of what another commit imagined from the same starts, where it did."""
     imagined = {
         name: imagined_paths(subject.world, real[f"{name}_start"], real[f"{name}_action"], subject.seed, subject.k)
         for name in ("one", "path")
     }
-    return {"now": quality(real, imagined), "before": quality(real, before)}
+    compared = {"now": quality(real, imagined)}
+    return compared if before is None else {**compared, "before": quality(real, before)}
 
 
 def drift_figures(env_id: str, seeds: dict[int, dict[str, Any]]) -> list[dict]:
@@ -121,16 +122,17 @@ def drift_figures(env_id: str, seeds: dict[int, dict[str, Any]]) -> list[dict]:
     known = GROUND_TRUTH.get(env_id)
     names = known.names if known else [f"observation[{i}]" for i in range(size)]
     figures = []
+    sides = {side: [run[side] for run in runs if side in run] for side in ("now", "before")}
     for i, name in enumerate(names):
-        now, before = ([run[side]["r2"][i] for run in runs] for side in ("now", "before"))
+        now, before = ([quality["r2"][i] for quality in side] for side in sides.values())
         figures.append(figure(f"residual R2, {name}", min(now), R2_BAR, by_seed=now, before=before))
     for step in DRIFT_STEPS:
         key = f"drift at {step}"
-        if any(run[side][key] is None for run in runs for side in ("now", "before")):
+        if not sides["before"] or any(quality[key] is None for side in sides.values() for quality in side):
             figures.append(figure(f"{key} / before", None, alive=[run["now"][f"alive at {step}"] for run in runs]))
             continue
         for i, name in enumerate(names):
-            now, before = ([run[side][key][i] for run in runs] for side in ("now", "before"))
+            now, before = ([quality[key][i] for quality in side] for side in sides.values())
             ratio = statistics.median(now) / statistics.median(before)
             more: dict[str, Any] = {"by_seed": now, "before": before}
             figures.append(figure(f"{key} / before, {name}", ratio, high=DRIFT_BAR, **more))

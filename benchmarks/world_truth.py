@@ -121,6 +121,7 @@ class Run:
         work: The work folder.
         commit: What the worlds are kept by.
         baseline: The commit that deterministic worlds are held against.
+        baseline_seeds: Seeds for which its worlds are trained; None for all.
         k: Denoise steps to measure at; None stands for the world's own.
         transitions: Real steps that a world learns from.
         steps: Gradient steps at most; None for the defaults.
@@ -138,6 +139,7 @@ class Run:
     episodes: int = 1000
     starts: int = 2000
     small: int = 1
+    baseline_seeds: tuple[int, ...] | None = None
 
 
 def measured(name: str, seed: int, run: Run) -> dict[str, Any]:
@@ -167,9 +169,11 @@ def measured(name: str, seed: int, run: Run) -> dict[str, Any]:
         if case.figures is None:
             before = run.work / run.baseline
             real = starts(subject, run.work / "data" / f"{stem}-starts.safetensors", run.starts)
-            imagined = baseline_paths(case.env_id, seed, data, run, before / f"{stem}.safetensors")
+            imagined = None
+            if run.baseline_seeds is None or seed in run.baseline_seeds:
+                imagined = baseline_paths(case.env_id, seed, data, run, before / f"{stem}.safetensors")
+                result["training_before"] = json.loads((before / f"{stem}.json").read_text())
             result["compared"][own_k] = compare(subject, real, imagined)
-            result["training_before"] = json.loads((before / f"{stem}.json").read_text())
             figures = []
         else:
             figures = case.figures(subject)
@@ -261,11 +265,14 @@ def main() -> None:
     parser.add_argument("--k", nargs="+", type=int, help="denoise steps; the worlds' own unless given")
     parser.add_argument("--jobs", type=int, default=2, help="worlds at a time, a process and a thread each")
     parser.add_argument("--baseline", default=BASELINE, metavar="COMMIT")
+    parser.add_argument("--baseline-seeds", nargs="+", type=int, metavar="SEED", help="of its worlds; all unless given")
     parser.add_argument("--work", type=Path, default=ROOT / "out" / "world_truth", help="where worlds are kept")
     parser.add_argument("--out", type=Path, default=RESULTS / "world_truth.json")
     parser.add_argument("--tiny", action="store_true", help="see that everything runs; the figures mean nothing")
     args = parser.parse_args()
     run = Run(args.work.resolve(), model_commit(), args.baseline, tuple(args.k or [None]))
+    if args.baseline_seeds is not None:
+        run = replace(run, baseline_seeds=tuple(args.baseline_seeds))
     if args.tiny:
         run = replace(run, work=run.work / "tiny", transitions=600, steps=20, episodes=8, starts=24, small=200)
     trees = {"before": checked_out(args.baseline, run.work / "trees"), "now": ROOT}
