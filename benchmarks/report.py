@@ -25,7 +25,7 @@ measured on; `python -m benchmarks.report` writes the page from them. No GPU was
 def page() -> str:
     """The whole page."""
     speed = throughput(), torchrl(), adapters(), training_loops()
-    sections = *speed, worlds(), truth(), turns(), torchrl_turns(), dreamer(), others()
+    sections = *speed, worlds(), truth(), turns(), torchrl_turns(), dreamer()
     return "\n".join([INTRO, *filter(None, sections)]).rstrip() + "\n"
 
 
@@ -240,48 +240,43 @@ def _turns(result: dict[str, Any]) -> list[str]:
     return [*lines, f"\nMedian {result['median']:.0f}, worst {result['worst']:.0f}."]
 
 
-def others() -> str:
-    """Environments that nobody tuned anything to."""
-    result = _read("other_envs")
-    lines = [
-        "## `wm-vec train` elsewhere\n",
-        "Environments that nobody tuned anything to, with the command's defaults and random actions, good or bad.",
-        "`python -m benchmarks.other_envs`.\n",
-        _where(result["machine"]) + "\n",
-    ]
-    for env_id in (name for name in result if name not in ("machine", "arguments")):
-        lines.append(f"### {env_id} (trained in {result[env_id]['train_seconds']:.0f} s)\n")
-        lines += _one_step(result[env_id]["policies"]["random"])
-    return "\n".join(lines) + "\n"
-
-
 def _one_step(policy: dict[str, Any]) -> list[str]:
     step, drift = policy["one_step"], policy["open_loop"]
     lines = []
-    if step["classes"] is not None:
-        classes = step["classes"]
+    for classes in step["classes"]:
         lines.append(
-            f"Next class right in {_share(classes['accuracy'])} of steps (standing still "
-            f"{_share(classes['persistence'])}, the most likely one {_share(classes['most_likely'])}, "
-            f"given the action too {_share(classes['most_likely_with_action'])}).\n"
+            f"{classes['name']}: next class right in {_share(classes['accuracy'])} of steps (two samples agree in "
+            f"{_share(classes['ceiling'])}, standing still {_share(classes['persistence'])}).\n"
         )
-    else:
+    if step["dimensions"]:
         at = [k for k in DRIFT_STEPS if k <= len(drift["counts"])]
         head = " | ".join(f"drift at {k}" for k in at)
         lines += [
             f"| dimension | R2 | skill over standing still | over linear fit | {head} |",
             "| --- | ---: | ---: | ---: |" + " ---: |" * len(at),
         ]
-        for dimension, errors in zip(step["dimensions"], drift["error"], strict=True):
+        errors_of = dict(zip(drift["names"], drift["error"], strict=True))
+        for dimension in step["dimensions"]:
+            errors = errors_of[dimension["name"]]
             figures = [dimension["r2"], dimension["skill_persistence"], dimension["skill_linear"]]
             figures += [errors[k - 1] for k in at]
             lines.append(f"| {dimension['name']} | " + " | ".join(map(number, figures)) + " |")
         lines.append("")
+    for d in step["distributions"]:
+        if d["stochastic"]:
+            lines.append(
+                f"{d['name']} is stochastic: variance over the real one {number(d['variance_ratio'])}, central 50 and "
+                f"90 % of the samples hold {_share(d['coverage_50'])} and {_share(d['coverage_90'])}.\n"
+            )
     end = step["termination"]
-    lines.append(
-        f"Termination right in {_share(end['terminal_accuracy'])} of {end['terminal_count']:,} terminal steps and "
-        f"{_share(end['other_accuracy'])} of {end['other_count']:,} others."
-    )
+    rates = f"{_share(end['imagined_rate']['value'])} of steps end, really {_share(end['real_rate']['value'])}"
+    if end["recall"] is None or end["precision"] is None:
+        lines.append(f"{rates}.")
+    else:
+        lines.append(
+            f"{rates}; recall {_share(end['recall'])}, precision {_share(end['precision'])} (an exact sampler of the "
+            f"imagined chances {_share(end['ceiling'])})."
+        )
     sizes = [e for e in policy["effects"] or [] if e["relative_size"] is not None]
     if sizes:
         each = ", ".join(f"{e['name']} {e['relative_size']:.3f}" for e in sizes)
@@ -290,7 +285,8 @@ def _one_step(policy: dict[str, Any]) -> list[str]:
     returns = policy["returns"]
     lines.append(
         f"Returns: real {returns['real']['mean']:.1f} ± {returns['real']['std']:.1f}, imagined "
-        f"{returns['imagined']['mean']:.1f} ± {returns['imagined']['std']:.1f}, KS distance {returns['ks']:.3f}.\n"
+        f"{returns['imagined']['mean']:.1f} ± {returns['imagined']['std']:.1f}, KS distance {returns['ks']:.3f}, "
+        f"of lengths {returns['ks_lengths']:.3f} (critical {returns['ks_critical']:.3f}).\n"
     )
     return lines
 
