@@ -9,7 +9,7 @@ from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, one_hot
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from wm_kernels.predict.reference import class_logits, read_numbers, trunk_reference
@@ -117,6 +117,7 @@ class CanvasModel(nn.Module):
         noise_level: Tensor,
         noise: Tensor,
         num_first: int,
+        bounded: bool = False,
     ) -> Tensor:
         """The squared error of numbers, and the cross-entropy of classes in the pass that draws them; a scalar.
 
@@ -133,6 +134,8 @@ class CanvasModel(nn.Module):
             noise_level: ``(B,)`` standard normals that place ln(sigma).
             noise: ``(B, N)`` standard normals.
             num_first: How many examples train the first pass.
+            bounded: Brier's score instead of the cross-entropy of all classes but the leading one: as proper, and no
+                step that the data do not foretell can outweigh the others.
         """
         codec, weights = self.codec, self.denoiser.weights(self.codec, 2)
         first, later, at = slice(num_first), slice(num_first, None), weights.class_positions
@@ -164,7 +167,10 @@ class CanvasModel(nn.Module):
             part = first if i < codec.num_first else later
             head = self.denoiser.head(codec, place)
             logits = class_logits(normed[part, place.position], head, peers[part, i])
-            error = cross_entropy(logits, index[part, i], reduction="none")
+            if bounded and place.position != codec.end:
+                error = (logits.softmax(-1) - one_hot(index[part, i], place.num_classes)).square().sum(-1)
+            else:
+                error = cross_entropy(logits, index[part, i], reduction="none")
             mean = masked_mean(error, weight[part, place.position])
             total = total + mean * codec.loss_weight[place.position] / groups[codec.group(place)]
         return total

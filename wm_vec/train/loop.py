@@ -231,7 +231,7 @@ class _Run:
         size = len(self.held_out)
         generator = torch.Generator().manual_seed(self.config.seed + 1)
         index = torch.arange(size).repeat(2)  # all of them in either part of the loss
-        held_out_loss = float(self._loss(self.ema.module, self.held_out, index, generator, 0.0, size))
+        held_out_loss = float(self._loss(self.ema.module, self.held_out, index, generator, 0.0, size, bounded=True))
         if held_out_loss < self.best_loss:
             self.best_loss, self.best_step = held_out_loss, self.step
             self.best = deepcopy(self.ema.module.state_dict())
@@ -290,6 +290,7 @@ class _Run:
         dropout: float,
         num_first: int,
         importance: Tensor | None = None,
+        bounded: bool = False,
     ) -> Tensor:
         dtype = model.codec.mean.dtype
         values, next_values, known, same_tick, told, weight = context_batch(
@@ -311,6 +312,7 @@ class _Run:
             noise_level,
             noise,
             num_first,
+            bounded,
         )
 
 
