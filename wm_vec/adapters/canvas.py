@@ -10,7 +10,6 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from wm_kernels import changing_fields
 from wm_vec.compat import new_tensordict
 from wm_vec.core import CounterRNG, Dynamics, Transition
 from wm_vec.core.config import whole_number
@@ -58,9 +57,7 @@ class CanvasDynamics(Dynamics):
         self.action_columns = torch.tensor(act_index, dtype=torch.int64, device=device)
         self.reward_column = bound[reward_field].start if reward_field else None
         self.terminated_column = bound[terminated_field].start if terminated_field else None
-        period = model.codec.period
         self._has_periods = any(field.spec.period > self._ticks_per_step for field in bound.bound_fields())
-        self._period = period
         clamped = torch.zeros(1, bound.layout.num_positions, dtype=torch.bool)
         outputs = [i for path in act_fields if bound[path].spec.is_output for i in bound[path].indices()]
         clamped[0, outputs] = True
@@ -150,7 +147,7 @@ class CanvasDynamics(Dynamics):
         tick, clamp_mask = None, self._clamp_mask
         if self._has_periods:
             tick = state.get("tick")
-            resting = ~changing_fields(tick, self._period, self._ticks_per_step)
+            resting = ~self.model.codec.changing(tick, self._ticks_per_step)
             tick = tick + self._ticks_per_step
             clamp_mask = resting if clamp_mask is None else clamp_mask | resting
         noise = rng.normal(self.noise_size, dtype=values.dtype)

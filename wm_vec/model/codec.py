@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from wm_kernels import ClassInputs, encode_fields
+from wm_kernels import ClassInputs, changing_fields, encode_fields
 from wm_vec.canvas import BoundSchema
 
 UNKNOWN, KNOWN, SAME_TICK = 0, 1, 2
@@ -146,6 +146,10 @@ class FieldCodec(nn.Module):
     def is_number(self) -> Tensor:
         """``(N,)`` bool: positions that are predicted as numbers."""
         return self.is_output & ~self.is_class
+
+    def changing(self, tick: Tensor, ticks_per_step: int) -> Tensor:
+        """``(B, N)`` bool on the device of `tick` ``(B,)``: what a step from there changes; see `changing_fields`."""
+        return changing_fields(tick, self.period.to(tick.device), ticks_per_step)
 
     def group(self, place: ClassPosition) -> tuple[bool, bool]:
         """Positions of one group share one part of the loss: those that lead, the other inputs, and the rest."""

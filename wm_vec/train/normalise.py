@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from wm_kernels import changing_fields
 from wm_vec.model.codec import FieldCodec
 from wm_vec.train.data import WorldData
 
@@ -36,7 +35,7 @@ def fit_normalisers(codec: FieldCodec, data: WorldData, keep_fitted: bool, ticks
     """
     _fit_classes(codec, data, keep_fitted)
     is_input = codec.is_input.cpu()
-    due = changing_fields(data.tick * ticks_per_step, codec.period.cpu(), ticks_per_step)
+    due = codec.changing(data.tick * ticks_per_step, ticks_per_step)
     everything = torch.cat((data.values, data.next_values)), torch.cat((data.known, data.next_known))
     value_mean, spread, _ = _moments(*everything)
     size = torch.sqrt(value_mean.square() + spread.square())
