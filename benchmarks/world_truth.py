@@ -89,7 +89,12 @@ CASES = {
     "FrozenLake": Case(
         "FrozenLake-v1",
         measure.frozen_lake,
-        policy=PolicyBar(0.6, PPOConfig(total_steps=300_000, entropy_coeff=0.02), num_envs=128, episodes=1000),
+        policy=PolicyBar(
+            0.6,
+            PPOConfig(total_steps=500_000, entropy_coeff=0.03, rollout_steps=64, gamma=0.999),
+            num_envs=64,
+            episodes=1000,
+        ),
     ),
     "Taxi": Case("Taxi-v4", measure.next_class),
     "Bimodal": stochastic("Bimodal", measure.bimodal),
