@@ -55,7 +55,11 @@ RECIPES = {
         num_envs=256,
     ),
     "FrozenLake-v1": WorldRecipe(
-        60_000, 3000, PPOConfig(total_steps=300_000, entropy_coeff=0.02), turns=0, num_envs=128
+        60_000,
+        3000,
+        PPOConfig(total_steps=500_000, entropy_coeff=0.03, rollout_steps=64, gamma=0.999),
+        turns=0,
+        num_envs=64,
     ),
     "Acrobot-v1": WorldRecipe(60_000, 5000, PPOConfig(total_steps=300_000), actions="sticky", turns=1),
 }

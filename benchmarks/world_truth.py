@@ -31,6 +31,7 @@ import benchmarks.truth_figures as measure
 from benchmarks.machine import machine
 from benchmarks.open_loop import load_transitions, save_transitions, trained_world
 from benchmarks.report import RESULTS, bar, number
+from benchmarks.train_worlds import RECIPES
 from benchmarks.truth_drift import ROOT, at_commit, checked_out, compare, cost, drift_figures, starts
 from benchmarks.truth_figures import Subject, figure
 from wm_vec import collect_transitions
@@ -89,12 +90,7 @@ CASES = {
     "FrozenLake": Case(
         "FrozenLake-v1",
         measure.frozen_lake,
-        policy=PolicyBar(
-            0.6,
-            PPOConfig(total_steps=500_000, entropy_coeff=0.03, rollout_steps=64, gamma=0.999),
-            num_envs=64,
-            episodes=1000,
-        ),
+        policy=PolicyBar(0.6, RECIPES["FrozenLake-v1"].ppo, RECIPES["FrozenLake-v1"].num_envs, episodes=1000),
     ),
     "Taxi": Case("Taxi-v4", measure.next_class),
     "Bimodal": stochastic("Bimodal", measure.bimodal),
