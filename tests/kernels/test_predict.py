@@ -23,6 +23,7 @@ from wm_vec.model.denoiser import karras_sigmas
 
 D, HEADS, POSITIONS = 64, 2, 5
 SIGMAS = (4.0, 1.0, 0.2, 0.0)
+START = torch.linspace(4.0, 5.0, POSITIONS, dtype=torch.float64)
 CLASSES = {1: 3, 3: 2}
 """Positions that carry classes, and how many: the first is drawn from the first pass, the second from the last."""
 
@@ -109,6 +110,7 @@ class NnDenoiser(nn.Module):
             noise_weight=torch.stack([self.into[n] * (n not in self.classes) for n in range(POSITIONS)]),
             head_weight=torch.cat([out.weight for out in self.out]),
             head_bias=torch.cat([out.bias for out in self.out]),
+            start_scale=START.to(self.out[0].bias),
             draws=(tuple(heads[:1]), *[()] * (num_passes - 2), tuple(heads[1:])),
             class_positions=torch.tensor(list(self.classes), dtype=torch.int64),
             num_heads=HEADS,
@@ -124,7 +126,7 @@ def inverse_cdf(logits, normal):
 def expected_sample(model, canvas, noise, modulation, sigmas):
     """The passes as the papers write them: classes from the first pass and from the last, DPM-Solver++(2M) between."""
     hidden = model.trunk(canvas, modulation[0])
-    x = model.read(hidden) + sigmas[0] * noise
+    x = model.read(hidden) + START * noise
     values, peers = {}, 0.0
 
     def draw(n, hidden):
@@ -236,7 +238,7 @@ def test_a_network_that_knows_the_probabilities_draws_by_them(num_draws):
         for n, p in enumerate(probabilities.tolist())
     )
     positions = torch.arange(4)
-    silent = torch.zeros(4, width), torch.zeros(4, width), torch.zeros(4)
+    silent = torch.zeros(4, width), torch.zeros(4, width), torch.zeros(4), torch.zeros(4)
     weights = DenoiserWeights((), *silent, (heads,), positions, 1)
     counts = torch.zeros(4)
     for start in range(0, num_draws, chunk):
@@ -266,7 +268,7 @@ def test_later_classes_hear_of_those_drawn_before_in_the_same_pass():
     second = ClassHead(1, reads, torch.tensor([100.0, 0.0]), value, zeros, zeros)
     positions = torch.arange(2)
     weights = DenoiserWeights(
-        (), torch.zeros(2, D), torch.zeros(2, D), torch.zeros(2), ((first, second),), positions, HEADS
+        (), torch.zeros(2, D), torch.zeros(2, D), torch.zeros(2), torch.zeros(2), ((first, second),), positions, HEADS
     )
     noise = torch.randn(1000, 2, generator=torch.Generator().manual_seed(0))
     got = predict(torch.zeros(1000, 2, D), noise, torch.zeros(1, 0, 6, D), weights, (0.0,))
@@ -315,7 +317,7 @@ def test_clamped_positions_are_seen_at_the_current_noise_level():
     model, canvas, noise, modulation = problem({})
     mask, told = (torch.tensor([[False, True, False, False, False]]), torch.full((3, POSITIONS), 0.7).double())
     got = predict(canvas, noise, modulation[:3], model.weights(3), (4.0, 1.0, 0.0), mask, told)
-    x = model.read(model.trunk(canvas, modulation[0])) + 4.0 * noise
+    x = model.read(model.trunk(canvas, modulation[0])) + START * noise
     x[:, 1] = told[:, 1] + 4.0 * noise[:, 1]
     x = (x + 3.0 * model.denoise(canvas, x, 4.0, modulation[1])[0]) / 4.0
     x[:, 1] = told[:, 1] + noise[:, 1]

@@ -39,8 +39,8 @@ class PPOConfig:
         minibatch_size: Env steps of a gradient step.
         learning_rate: Of Adam, falling linearly to a tenth.
         gamma: Discount.
-        entropy_coeff: Weight of the entropy bonus; where rewards are rare (FrozenLake-v1) it takes .03, more but smaller
-            rollouts (64 envs) and a gamma of .999 not to settle early.
+        entropy_coeff: Weight of the entropy bonus; where rewards are rare (FrozenLake-v1) it takes .03, more but
+            smaller rollouts (64 envs) and a gamma of .999 not to settle early.
         seed: Seeds actions and minibatches.
     """
 

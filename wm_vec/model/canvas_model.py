@@ -43,7 +43,7 @@ class ModelConfig:
     num_loops: int = 1
     mlp_ratio: int = 4
     sigma_min: float = 0.1
-    sigma_max: float = 1.5
+    sigma_max: float = 0.8
     rho: float = 7.0
     noise_mean: float = -0.9
     noise_std: float = 1.0
@@ -137,7 +137,7 @@ class CanvasModel(nn.Module):
             bounded: Brier's score instead of the cross-entropy of all classes but the leading one: as proper, and no
                 step that the data do not foretell can outweigh the others.
         """
-        codec, weights = self.codec, self.denoiser.weights(self.codec, 2)
+        codec, weights = self.codec, self.denoiser.weights(self.codec, (0.0, 0.0))
         first, later, at = slice(num_first), slice(num_first, None), weights.class_positions
         tokens = codec.encode(values, known, same_tick)
         clean = codec.target(values, next_values, known & ~same_tick[:, None])
@@ -174,6 +174,21 @@ class CanvasModel(nn.Module):
             mean = masked_mean(error, weight[part, place.position])
             total = total + mean * codec.loss_weight[place.position] / groups[codec.group(place)]
         return total
+
+    @torch.no_grad()
+    def measure_spread(self, values: Tensor, next_values: Tensor, known: Tensor, weight: Tensor) -> None:
+        """Set the codec's `spread` from steps that the network has not learned.
+
+        Args:
+            values, next_values, known, weight: As in `loss`.
+        """
+        codec, start = self.codec, torch.zeros(len(values), dtype=torch.bool, device=values.device)
+        weights = self.denoiser.weights(codec, (0.0,))
+        tokens = codec.encode(values, known, start)
+        modulation = self.denoiser.modulation(values.new_zeros(0))[0]
+        mean = read_numbers(trunk_reference(tokens, modulation, weights), weights)
+        error = (mean - codec.target(values, next_values, known)).square() * weight
+        codec.spread.copy_(error.sum(0) / weight.sum(0).clamp(min=1) * codec.is_number)
 
     def packed(self, n_denoise_steps: int) -> PackedWeights:
         """The packed weights of a step: made once, refreshed in the same storage when parameters have changed.
@@ -282,7 +297,7 @@ class CanvasModel(nn.Module):
             high=codec.high,
             end=codec.end if codec.by_end else None,
             modulation=self.denoiser.modulation(levels),
-            denoiser=self.denoiser.weights(codec, n_denoise_steps, told),
+            denoiser=self.denoiser.weights(codec, sigmas, told),
             sigmas=sigmas,
         )
 

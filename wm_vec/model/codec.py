@@ -39,6 +39,7 @@ class FieldCodec(nn.Module):
         mean, std: ``(N,)``, of the values.
         step_mean, step_std: ``(2, N)``, of a number's change in one step; of what is no input, of its next value, then
             apart for steps that do not end an episode and steps that do.
+        spread: ``(N,)``, mean square of a number about its mean given the context, in the units of a sample.
         low, high: ``(N,)``, bounds in the fields' own units.
         num_classes: ``(N,)`` int64, 0 for numbers, 1 for what always had one value.
         class_value: ``(R,)``, the value that each class stands for.
@@ -66,6 +67,7 @@ class FieldCodec(nn.Module):
     std: Tensor
     step_mean: Tensor
     step_std: Tensor
+    spread: Tensor
     class_value: Tensor
     class_seen: Tensor
     field_of_position: Tensor
@@ -102,6 +104,7 @@ class FieldCodec(nn.Module):
             "std": torch.ones(n),
             "step_mean": torch.zeros(2, n),
             "step_std": torch.ones(2, n),
+            "spread": torch.zeros(n),
             "class_value": class_value,
             "class_seen": torch.ones(len(class_value), dtype=torch.bool),
         }
@@ -119,7 +122,7 @@ class FieldCodec(nn.Module):
 
     def learned_buffers(self) -> list[Tensor]:
         """The buffers that training sets; the others follow from the schema."""
-        normalisers = [self.mean, self.std, self.step_mean, self.step_std]
+        normalisers = [self.mean, self.std, self.step_mean, self.step_std, self.spread]
         return [*normalisers, self.num_classes, self.class_value, self.class_seen]
 
     def read_classes(self, counts: Sequence[int] | None = None) -> None:

@@ -82,17 +82,17 @@ class Denoiser(nn.Module):
     def _own_blocks(self) -> list[Block]:
         return [block for block in self.blocks if isinstance(block, Block)]
 
-    def weights(self, codec: FieldCodec, num_passes: int, told: float | Tensor = 1.0) -> DenoiserWeights:
+    def weights(self, codec: FieldCodec, sigmas: tuple[float, ...], told: float | Tensor = 1.0) -> DenoiserWeights:
         """All parameters as the operations take them.
 
         Args:
             codec: Says what is a number and what a class.
-            num_passes: K.
+            sigmas: K noise levels, as `predict` takes them.
             told: Factor ``(N,)`` on what a drawn class tells the others.
         """
         heads = [self.head(codec, c) for c in codec.classes]
         first, late = tuple(heads[: codec.num_first]), tuple(heads[codec.num_first :])
-        draws = (first + late,) if num_passes == 1 else (first, *[()] * (num_passes - 2), late)
+        draws = (first + late,) if len(sigmas) == 1 else (first, *[()] * (len(sigmas) - 2), late)
         if isinstance(told, Tensor):
             draws = tuple(
                 tuple(h._replace(told=h.told * told[h.position], peer=h.peer * told[h.position]) for h in drawn)
@@ -103,6 +103,7 @@ class Denoiser(nn.Module):
             noise_weight=self.noise_weight * codec.is_number[:, None],
             head_weight=self.head_weight,
             head_bias=self.head_bias,
+            start_scale=torch.sqrt(codec.spread + sigmas[0] ** 2),
             draws=draws,
             class_positions=torch.tensor([h.position for h in heads], dtype=torch.int64, device=codec.mean.device),
             num_heads=self.num_heads,

@@ -146,6 +146,7 @@ def train_model(
         if resume_path is not None and run.step % config.checkpoint_every == 0:
             run.save(resume_path)
     model.load_state_dict(run.best)
+    run.measure_spread()
     return TrainReport(run.step, run.mean_loss, run.best_loss, run.best_step, run.step < config.n_steps, resumed_from)
 
 
@@ -236,6 +237,14 @@ class _Run:
             self.best_loss, self.best_step = held_out_loss, self.step
             self.best = deepcopy(self.ema.module.state_dict())
         return held_out_loss
+
+    def measure_spread(self) -> None:
+        """On the held-out steps, whose contexts are whole."""
+        index, dtype = torch.arange(len(self.held_out)), self.model.codec.mean.dtype
+        ticks = self.model.config.ticks_per_step
+        batch = context_batch(self.held_out, index, self.model.codec, 0.0, self.generator, ticks)
+        values, next_values, known, _, _, weight = batch
+        self.model.measure_spread(values.to(dtype), next_values.to(dtype), known, weight.to(dtype))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything that the rest of the run depends on."""

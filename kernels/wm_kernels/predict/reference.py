@@ -173,7 +173,7 @@ def predict_reference(
     peers, before = None, noise
     normed = trunk_reference(canvas, modulation[0], weights, block)
     denoised = read_numbers(normed, weights).to(noise.dtype)
-    sample = torch.add(denoised, noise, alpha=sigmas[0])
+    sample = torch.addcmul(denoised, noise, weights.start_scale)
     for k, heads in enumerate(weights.draws):
         if k > 0:
             sigma = sigmas[k - 1]

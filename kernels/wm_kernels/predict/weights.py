@@ -59,6 +59,7 @@ class DenoiserWeights(NamedTuple):
         noise_weight: ``(N, D)``, how the noisy next number enters its position's token; 0 where no number is predicted.
         head_weight: ``(N, D)``, each number's read-out.
         head_bias: ``(N,)``.
+        start_scale: ``(N,)``, standard deviation about its mean at which a number's denoising starts.
         draws: For each of the K passes the heads that are drawn from it, in order.
         class_positions: ``(n,)`` int64, the positions of all heads, in the order of `draws`.
         num_heads: Attention heads; D divides by it.
@@ -68,6 +69,7 @@ class DenoiserWeights(NamedTuple):
     noise_weight: Tensor
     head_weight: Tensor
     head_bias: Tensor
+    start_scale: Tensor
     draws: tuple[tuple[ClassHead, ...], ...]
     class_positions: Tensor
     num_heads: int
