@@ -143,11 +143,11 @@ def over(obs, step, info):
 
 SCHEMAS = {
     "set": (["fast", "slow", "mode", "gear"], ["push", "steer"], {}),
-    "set_heun": (["slow", "fast", "mode"], ["steer"], {"heun": True, "n_denoise_steps": 3}),
+    "set_three": (["slow", "fast", "mode"], ["steer"], {"n_denoise_steps": 3}),
     "set_number": (["gear", "fast", "slow"], ["fast"], {"act_low": -0.7, "act_high": 0.4, "n_denoise_steps": 1}),
     "hold_number": (["slow", "fast", "mode"], ["slow"], {"act_mode": "hold"}),
-    "hold_number_heun": (["mode", "fast", "slow"], ["fast", "push"], {"act_mode": "hold", "heun": True}),
-    "set_class": (["mode", "fast", "slow"], ["gear"], {"heun": True}),
+    "hold_numbers": (["mode", "fast", "slow"], ["fast", "push"], {"act_mode": "hold"}),
+    "set_class": (["mode", "fast", "slow"], ["gear"], {}),
     "hold_class": (["gear", "mode", "fast", "slow"], ["mode"], {"act_mode": "hold", "exact_rows": True}),
 }
 WIDTHS = {"push": 1, "steer": 2, "fast": 1, "slow": 2}
