@@ -5,13 +5,13 @@ from functools import cache
 import gymnasium as gym
 import numpy as np
 import pytest
-from benchmarks.random_actions import RandomActions
 
 import benchmarks.truth_figures as measure
 from benchmarks.report import bar
 from benchmarks.truth_drift import drift_figures, quality
 from tests.stochastic_envs import CoinReward
 from wm_vec import collect_transitions
+from wm_vec.train.collect import RandomActions
 from wm_vec.train.episodes import ImaginedSteps, real_episodes
 
 STOCHASTIC = "tests.stochastic_envs:wm_vec_tests/{}-v0"
@@ -22,8 +22,7 @@ class RealSteps:
 
     def __init__(self, env_id, n):
         self.env_id, self.env, self.k = env_id, gym.make(env_id), 5
-        space = self.env.action_space
-        steps = collect_transitions(env_id, n, RandomActions(space, 16, 0, "random"), seed=0)
+        steps = collect_transitions(env_id, n, "random", seed=0)
         following = {
             "next_observation": steps["next", "observation"],
             "reward": steps["next", "reward"][:, 0],

@@ -62,7 +62,7 @@ def test_imagined_episodes_last_as_long_as_real_ones(nets, starts):
         info = env.step(action)[4]
         lengths.append(info["episode"]["l"][info["_episode"]])
     lengths = torch.cat(lengths).float()
-    real = collect_transitions("CartPole-v1", 8000, seed=8)
+    real = collect_transitions("CartPole-v1", 8000, "random", seed=8)
     expected = 8000 / int(real["next", "done"].sum())
     assert len(lengths) > 500
     assert abs(lengths.mean() - expected) < 0.15 * expected

@@ -231,10 +231,10 @@ def _leaf_fields(leaf: gym.Space, name: str, is_output: bool) -> dict[str, Field
 
 
 def position_names(fields: Mapping[str, Field]) -> list[str]:
-    """A name for every position of fields: that of a part with one position, ``"observation[2]"`` of others."""
+    """A name for every position: that of a class or part with one position, ``"observation[2]"`` of others."""
     parts = len(fields) > 1
     return [
-        path if parts and field.num_positions == 1 else f"{path}[{i}]"
+        path if field.num_positions == 1 and (parts or field.num_classes) else f"{path}[{i}]"
         for path, field in fields.items()
         for i in range(field.num_positions)
     ]
