@@ -187,8 +187,11 @@ class CanvasModel(nn.Module):
         tokens = codec.encode(values, known, start)
         modulation = self.denoiser.modulation(values.new_zeros(0))[0]
         mean = read_numbers(trunk_reference(tokens, modulation, weights), weights)
-        error = (mean - codec.target(values, next_values, known)).square() * weight
-        codec.spread.copy_(error.sum(0) / weight.sum(0).clamp(min=1) * codec.is_number)
+        error = (mean - codec.target(values, next_values, known)).square()
+        squares = (error * weight).sum(0) / weight.sum(0).clamp(min=1)
+        # Of a normal distribution the median is .455 of the mean; where rare jumps make up the mean, it is far below.
+        typical = error.masked_fill(weight == 0, torch.nan).nanmedian(0).values.nan_to_num() / 0.455
+        codec.spread.copy_(torch.minimum(squares, typical) * codec.is_number)
 
     def packed(self, n_denoise_steps: int) -> PackedWeights:
         """The packed weights of a step: made once, refreshed in the same storage when parameters have changed.

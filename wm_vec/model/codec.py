@@ -39,7 +39,7 @@ class FieldCodec(nn.Module):
         mean, std: ``(N,)``, of the values.
         step_mean, step_std: ``(2, N)``, of a number's change in one step; of what is no input, of its next value, then
             apart for steps that do not end an episode and steps that do.
-        spread: ``(N,)``, mean square of a number about its mean given the context, in the units of a sample.
+        spread: ``(N,)``, variance of a number about its mean given the context, without rare jumps; of a sample.
         low, high: ``(N,)``, bounds in the fields' own units.
         num_classes: ``(N,)`` int64, 0 for numbers, 1 for what always had one value.
         class_value: ``(R,)``, the value that each class stands for.
