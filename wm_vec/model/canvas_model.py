@@ -134,8 +134,8 @@ class CanvasModel(nn.Module):
             noise_level: ``(B,)`` standard normals that place ln(sigma).
             noise: ``(B, N)`` standard normals.
             num_first: How many examples train the first pass.
-            bounded: Brier's score instead of the cross-entropy of all classes but the leading one: as proper, and no
-                step that the data do not foretell can outweigh the others.
+            bounded: Squared errors of at most 1, and Brier's score instead of the cross-entropy of all classes but the
+                leading one: no step that the data do not foretell can outweigh the others.
         """
         codec, weights = self.codec, self.denoiser.weights(self.codec, (0.0, 0.0))
         first, later, at = slice(num_first), slice(num_first, None), weights.class_positions
@@ -159,9 +159,9 @@ class CanvasModel(nn.Module):
         output = read_numbers(normed, weights)
         denoised = (noisy / norm + spread * output[later]) / norm
         each = weight * codec.loss_weight * codec.is_number
-        total = masked_mean((output[first] - clean[first]).square(), each[first])
         error = (denoised - clean[later]).square() * (1 + spread.square()) / spread.square()
-        total = total + masked_mean(error, each[later])
+        error = torch.cat(((output[first] - clean[first]).square(), error)).clamp(max=1.0 if bounded else None, min=0.0)
+        total = masked_mean(error[first], each[first]) + masked_mean(error[later], each[later])
         groups = Counter(map(codec.group, codec.classes))
         for i, place in enumerate(codec.classes):
             part = first if i < codec.num_first else later
