@@ -158,7 +158,9 @@ def truth() -> str:
     for name, entry in result["worlds"].items():
         for row in entry["figures"]:
             other = row.get("before", row.get("real"))
-            other = number(statistics.median(other) if isinstance(other, list) else other)
+            if isinstance(other, list):
+                other = statistics.median(other) if other else None
+            other = number(other)
             cells = name, row["figure"], row.get("k", ""), number(row["value"]), other, bar(row), met[row["met"]]
             lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines) + "\n"
