@@ -142,14 +142,15 @@ def truth() -> str:
     if not (RESULTS / "world_truth.json").exists():
         return ""
     result = _read("world_truth")
+    seeds = sorted({seed for entry in result["worlds"].values() for seed in entry.get("seeds", ())})
     lines = [
         "## What worlds are held to\n",
         "Each world learns from 30,000 real steps of random actions with the defaults of `wm-vec train`; then imagined",
         "steps, from held-out states under the same actions, and whole episodes stand beside real ones. K counts the",
         f'passes of the network. "Before" is commit {result["baseline"]}, trained on the same data in the same run.',
-        "Drift is the error of an open loop, in standard deviations, its median over the rollouts; of several seeds, the",
-        "medians are compared, and the worst R2 counts. A policy learns in its world alone.",
-        f"Seeds: {', '.join(sorted({seed for entry in result['worlds'].values() for seed in entry.get('seeds', ())}))}.",
+        "Drift is the error of an open loop, in standard deviations, its median over the rollouts; of several seeds,",
+        "the medians are compared, and the worst R2 counts. A policy learns in its world alone.",
+        f"Seeds: {', '.join(seeds)}.",
         "`python -m benchmarks.world_truth`.\n",
         _where(result["machine"]) + "\n",
         "| world | figure | K | value | before or real | must | met |",
