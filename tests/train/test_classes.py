@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from wm_vec import ModelConfig, TrainConfig, WorldModel, compile_schema
 from wm_vec.canvas import Field
 from wm_vec.core import ActionSpec, Perspective
+from wm_vec.model import packed_weights
 from wm_vec.model.codec import FieldCodec
 from wm_vec.train import CheckpointError, data_from_mapping
 from wm_vec.train.normalise import STEPS_PER_VALUE, fit_normalisers
@@ -258,3 +259,18 @@ def test_a_step_of_classes_reads_nothing_on_the_host(rewards):
     engine.reset()
     assert engine.step(torch.zeros(3, 1, device="meta")).reward.is_meta
     assert copy.deepcopy(world).model.codec.counts == world.model.codec.counts == counts
+
+
+def test_a_bfloat16_network_is_sampled_in_float32(monkeypatch):
+    env = WorldModel.bundled("CartPole-v1", dtype=torch.bfloat16).to_vector_env(2, seed=0)
+    env.reset()
+    seen, predict = [], packed_weights.predict
+
+    def watched(canvas, noise, *rest):
+        sample = predict(canvas, noise, *rest)
+        seen.append((canvas.dtype, noise.dtype, sample.dtype))
+        return sample
+
+    monkeypatch.setattr(packed_weights, "predict", watched)
+    env.step(torch.zeros(2, dtype=torch.int64))
+    assert seen == [(torch.bfloat16, torch.float32, torch.float32)]

@@ -89,7 +89,7 @@ class CanvasDynamics(Dynamics):
         """Starts of episodes sampled from the model itself, with the whole context unknown."""
         model = self.model
         zeros = torch.zeros(num_envs, model.bound.layout.num_positions, device=self.device, dtype=self.dtype)
-        noise = rng.normal(model.noise_size, STREAM_BANK, self.dtype)
+        noise = rng.normal(model.noise_size, STREAM_BANK, torch.promote_types(self.dtype, torch.float32))
         filled = model.fill_in(zeros, zeros.bool(), noise, self.n_denoise_steps)
         return self._as_state(filled)
 
@@ -124,7 +124,7 @@ class CanvasDynamics(Dynamics):
             self._check_values(values)
             if bool(complete.all()):
                 return self._as_state(values)
-        noise = rng.normal(model.noise_size, STREAM_BANK, self.dtype)
+        noise = rng.normal(model.noise_size, STREAM_BANK, torch.promote_types(self.dtype, torch.float32))
         filled = model.fill_in(values, known, noise, self.n_denoise_steps)
         return self._as_state(torch.where(complete[:, None], values, filled))
 
@@ -150,7 +150,8 @@ class CanvasDynamics(Dynamics):
             resting = ~self.model.codec.changing(tick, self._ticks_per_step)
             tick = tick + self._ticks_per_step
             clamp_mask = resting if clamp_mask is None else clamp_mask | resting
-        noise = rng.normal(self.noise_size, dtype=values.dtype)
+        # Noise and sampler are in float32 or wider, whatever the network is in.
+        noise = rng.normal(self.noise_size, dtype=torch.promote_types(values.dtype, torch.float32))
         values = self.model.packed(self.n_denoise_steps).predict(values, noise, clamp_mask)
         reward = None if self.reward_column is None else values.select(1, self.reward_column)
         terminated = None if self.terminated_column is None else values.select(1, self.terminated_column) > 0.5
