@@ -186,7 +186,7 @@ def measured(name: str, seed: int, run: Run) -> dict[str, Any]:
 
 
 def kept_transitions(env_id: str, n: int, policy: Any, seed: int, path: Path) -> Path:
-    """The file of real steps under random actions; None has every second env repeat its actions."""
+    """The file of real steps under random actions; None has every fourth env repeat its actions."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         save_transitions(collect_transitions(env_id, n, policy, seed=seed), path)

@@ -40,9 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     words = "real steps to collect (default: 30000)"
     parser.add_argument("--transitions", type=positive, default=30_000, metavar="N", help=words)
     source = parser.add_mutually_exclusive_group()
-    words = (
-        "random, sticky (repeats actions, gets further), MODULE:FUNCTION or FILE.py:FUNCTION (default: half of both)"
-    )
+    words = "random, sticky (repeats actions), MODULE:FUNCTION or FILE.py:FUNCTION (default: one env in four sticky)"
     source.add_argument("--policy", metavar="POLICY", help=words)
     words = "transitions instead of collecting any: a file that wm_vec.train.save_transitions wrote"
     source.add_argument("--data", type=Path, metavar="FILE", help=words)

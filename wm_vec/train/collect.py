@@ -36,7 +36,7 @@ class RandomActions:
         action_space: One env's actions.
         num_envs: Envs; what each does depends on its own seed alone.
         seed: Seeds them.
-        sticky: None makes every second env sticky, ``"sticky"`` all, ``"random"`` none.
+        sticky: None makes every fourth env sticky, ``"sticky"`` all, ``"random"`` none.
     """
 
     def __init__(self, action_space: gym.Space, num_envs: int, seed: int, sticky: RandomPolicy | None) -> None:
@@ -44,7 +44,7 @@ class RandomActions:
         # Not seed + i, which the environments have: their chances would go with the actions.
         for space, own in zip(self._spaces, spawn_seeds(seed, num_envs), strict=True):
             space.seed(own)
-        self._repeat = [REPEAT * (sticky == "sticky" or (sticky is None and i % 2)) for i in range(num_envs)]
+        self._repeat = [REPEAT * (sticky == "sticky" or (sticky is None and i % 4 == 3)) for i in range(num_envs)]
         self._last: list[Any] = [None] * num_envs
 
     def __call__(self, observation: Any) -> np.ndarray:
@@ -74,7 +74,7 @@ def collect_transitions(
         policy: Observations ``(num_envs, ...)``, dicts and tuples of them where the space is a Dict or Tuple, ->
             actions; a torch module gets float32 tensors on its device, any other callable NumPy arrays. ``"random"``
             draws every action from the action space, ``"sticky"`` repeats the last one with probability `REPEAT`, None
-            does the one in half of the environments and the other in the rest.
+            repeats in every fourth environment and not in the others.
         seed: Seeds environments and random actions.
         num_envs: Environments run side by side.
         env_kwargs: Keyword arguments of the id or the callable.
