@@ -15,6 +15,7 @@ BELOW = {
     "wm_kernels": set(),
     "wm_vec.compat": set(),
     "wm_vec.spaces": set(),
+    "wm_vec.plain": set(),
     "wm_vec.canvas": set(),
     "wm_vec.schema": {"wm_vec.canvas"},
     "wm_vec.core": {"wm_kernels"},
@@ -29,8 +30,9 @@ BELOW = {
 }
 """Layer -> the layers it may import besides itself. What is not named here composes: `world_model`, `cli`."""
 
-EVERYWHERE = {"wm_vec.compat", "wm_vec.spaces"}
-"""What every layer of wm_vec may import: private names of other libraries, and the walk over Gymnasium's spaces."""
+EVERYWHERE = {"wm_vec.compat", "wm_vec.spaces", "wm_vec.plain"}
+"""What every layer of wm_vec may import: private names of other libraries, the walk over Gymnasium's spaces, and plain
+numbers."""
 COMPOSE = {
     "wm_vec",
     "wm_vec.__main__",

@@ -64,7 +64,7 @@ def test_a_step_of_several_ticks_changes_what_is_due_in_any_of_them(ticks_per_st
 
 @pytest.mark.parametrize("ticks", [0, -1, 1.5, "2"])
 def test_ticks_that_no_step_lasts(ticks):
-    with pytest.raises(ValueError, match="`ticks_per_step` must be a whole number above 0"):
+    with pytest.raises(ValueError, match="`ticks_per_step` must be a whole number of at least 1, got"):
         ModelConfig(ticks_per_step=ticks)
 
 

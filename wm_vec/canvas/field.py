@@ -8,8 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from wm_vec.plain import take_numbers, unwrap_scalars
+
 Bound = float | tuple[float, ...]
 MAX_CLASSES = 4096
+MAX_POSITIONS = 4096
+"""Positions of a canvas: attention costs their square."""
+MAX_PERIOD = 2**31 - 1
 _SHARED_ATTRIBUTES = ("h", "w", "period", "loss_weight", "is_output")
 
 
@@ -48,11 +55,15 @@ class Field:
     leads: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("h", "w", "period"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"Field: `{name}` must be a whole number of at least 1, got {value!r}.")
-        if not (math.isfinite(self.loss_weight) and self.loss_weight >= 0):
+        unwrap_scalars(self)
+        take_numbers(self, {"h": (1, MAX_POSITIONS), "w": (1, MAX_POSITIONS), "period": (1, MAX_PERIOD)})
+        if self.num_positions > MAX_POSITIONS:
+            raise ValueError(f"Field: at most {MAX_POSITIONS} positions, got h={self.h} x w={self.w}.")
+        for name in ("is_output", "is_input", "leads"):
+            if getattr(self, name) not in (True, False):
+                raise ValueError(f"Field: `{name}` must be True or False, got {getattr(self, name)!r}.")
+            object.__setattr__(self, name, bool(getattr(self, name)))
+        if not isinstance(self.loss_weight, (int, float)) or not 0 <= self.loss_weight < 1e30:
             raise ValueError(f"Field: `loss_weight` must be finite and not negative, got {self.loss_weight!r}.")
         if self.num_classes is not None and (not isinstance(self.num_classes, int) or self.num_classes < 2):
             raise ValueError(f"Field: `num_classes` must be at least 2 or None, got {self.num_classes!r}.")
@@ -61,12 +72,16 @@ class Field:
                 f"Field: `num_classes` is {self.num_classes}; a field takes at most {MAX_CLASSES}. Make several fields "
                 "of it (the digits of the index, for example), or a number."
             )
-        if not 0 <= self.max_values <= (2 if self.is_input else MAX_CLASSES):
+        if not isinstance(self.max_values, int) or not 0 <= self.max_values <= (2 if self.is_input else MAX_CLASSES):
             raise ValueError(
                 f"Field: `max_values` must be 0 to 2, more only where is_input=False; got {self.max_values!r}."
             )
         if self.leads and (self.num_classes != 2 or self.num_positions != 1 or self.is_input or not self.is_output):
             raise ValueError("Field: `leads` is for one predicted position of num_classes=2 with is_input=False.")
+        for name in ("low", "high"):  # also arrays, tensors and lists
+            if not isinstance(getattr(self, name), (float, int)):
+                bound = np.asarray(getattr(self, name), np.float64)
+                object.__setattr__(self, name, tuple(bound.ravel().tolist()) if bound.ndim else float(bound))
         for low, high in zip(self.bounds("low"), self.bounds("high"), strict=True):
             if not low < high:
                 raise ValueError(f"Field: `low` must be below `high`, got {low} and {high}.")

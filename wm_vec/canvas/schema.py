@@ -60,6 +60,8 @@ class BoundSchema:
     def __init__(self, fields: Mapping[str, Field], d_model: int) -> None:
         if not fields:
             raise SchemaError("The schema has no fields. Give at least one Field, or widen `include`.")
+        if wrong := [path for path in fields if not path.isprintable()]:
+            raise SchemaError(f"Field names must be printable, got {', '.join(map(ascii, wrong[:3]))}. Rename them.")
         self.layout = CanvasLayout.of(fields, d_model)
         self._fields = {path: BoundField(path, field, self.layout.starts[path]) for path, field in fields.items()}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,12 +14,12 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
-from wm_vec.canvas.field import MAX_CLASSES, Field
+from wm_vec.canvas.field import MAX_CLASSES, MAX_POSITIONS, Field
 from wm_vec.canvas.schema import BoundSchema, SchemaError
+from wm_vec.plain import LARGEST_WHOLE, whole_number
 from wm_vec.spaces import classes_of, dotted, leaves
 
 OBSERVATION, ACTION, REWARD, TERMINATED = "observation", "action", "reward", "terminated"
-MAX_POSITIONS = 4096
 MAX_DEPTH = 8
 """Dict and Tuple spaces inside one another."""
 TERMINATED_WEIGHT = 2.0
@@ -51,6 +52,13 @@ class EnvSignature:
     action_space: gym.Space
     max_episode_steps: int | None = None
     env_id: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_episode_steps is not None:
+            steps = whole_number(self.max_episode_steps, "EnvSignature: `max_episode_steps`")
+            object.__setattr__(self, "max_episode_steps", steps)
+        if self.env_id is not None and not (isinstance(self.env_id, str) and self.env_id.isprintable()):
+            raise ValueError(f"EnvSignature: `env_id` must be printable text or None, got {self.env_id!r}.")
 
     @classmethod
     def of_env(cls, env: RealEnv, env_kwargs: Mapping[str, Any] | None = None) -> EnvSignature:
@@ -97,20 +105,38 @@ class EnvSignature:
         return space_fields(space, ACTION, is_output=False)
 
     def schema(self, d_model: int) -> BoundSchema:
-        """The fields of observation and action, and reward and termination."""
+        """The fields of observation and action, and reward and termination.
+
+        Raises:
+            UnsupportedSpaceError: Spaces that cannot be laid on a canvas.
+        """
+        spaces = self.observation_space, self.action_space
+        needed = 2 + sum(math.prod(leaf.shape or ()) for space in spaces for _, leaf in leaves(space))
+        if needed > MAX_POSITIONS:
+            raise UnsupportedSpaceError(
+                f"{self.env_id or 'This environment'} needs {needed} positions, one per number of its spaces; the "
+                f"canvas takes at most {MAX_POSITIONS}. Observe features instead of raw images."
+            )
         fields = {
             **self.observation_fields,
             **self.action_fields,
             REWARD: Field(is_input=False, max_values=MAX_REWARDS),
             TERMINATED: Field(is_input=False, num_classes=2, loss_weight=TERMINATED_WEIGHT, leads=True),
         }
-        bound = BoundSchema(fields, d_model=d_model)
-        if bound.layout.num_positions > MAX_POSITIONS:
-            raise UnsupportedSpaceError(
-                f"{self.env_id or 'This environment'} needs {bound.layout.num_positions} positions, one per number of "
-                f"its spaces; the canvas takes at most {MAX_POSITIONS}. Observe features instead of raw images."
-            )
-        return bound
+        return BoundSchema(fields, d_model=d_model)
+
+    def check_fits(self, bound: BoundSchema) -> None:
+        """Refuse spaces that are not those of the fields.
+
+        Raises:
+            SchemaError: Other fields, sizes or numbers of classes.
+        """
+        own, fields = ({b.path: b.spec for b in schema.bound_fields()} for schema in (self.schema(32), bound))
+        for path in own.keys() | fields.keys():
+            mine, given = ((f.h, f.w, f.num_classes) if (f := of.get(path)) else None for of in (own, fields))
+            if mine != given:
+                words = f"(h, w, num_classes) {mine} by the spaces and {given} by the schema"
+                raise SchemaError(f"The spaces do not fit the schema: {path!r} has {words}.")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for a checkpoint."""
@@ -268,7 +294,7 @@ def space_from_dict(data: Mapping[str, Any], depth: int = 0) -> gym.Space:
 
     Raises:
         SchemaError: Spaces nested deeper than `MAX_DEPTH`, more elements than `MAX_POSITIONS`, or another kind.
-        KeyError, TypeError, ValueError: No such data.
+        Exception: No such data.
     """
     kind = data["kind"]
     if depth > MAX_DEPTH:
@@ -278,19 +304,32 @@ def space_from_dict(data: Mapping[str, Any], depth: int = 0) -> gym.Space:
     if kind == "tuple":
         return Tuple([space_from_dict(part, depth + 1) for part in data["spaces"]])
     if kind == "discrete":
-        return Discrete(data["n"], start=data["start"])
+        return Discrete(whole_number(data["n"], "n"), start=whole_number(data["start"], "start", -LARGEST_WHOLE))
     if kind == "multi_discrete":
-        return MultiDiscrete(data["nvec"], dtype=np.dtype(data["dtype"]).type, start=data["start"])
+        nvec, start = np.array(data["nvec"]), np.array(data["start"])
+        if not nvec.dtype.kind == start.dtype.kind == "i":
+            raise SchemaError("A saved MultiDiscrete space has numbers of classes that are not whole.")
+        return MultiDiscrete(nvec, dtype=_dtype_from(data["dtype"]).type, start=start)
     if kind not in ("box", "multi_binary"):
         raise SchemaError(f"A saved space is of the kind {kind!r}, which this wm_vec does not know.")
-    if math.prod(data["shape"]) > MAX_POSITIONS:
+    shape = tuple(whole_number(size, "A saved space's size") for size in data["shape"])
+    if math.prod(shape) > MAX_POSITIONS:
         raise SchemaError(f"A saved space has the shape {data['shape']}; at most {MAX_POSITIONS} numbers are taken.")
     if kind == "multi_binary":
-        return MultiBinary(data["shape"] if len(data["shape"]) != 1 else data["shape"][0])
-    dtype = np.dtype(data["dtype"])
-    parse = int if np.issubdtype(dtype, np.integer) else float
-    low, high = (np.array([parse(x) for x in data[k]], dtype).reshape(data["shape"]) for k in ("low", "high"))
-    return Box(low, high, shape=tuple(data["shape"]), dtype=dtype.type)
+        return MultiBinary(shape if len(shape) != 1 else shape[0])
+    dtype = _dtype_from(data["dtype"])
+    parse: Any = {"b": "True".__eq__, "f": float}.get(dtype.kind, int)
+    low, high = (np.array([parse(x) for x in data[k]], dtype).reshape(shape) for k in ("low", "high"))
+    if not (low <= high).all():
+        raise SchemaError("A saved space has a lower bound that is above the upper one, or is no number.")
+    return Box(low, high, shape=shape, dtype=dtype.type)
+
+
+def _dtype_from(name: str) -> np.dtype:
+    """A dtype of numbers by its name, and no other, which could be of any size."""
+    if not re.fullmatch(r"bool|u?int\d+|float\d+", name):
+        raise SchemaError(f"A saved space has the dtype {name!r}; expected one of numbers.")
+    return np.dtype(name)
 
 
 def _finite_or_inf(bound: np.ndarray) -> np.ndarray:

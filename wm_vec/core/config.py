@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TypedDict
 
-import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from wm_vec.core.state import as_autoreset_mode
+from wm_vec.plain import whole_number
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,3 @@ class EngineKeywords(TypedDict, total=False):
     bank_size: int
     exact_rows: bool
     validate: bool
-
-
-def whole_number(value: object, name: str) -> int:
-    """A whole number of at least 1, Python's or NumPy's, as a Python int.
-
-    Raises:
-        ValueError: Something else, True and 2.0 among them.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r} ({type(value).__name__}).")
-    return int(value)

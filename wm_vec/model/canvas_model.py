@@ -18,6 +18,23 @@ from wm_vec.compat import writes
 from wm_vec.model.codec import KNOWN, SAME_TICK, UNKNOWN, FieldCodec
 from wm_vec.model.denoiser import Denoiser, karras_sigmas, masked_mean
 from wm_vec.model.packed_weights import PackedWeights
+from wm_vec.plain import take_numbers
+
+MAX_DEPTH = 128
+RANGES: dict[str, tuple[float, float]] = {
+    "num_blocks": (1, MAX_DEPTH),
+    "num_loops": (1, MAX_DEPTH),
+    "mlp_ratio": (1, 64),
+    "sigma_min": (1e-6, 1e3),
+    "sigma_max": (1e-6, 1e3),
+    "rho": (1.0, 1e3),
+    "noise_mean": (-20.0, 20.0),
+    "noise_std": (0.0, 20.0),
+    "first_share": (0.0, 1.0),
+    "n_denoise_steps": (1, 128),
+    "ticks_per_step": (1, 2**31 - 1),
+}
+"""Of a `ModelConfig`: what is beyond is a mistake, or a file that would take hours or all memory."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +54,9 @@ class ModelConfig:
         n_denoise_steps: Default number of passes of a predict.
         ticks_per_step: Ticks of the fields' periods that one env step lasts.
         topology: Which positions attend to which; ``"dense"`` is all to all.
+
+    Raises:
+        ValueError: A number that is out of its range, or not whole where it must be.
     """
 
     num_blocks: int = 3
@@ -53,10 +73,13 @@ class ModelConfig:
     topology: Literal["dense"] = "dense"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.ticks_per_step, int) or self.ticks_per_step < 1:
+        take_numbers(self, RANGES)
+        if self.num_blocks * self.num_loops > MAX_DEPTH:
             raise ValueError(
-                f"ModelConfig: `ticks_per_step` must be a whole number above 0, got {self.ticks_per_step!r}."
+                f"ModelConfig: num_blocks x num_loops is at most {MAX_DEPTH}, got {self.num_blocks} x {self.num_loops}."
             )
+        if self.sigma_min > self.sigma_max:
+            raise ValueError(f"ModelConfig: `sigma_min` {self.sigma_min} is above `sigma_max` {self.sigma_max}.")
         if self.topology != "dense":
             raise ValueError(f"ModelConfig: `topology` must be 'dense', got {self.topology!r}.")
 

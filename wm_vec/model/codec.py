@@ -77,16 +77,18 @@ class FieldCodec(nn.Module):
         super().__init__()
         fields = bound.bound_fields()
         n, d = bound.layout.num_positions, bound.layout.d_model
-        counts = torch.tensor([f.num_positions for f in fields])
+        # Tables are made on the host, which reads them, also where parameters are on another device or on "meta".
+        counts, made_on = torch.tensor([f.num_positions for f in fields], device="cpu"), torch.get_default_device()
 
         def per_position(values: Sequence[float], dtype: torch.dtype) -> Tensor:
-            return torch.tensor(values, dtype=dtype).repeat_interleave(counts)
+            return torch.tensor(values, dtype=dtype, device="cpu").repeat_interleave(counts)
 
         num_classes = per_position([f.spec.num_classes or 0 for f in fields], torch.int64)
         max_values = per_position([f.spec.max_values for f in fields], torch.int64)
         room = torch.maximum(num_classes, max_values)
         first_row = room.cumsum(0) - room
-        class_value = torch.cat([*(torch.arange(float(rows)) for rows in room.tolist()), torch.zeros(1)])  # never empty
+        rows = [*(torch.arange(float(n), device="cpu") for n in room.tolist()), torch.zeros(1, device="cpu")]
+        class_value = torch.cat(rows)  # never empty
         self._leads, self._is_input, self._is_output = (
             per_position([getattr(f.spec, name) for f in fields], torch.bool).tolist()
             for name in ("leads", "is_input", "is_output")
@@ -98,8 +100,8 @@ class FieldCodec(nn.Module):
             "is_input": per_position([f.spec.is_input for f in fields], torch.bool),
             "period": per_position([f.spec.period for f in fields], torch.int64),
             "loss_weight": per_position([f.spec.loss_weight for f in fields], torch.float32),
-            "low": torch.tensor([b for f in fields for b in f.spec.bounds("low")]),
-            "high": torch.tensor([b for f in fields for b in f.spec.bounds("high")]),
+            "low": torch.tensor([b for f in fields for b in f.spec.bounds("low")], device="cpu"),
+            "high": torch.tensor([b for f in fields for b in f.spec.bounds("high")], device="cpu"),
             "mean": torch.zeros(n),
             "std": torch.ones(n),
             "step_mean": torch.zeros(2, n),
@@ -109,16 +111,17 @@ class FieldCodec(nn.Module):
             "class_seen": torch.ones(len(class_value), dtype=torch.bool),
         }
         for name, table in tables.items():
-            self.register_buffer(name, table)
-        self.register_buffer("field_of_position", per_position(list(range(len(fields))), torch.int64), persistent=False)
-        self.register_buffer("first_row", first_row, persistent=False)
+            self.register_buffer(name, table.to(made_on))
+        field_of_position = per_position(list(range(len(fields))), torch.int64)
+        self.register_buffer("field_of_position", field_of_position.to(made_on), persistent=False)
+        self.register_buffer("first_row", first_row.to(made_on), persistent=False)
         self.weight = nn.Parameter(torch.randn(n, d) * 0.5)
         self.embedding = nn.Parameter(torch.randn(len(class_value), d) * 0.5)
         self.position_embedding = nn.Parameter(torch.randn(n, d) * 0.35)
         self.field_embedding = nn.Parameter(torch.randn(len(fields), d) * 0.35)
         self.flag_embedding = nn.Parameter(torch.randn(3, d) * 0.1)
         self.classes: tuple[ClassPosition, ...]
-        self.read_classes()
+        self.read_classes(num_classes.tolist())
 
     def learned_buffers(self) -> list[Tensor]:
         """The buffers that training sets; the others follow from the schema."""
