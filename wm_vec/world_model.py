@@ -28,7 +28,8 @@ from wm_vec.envs import TorchRLEnv, WorldModelEnv, WorldModelVectorEnv
 from wm_vec.envs.fork_warning import warn_if_forked
 from wm_vec.envs.registration import BUNDLED
 from wm_vec.envs.torchrl.spaces import gymnasium_spec, spaces_of
-from wm_vec.model import CanvasModel, ModelConfig
+from wm_vec.model import CanvasModel, ModelConfig, check_state
+from wm_vec.model.state_check import LARGEST_BANK
 from wm_vec.settings import EngineSettings, EnvSettings, VectorSettings, configs_of
 from wm_vec.train import (
     CheckpointError,
@@ -38,11 +39,10 @@ from wm_vec.train import (
     data_from_mapping,
     data_from_minari,
     data_from_transitions,
-    read_checkpoint,
     train_model,
     write_checkpoint,
 )
-from wm_vec.train.checkpoint import check_folder
+from wm_vec.train.checkpoint import CheckpointFile, check_file
 from wm_vec.train.data import DataError, few_ends
 from wm_vec.train.normalise import fit_normalisers
 
@@ -191,8 +191,10 @@ class WorldModel:
         """Write the whole world to one safetensors file, atomically.
 
         Raises:
-            FileNotFoundError: There is no such folder.
+            OSError: The file cannot be written there, see `wm_vec.train.checkpoint.check_file`.
+            ValueError: Weights or a bank that `load` would refuse; the old file stays.
         """
+        check_state(self.model, self.model.state_dict(), self.bank)
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         if self.bank is not None:
             tensors["bank"] = self.bank
@@ -215,20 +217,26 @@ class WorldModel:
 
         Raises:
             FileNotFoundError: There is no such file.
-            CheckpointError: It is cut short, a pickle, of another kind or of another version.
+            CheckpointError: It is cut short, a pickle, of another kind or of another version, or contradicts itself.
         """
-        tensors, config = read_checkpoint(path)
+        file = CheckpointFile(path)
+        config = file.config
         try:
             schema, model_config = BoundSchema.from_dict(config["schema"]), ModelConfig(**config["model"])
             signature = EnvSignature.from_dict(config["signature"]) if config["signature"] else None
-            world = cls(schema, config=model_config)
-            world.signature = signature
-        except (KeyError, TypeError, ValueError) as error:
+            if signature is not None:
+                signature.check_fits(schema)
+            with torch.device("meta"):  # nothing is allocated before the file has what its configuration says
+                sketch = CanvasModel(schema, model_config)
+        except Exception as error:  # whatever plain data of another form may raise
             raise CheckpointError(
                 f"{path} is a wm_vec file but no world ({type(error).__name__}: {error}). A file that ends in "
                 "'.resume' is the state of an unfinished training run; repeat that run to finish it."
             ) from error
-        world._take(tensors, config, path)
+        _check_tensors(file, sketch)
+        world = cls(schema, config=model_config)
+        world.signature = signature
+        world._take(file)
         world.model.to(device=device, dtype=_checked_dtype(dtype))
         if world.bank is not None:
             world.bank = world.bank.to(world.device)
@@ -245,34 +253,33 @@ class WorldModel:
             FileNotFoundError: There is no such file.
             CheckpointError: The checkpoint is of another schema or network, or incomplete; nothing has changed then.
         """
-        tensors, config = read_checkpoint(path)
+        file = CheckpointFile(path)
         try:
-            same = BoundSchema.from_dict(config["schema"]) == self.bound
-        except (KeyError, TypeError, ValueError):
+            same = BoundSchema.from_dict(file.config["schema"]) == self.bound
+        except Exception:  # whatever plain data of another form may raise
             same = False
-        if not same or config.get("model") != asdict(self.model.config):
+        if not same or file.config.get("model") != asdict(self.model.config):
             raise CheckpointError(
                 f"{path} holds a world of another schema or network; this one has the fields "
                 f"{', '.join(self.bound.field_names[:6])}. Load it with WorldModel.load() instead."
             )
-        self._take(tensors, config, path)
+        self._take(file)
 
-    def _take(self, tensors: Mapping[str, Tensor], config: Mapping[str, Any], path: Any) -> None:
-        weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
-        own, bank = self.model.state_dict(), tensors.get("bank")
+    def _take(self, file: CheckpointFile) -> None:
         # All of it is checked before anything is copied: load_state_dict copies what fits and complains afterwards.
-        wrong = sorted(weights.keys() ^ own.keys()) or [n for n, t in own.items() if weights[n].shape != t.shape]
-        if bank is not None and (bank.dim() != 2 or bank.shape[0] < 1 or bank.shape[1] != self.num_positions):
-            wrong.append("bank")
-        if wrong:
-            raise CheckpointError(
-                f"{path}: the tensors do not fit its own configuration; missing, unexpected or of another shape: "
-                f"{', '.join(wrong[:6])}."
-            )
-        if not isinstance(config.get("trained"), bool):
-            raise CheckpointError(f"{path}: its configuration does not say whether the world is trained.")
+        _check_tensors(file, self.model)
+        trained = file.config.get("trained")
+        if not isinstance(trained, bool):
+            raise CheckpointError(f"{file.path}: its configuration does not say whether the world is trained.")
+        tensors = file.tensors()
+        bank = tensors.pop("bank", None)
+        weights = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
+        try:
+            check_state(self.model, weights, bank)
+        except ValueError as error:
+            raise CheckpointError(f"{file.path} holds broken numbers: {error}.") from error
         self.model.load_state_dict(weights)
-        self._learned(None if bank is None else bank.to(self.device), config["trained"])
+        self._learned(None if bank is None else bank.to(self.device), trained)
 
     def _learned(self, bank: Tensor | None, trained: bool = True) -> None:
         self.bank, self.trained = bank, trained
@@ -310,11 +317,11 @@ class WorldModel:
             UserWarning: Hardly a step of the first data ends an episode of the environment.
 
         Raises:
-            FileNotFoundError: A file is to be written into a folder that is not there.
+            OSError: A file that is to be written cannot be: a folder, or in a folder that is not there.
         """
         for written in (log_path, resume_path, save_path):
             if written is not None:
-                check_folder(written)
+                check_file(written)
         config = config or TrainConfig()
         if n_steps is not None:
             config = TrainConfig(**{**asdict(config), "n_steps": n_steps})
@@ -563,6 +570,16 @@ class WorldModel:
         """What makes environments as a call asks for them; the arguments are those of `configs_of`."""
         self._warn_if_untrained(stacklevel=4)
         return EnvFactory(self, *configs_of(*call))
+
+
+def _check_tensors(file: CheckpointFile, model: CanvasModel) -> None:
+    """Refuse a file of other tensors than a world of this model has, before any of them is read."""
+    like = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    if (shape := file.shapes.get("bank")) is not None:
+        width = model.bound.layout.num_positions
+        rows = shape[0] if shape and 0 < shape[0] <= LARGEST_BANK // width else 1
+        like["bank"] = torch.empty(rows, width, device="meta")
+    file.check_tensors(like)
 
 
 def _checked_dtype(dtype: torch.dtype | None) -> torch.dtype:

@@ -149,15 +149,19 @@ def _check_paths(out: Path, overwrite: bool) -> None:
 
 def _continue_log(log: Path, resume: Path, reporter: Reporter) -> None:
     """Cut the log back to the state that the run continues from, so that no step is logged twice."""
-    from wm_vec.train import read_checkpoint
+    from wm_vec.train.checkpoint import CheckpointError, CheckpointFile
 
     if not resume.exists():
         log.unlink(missing_ok=True)
         return
-    step = int(read_checkpoint(resume)[1].get("numbers", {}).get("step", 0))
+    numbers = CheckpointFile(resume).config.get("numbers", {})
+    try:
+        step = int(numbers["step"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{resume} is no state of a training run. Delete the file to start afresh.") from error
     reporter.note(f"going on from step {step} ({resume})")
     if log.exists():
-        lines = [line for line in log.read_text().splitlines() if _step_of(line) <= step]
+        lines = [line for line in log.read_text(errors="replace").splitlines() if _step_of(line) <= step]
         log.write_text("".join(f"{line}\n" for line in lines))
 
 
@@ -165,5 +169,5 @@ def _step_of(line: str) -> float:
     """The step of a log line; of one that a kill cut short, infinity."""
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return float("inf")

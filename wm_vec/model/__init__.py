@@ -2,5 +2,6 @@
 
 from wm_vec.model.canvas_model import CanvasModel, ModelConfig
 from wm_vec.model.packed_weights import PackedWeights
+from wm_vec.model.state_check import check_state
 
-__all__ = ["CanvasModel", "ModelConfig", "PackedWeights"]
+__all__ = ["CanvasModel", "ModelConfig", "PackedWeights", "check_state"]

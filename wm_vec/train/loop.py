@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -16,8 +17,8 @@ from torch import Tensor
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from wm_vec.model import CanvasModel
-from wm_vec.train.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
+from wm_vec.model import CanvasModel, check_state
+from wm_vec.train.checkpoint import CheckpointError, CheckpointFile, write_checkpoint
 from wm_vec.train.context_dropout import context_batch
 from wm_vec.train.data import WorldData
 
@@ -28,7 +29,7 @@ FINAL_SHARE = 0.01
 """The last learning rate, as a share of the peak."""
 END_SHARE = 1 / 16
 """Ends of episodes are drawn at least so often: rarer ones would be seen a few times in all."""
-RESUME_FORMAT = 3
+RESUME_FORMAT = 4
 NUMBERS = ("step", "loss_count", "mean_loss", "best_loss", "best_step")
 ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 
@@ -119,7 +120,7 @@ def train_model(
         progress: Called after every step with its number and the latest metrics.
 
     Raises:
-        CheckpointError: `resume_path` holds the state of another run.
+        CheckpointError: `resume_path` holds the state of another run, or is broken; the model is as it was then.
         FloatingPointError: The loss turned non-finite; the model keeps the best weights until then.
     """
     run = _Run(model, data, config)
@@ -248,37 +249,58 @@ class _Run:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything that the rest of the run depends on."""
-        optimizer = self.optimizer.state_dict()
-        parts = {"live": self.model.state_dict(), "ema": self.ema.state_dict(), "best": self.best}
-        parts |= {f"adam{i}": state for i, state in optimizer["state"].items()}
-        tensors = {f"{part}.{name}": tensor for part, state in parts.items() for name, tensor in state.items()}
-        tensors |= {"generator": self.generator.get_state(), "loss_sum": self.loss_sum}
         numbers = {name: repr(getattr(self, name)) for name in NUMBERS}  # text, since JSON has no NaN
-        schedules = {"optimizer": optimizer["param_groups"], "schedule": self.schedule.state_dict()}
-        write_checkpoint(path, tensors, {"run": self._identity(), "numbers": numbers, **schedules})
+        write_checkpoint(path, self._tensors(), {"run": self._identity(), "numbers": numbers})
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """What `save` writes, by name; of an optimizer that has not stepped, zeros of the same shapes."""
+        parts: dict[str, dict[str, Tensor]]
+        parts = {"live": self.model.state_dict(), "ema": self.ema.state_dict(), "best": self.best}
+        for i, parameter in enumerate(self.model.parameters()):
+            fresh = {name: torch.zeros(() if name == "step" else parameter.shape) for name in ADAM_STATE}
+            parts[f"adam{i}"] = {**fresh, **self.optimizer.state.get(parameter, {})}
+        tensors = {f"{part}.{name}": tensor for part, state in parts.items() for name, tensor in state.items()}
+        return {**tensors, "generator": self.generator.get_state(), "loss_sum": self.loss_sum}
 
     def restore(self, path: str | os.PathLike[str]) -> None:
-        """Continue what `save` wrote."""
-        tensors, config = read_checkpoint(path)
-        if config.get("run") != self._identity():
+        """Continue what `save` wrote; the model is touched last, when all of it has been found whole."""
+        file = CheckpointFile(path)
+        if file.config.get("run") != self._identity():
             raise CheckpointError(
                 f"{path} is the state of another training run (other data, schema, settings or version of wm_vec). "
                 "Repeat the run that wrote it to finish it, or delete the file to start afresh."
             )
+        file.check_tensors(self._tensors())
+        tensors = file.tensors()
 
         def part(name: str, like: Iterable[str]) -> dict[str, Tensor]:
             return {key: tensors[f"{name}.{key}"] for key in like}
 
-        for name in NUMBERS:
-            setattr(self, name, type(getattr(self, name))(config["numbers"][name]))
-        self.generator.set_state(tensors["generator"])
+        live, ema, best = part("live", self.best), part("ema", self.ema.state_dict()), part("best", self.best)
+        try:
+            for state in (live, {name.removeprefix("module."): ema[name] for name in ema if "." in name}, best):
+                check_state(self.model, state)
+            for name in NUMBERS:
+                setattr(self, name, type(getattr(self, name))(file.config["numbers"][name]))
+            if not 0 <= self.best_step <= self.step <= self.config.n_steps:
+                raise ValueError(f"step {self.step} of {self.config.n_steps}")
+            if math.isnan(self.best_loss):
+                raise ValueError("the best loss is NaN")
+            self.generator.set_state(tensors["generator"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{path} is a broken state of this training run ({error}). Delete the file to start afresh."
+            ) from error
         self.loss_sum = tensors["loss_sum"].to(self.device)
-        self.model.load_state_dict(part("live", self.best))
-        self.ema.load_state_dict(part("ema", self.ema.state_dict()))
-        self.best = {name: tensor.to(self.device) for name, tensor in part("best", self.best).items()}
-        states = {i: part(f"adam{i}", ADAM_STATE) for i in config["optimizer"][0]["params"]}
-        self.optimizer.load_state_dict({"state": states, "param_groups": config["optimizer"]})
-        self.schedule.load_state_dict(config["schedule"])
+        self.ema.load_state_dict(ema)
+        self.best = {name: tensor.to(self.device) for name, tensor in best.items()}
+        with warnings.catch_warnings(action="ignore"):  # that no step of the optimizer went before
+            for _ in range(self.step):  # which is all that the learning rate depends on
+                self.schedule.step()
+        groups = self.optimizer.state_dict()["param_groups"]
+        states = {i: part(f"adam{i}", ADAM_STATE) for i in groups[0]["params"]}
+        self.optimizer.load_state_dict({"state": states, "param_groups": groups})
+        self.model.load_state_dict(live)
 
     def _identity(self) -> dict[str, Any]:
         return {

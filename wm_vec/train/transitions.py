@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from tensordict import TensorDict, TensorDictBase
 
-from wm_vec.train.checkpoint import check_folder
+from wm_vec.train.checkpoint import check_file, write_file
 from wm_vec.train.data import DataError
 
 
@@ -18,9 +18,9 @@ def save_transitions(transitions: TensorDictBase, path: str | os.PathLike[str]) 
 
     Raises:
         DataError: Another batch shape, or keys that contain ``/``.
-        FileNotFoundError: There is no such folder.
+        OSError: The file cannot be written there.
     """
-    check_folder(path)
+    check_file(path)
     if transitions.batch_dims != 1:
         raise DataError(
             f"save_transitions: expected a batch (n,), got {tuple(transitions.shape)}. Give transitions.reshape(-1) "
@@ -30,7 +30,7 @@ def save_transitions(transitions: TensorDictBase, path: str | os.PathLike[str]) 
     if slashed := [key for key in keys if any("/" in part for part in key)]:
         raise DataError(f"save_transitions: keys must not contain '/', got {slashed}. Rename them first.")
     flat = transitions.detach().cpu().flatten_keys("/")
-    save_file({key: value.contiguous().clone() for key, value in flat.items()}, path)
+    write_file(path, save({key: value.contiguous().clone() for key, value in flat.items()}))
 
 
 def load_transitions(path: str | os.PathLike[str]) -> TensorDict:

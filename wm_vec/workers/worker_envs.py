@@ -19,7 +19,7 @@ from torchrl.envs import EnvBase
 
 from wm_vec.core import spawn_seeds
 from wm_vec.core.config import whole_number
-from wm_vec.train import read_checkpoint
+from wm_vec.train.checkpoint import CheckpointFile
 from wm_vec.workers.env import WorkerEnv, on_disk
 from wm_vec.world_model import WorldModel
 
@@ -211,5 +211,5 @@ def _copy(
 
 def _kind(path: Path) -> tuple[Any, Any]:
     """What two worlds must have in common for the one to take the other's weights."""
-    _, config = read_checkpoint(path)
+    config = CheckpointFile(path).config
     return config.get("schema"), config.get("model")
