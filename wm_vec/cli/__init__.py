@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from wm_vec.cli.arguments import CommandError
+from wm_vec.plain import printable
 
 COMMANDS = {
     "train": "learn a world from a real environment",
@@ -47,6 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0, 2 where the user has to change something, 130 after an interrupt.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # what the terminal's encoding does not have
     parser = _Parser(
         prog="wm-vec",
         description="Learned worlds as thousands of imagined environments.",
@@ -83,9 +88,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
+        if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and " memory" in str(error)):
+            error = CommandError(f"there is not enough memory for such sizes. Ask for less. ({error})")
         if not isinstance(error, _user_errors()):
             raise
-        message = " ".join(str(error).split())
+        message = printable(" ".join(str(error).split()))
         print(f"wm-vec {args.command}: error: {message or type(error).__name__}", file=sys.stderr)
         return USER_ERROR
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,25 @@ class CommandError(Exception):
     """Something that the user can put right; shown as one line, with exit code 2."""
 
 
-def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    try:
-        number = int(text.replace("_", ""))
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
-    return number
+def whole(least: int, most: int) -> Callable[[str], int]:
+    """The type of an argument that is a whole number in a range."""
+
+    def parse(text: str) -> int:
+        try:
+            number = int(text.replace("_", ""))
+        except ValueError:
+            number = least - 1
+        if not least <= number <= most:
+            upper = f" and at most {most}" if number > most else ""
+            raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}{upper}, got {text!r}")
+        return number
+
+    return parse
 
 
-def non_negative(text: str) -> int:
-    """A whole number of at least 0."""
-    return 0 if text == "0" else positive(text)
+positive = whole(1, 2**31 - 1)
+size = whole(1, 2**24)
+"""Of a batch or of many envs."""
 
 
 def json_object(text: str) -> dict[str, Any]:
@@ -44,7 +50,7 @@ def add_common(parser: argparse.ArgumentParser, examples: str, real_env: bool = 
     if real_env:
         words = "keyword arguments of the real environment, e.g. '{\"g\": 9.8}'"
         parser.add_argument("--env-kwargs", type=json_object, default={}, metavar="JSON", help=words)
-    parser.add_argument("--seed", type=non_negative, default=0, metavar="S", help="seeds everything (default: 0)")
+    parser.add_argument("--seed", type=whole(0, 2**62), default=0, metavar="S", help="seeds everything (default: 0)")
     parser.add_argument("--device", default="cpu", metavar="D", help="cpu, cuda, cuda:1, ... (default: cpu)")
     parser.add_argument(
         "--json", action="store_true", help="JSON alone on standard output, everything else on standard error"
@@ -56,7 +62,7 @@ def add_world(parser: argparse.ArgumentParser) -> None:
     """The world of a command that takes one, and ``--denoise-steps``."""
     parser.add_argument("world", metavar="FILE", help="a file that 'wm-vec train' wrote, or a bundled world's name")
     words = "denoiser evaluations (default: the world's)"
-    parser.add_argument("--denoise-steps", type=positive, metavar="K", help=words)
+    parser.add_argument("--denoise-steps", type=whole(1, 1000), metavar="K", help=words)
 
 
 def check_writable(path: Path, option: str, picture: bool = False) -> None:

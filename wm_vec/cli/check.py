@@ -13,7 +13,7 @@ import argparse
 import json
 from pathlib import Path
 
-from wm_vec.cli.arguments import CommandError, add_common, add_world, check_writable, positive
+from wm_vec.cli.arguments import CommandError, add_common, add_world, check_writable, positive, size
 
 EXAMPLES = """
 wm-vec check cartpole.safetensors
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out-png", type=Path, metavar="FILE", help="write a picture there (needs matplotlib)")
     words = "held-out real steps (default: 10000)"
     parser.add_argument("--transitions", type=positive, default=10_000, metavar="N", help=words)
-    parser.add_argument("--starts", type=positive, default=200, metavar="N", help="whole episodes (default: 200)")
+    parser.add_argument("--starts", type=size, default=200, metavar="N", help="whole episodes (default: 200)")
     parser.add_argument("--horizon", type=positive, default=50, metavar="T", help="open-loop steps (default: 50)")
     add_common(parser, EXAMPLES, real_env=True)
 
@@ -61,6 +61,11 @@ def run(args: argparse.Namespace) -> int:
         env_id = args.env or (world.signature.env_id if world.signature else None)
         if env_id is None:
             raise CommandError(f"{args.world} does not say which environment it was learned from: give --env ID.")
+        if args.env is None and ":" in env_id:
+            raise CommandError(
+                f"{args.world} says that it was learned from {env_id}, which imports the module before the colon. If "
+                "you trust it, give it as --env yourself."
+            )
         load_signature(env_id, args.env_kwargs)
         report = evaluate_world(
             world,

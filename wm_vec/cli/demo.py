@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from wm_vec.cli.arguments import add_common, check_writable, positive
+from wm_vec.cli.arguments import add_common, check_writable, positive, size
 
 ENV_ID = "CartPole-v1"
 NUM_EPISODES = 20
@@ -26,7 +26,7 @@ wm-vec demo --json > demo.json
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``wm-vec demo``."""
     words = "imagined rollouts at once (default: 2048)"
-    parser.add_argument("--num-envs", type=positive, default=2048, metavar="N", help=words)
+    parser.add_argument("--num-envs", type=size, default=2048, metavar="N", help=words)
     words = "imagined steps to train the policy for (default: 600,000)"
     parser.add_argument("--policy-steps", type=positive, default=600_000, metavar="N", help=words)
     words = "where the picture is written"

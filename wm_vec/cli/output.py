@@ -12,6 +12,8 @@ from typing import IO, Any
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from wm_vec.plain import printable
+
 MIN_WIDTH = 110
 """Characters that tables may take where the output is no terminal."""
 
@@ -31,7 +33,7 @@ class Reporter:
 
     def note(self, text: str) -> None:
         """A line on standard error."""
-        self._notes.print(text)
+        self._notes.print(printable(text))
 
     def result(self, payload: dict[str, Any], *renderables: RenderableType) -> None:
         """The command's result: `payload` as JSON, or else `renderables` for people."""

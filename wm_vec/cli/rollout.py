@@ -10,7 +10,7 @@ import argparse
 import time
 from typing import TYPE_CHECKING, Any
 
-from wm_vec.cli.arguments import add_common, add_world, positive
+from wm_vec.cli.arguments import add_common, add_world, positive, size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +30,7 @@ wm-vec rollout cartpole.safetensors --policy my_policies:balance --steps 500 --j
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``wm-vec rollout``."""
     add_world(parser)
-    parser.add_argument("--num-envs", type=positive, default=1024, metavar="N", help="envs (default: 1024)")
+    parser.add_argument("--num-envs", type=size, default=1024, metavar="N", help="envs (default: 1024)")
     parser.add_argument("--steps", type=positive, default=200, metavar="T", help="steps of each env (default: 200)")
     parser.add_argument("--policy", metavar="MODULE:FUNCTION", help="batch of observations -> batch of actions")
     parser.add_argument("--max-episode-steps", type=positive, metavar="H", help="horizon (default: the environment's)")

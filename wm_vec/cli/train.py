@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wm_vec.cli.arguments import CommandError, add_common, check_writable, positive
+from wm_vec.cli.arguments import CommandError, add_common, check_writable, positive, size
 
 if TYPE_CHECKING:
     from wm_vec.cli.output import Reporter
@@ -44,12 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--policy", metavar="POLICY", help=words)
     words = "transitions instead of collecting any: a file that wm_vec.train.save_transitions wrote"
     source.add_argument("--data", type=Path, metavar="FILE", help=words)
-    for option, words in (
-        ("--steps", "gradient steps at most (default: that of wm_vec.TrainConfig)"),
-        ("--batch-size", "examples per gradient step (default: likewise)"),
-        ("--checkpoint-every", "steps between writing FILE.resume (default: likewise)"),
+    for option, kind, words in (
+        ("--steps", positive, "gradient steps at most (default: that of wm_vec.TrainConfig)"),
+        ("--batch-size", size, "examples per gradient step (default: likewise)"),
+        ("--checkpoint-every", positive, "steps between writing FILE.resume (default: likewise)"),
     ):
-        parser.add_argument(option, type=positive, metavar="N", help=words)
+        parser.add_argument(option, type=kind, metavar="N", help=words)
     words = "width of the network, a multiple of 32 (default: 32)"
     parser.add_argument("--d-model", type=positive, default=32, metavar="D", help=words)
     parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
@@ -101,6 +101,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _train(args: argparse.Namespace, reporter: Reporter) -> tuple[WorldModel, int, TrainReport]:
     """Collect or load transitions and train on them, with progress: the world, their number, the report."""
+    from wm_vec.canvas.layout import MAX_D_MODEL
     from wm_vec.cli.loading import load_device, load_policy, load_signature
     from wm_vec.train import TrainConfig, collect_transitions, load_transitions
     from wm_vec.world_model import WorldModel
@@ -109,8 +110,8 @@ def _train(args: argparse.Namespace, reporter: Reporter) -> tuple[WorldModel, in
     config = TrainConfig(seed=args.seed, **{name: value for name, value in given.items() if value is not None})
     device = load_device(args.device)
     signature = load_signature(args.env, args.env_kwargs)
-    if args.d_model % 32:
-        raise CommandError(f"--d-model must be a multiple of 32, got {args.d_model}.")
+    if args.d_model % 32 or args.d_model > MAX_D_MODEL:
+        raise CommandError(f"--d-model must be a multiple of 32 up to {MAX_D_MODEL}, got {args.d_model}.")
     world = WorldModel.from_signature(signature, d_model=args.d_model, device=device, seed=args.seed)
     policy = args.policy if args.policy in (None, "random", "sticky") else load_policy(args.policy)
     transitions = None if args.data is None else load_transitions(args.data)
