@@ -1,18 +1,22 @@
-"""The one walk over the parts of Gymnasium's Dict and Tuple spaces, nested at will."""
+"""The one walk over the parts of Gymnasium's Dict and Tuple spaces, nested at will; and classes as one-hot vectors."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium import spaces
+from torch import Tensor
 
 Path = tuple[str | int, ...]
 """Where a leaf lies: keys of Dict and places of Tuple spaces, ``("camera", 0)``; ``()`` is the space itself."""
 Tree = Any
 """What a space holds: a leaf's value, or a dict or tuple of trees."""
+ONE_HOT_TOLERANCE = 1e-3
+"""What straight-through estimators, ``hot + probs - probs.detach()``, leave of a 1 or a 0 lies within this."""
 
 
 def map_leaves(fn: Callable[..., Any], space: gym.Space, *trees: Tree, path: Path = ()) -> Tree:
@@ -68,3 +72,22 @@ def classes_of(leaf: gym.Space) -> tuple[np.ndarray, np.ndarray] | None:
         count = leaf.n if isinstance(leaf, spaces.Discrete) else leaf.nvec
         return np.asarray(count, np.int64), np.asarray(leaf.start, np.int64)
     return None
+
+
+def read_one_hot(hot: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The classes that one-hot vectors stand for; reads nothing on the host.
+
+    Args:
+        hot: ``(..., n)`` of any real dtype, k vectors side by side.
+        counts: Their k lengths, n in all.
+
+    Returns:
+        ``(..., k)`` int64, the classes; and ``(...)`` bool, whether each vector is a 1 among 0s, within
+        `ONE_HOT_TOLERANCE` or what its dtype resolves. Of others, the class is that of the largest entry.
+    """
+    tolerance = max(ONE_HOT_TOLERANCE, torch.finfo(hot.dtype).eps if hot.is_floating_point() else 0.0)
+    hot = hot.to(torch.promote_types(hot.dtype, torch.float32))
+    parts = hot.split(list(counts), -1)
+    index = torch.stack([part.argmax(-1) for part in parts], -1)
+    ones = [torch.nn.functional.one_hot(at, n) for at, n in zip(index.unbind(-1), counts, strict=True)]
+    return index, ((hot - torch.cat(ones, -1)).abs() <= tolerance).all(-1)

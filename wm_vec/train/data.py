@@ -19,7 +19,7 @@ from wm_vec.canvas import BoundSchema, EnvSignature
 from wm_vec.canvas.signature import REWARD, TERMINATED
 from wm_vec.compat import tree_leaves, tree_map
 from wm_vec.core.trees import Tree, as_entry, is_nested, observation_in, observation_keys
-from wm_vec.spaces import Path, classes_of, dotted, map_leaves
+from wm_vec.spaces import Path, classes_of, dotted, map_leaves, read_one_hot
 
 HELD_OUT_FRACTION = 0.1
 TRAJECTORY, PADDING_MASK = ("collector", "traj_ids"), ("collector", "mask")
@@ -340,9 +340,16 @@ def _flatten(leaf: gym.Space, part: Any, name: str) -> Tensor:
     steps = batch.shape[0]
     if classes is not None and not isinstance(leaf, MultiBinary):
         counts = classes[0].ravel().tolist()
-        if batch.dim() == 2 and size < batch.shape[1] == sum(counts):
-            hot = batch.to(torch.int64).split(counts, 1)
-            return torch.stack([one.argmax(1) for one in hot], 1).double()
+        if batch.dim() == 2 and size <= batch.shape[1] == sum(counts):
+            index, clear = read_one_hot(batch, counts)
+            if bool(clear.all()):
+                return index.double()
+            if size < sum(counts):  # else they may be indices
+                row = int(clear.logical_not().nonzero()[0])
+                raise DataError(
+                    f"The {name} in row {row} is {batch[row].tolist()}, no one-hot vector of {leaf}, which has one 1 "
+                    "per class and 0 elsewhere. Of probabilities, draw a class first, or take their argmax."
+                )
     if batch.numel() != steps * size:
         raise DataError(f"Each {name} must have {size} numbers ({leaf}), got shape {tuple(batch.shape[1:])}.")
     batch = batch.reshape(steps, size).double()
