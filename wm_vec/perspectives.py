@@ -104,11 +104,7 @@ def check_paths(role: str, paths: Sequence[str]) -> None:
 
 
 def _observed_bounds(fields: Sequence[BoundField]) -> tuple[np.ndarray, np.ndarray]:
-    low, high = [], []
-    for field in fields:
-        classes = field.spec.num_classes
-        low += [0.0] * field.num_positions if classes else list(field.spec.bounds("low"))
-        high += [classes - 1.0] * field.num_positions if classes else list(field.spec.bounds("high"))
+    low, high = ([b for field in fields for b in field.spec.bounds(which)] for which in ("low", "high"))
     return np.array(low, np.float32), np.array(high, np.float32)
 
 

@@ -60,21 +60,28 @@ def test_float64_bounds_stay_inside_after_float32(a, b):
     field = space_field(space, "observation")
     (inner_low,), (inner_high,) = field.bounds("low"), field.bounds("high")
     for bound in (inner_low, inner_high):
-        if math.isfinite(bound):
-            assert float(np.float32(bound)) == bound, "the model's float32 holds the bound exactly"
-    if math.isfinite(inner_low):
-        assert low <= inner_low < inner_high <= high
-        # And none is given away: the next float32 outwards lies outside.
-        assert float(np.nextafter(np.float32(inner_low), np.float32(-INF))) < low
-        assert float(np.nextafter(np.float32(inner_high), np.float32(INF))) > high
+        assert float(np.float32(bound)) == bound, "the model's float32 holds the bound exactly"
+    # None is given away: the next float32 outwards lies outside.
+    assert float(np.nextafter(np.float32(inner_low), np.float32(-INF))) < low
+    assert float(np.nextafter(np.float32(inner_high), np.float32(INF))) > high
+    if inner_low < inner_high:
+        assert low <= inner_low
+        assert inner_high <= high
+    assert inner_low <= inner_high, "where no float32 lies between, both are the one below"
 
 
-def test_a_constant_number_needs_no_bounds():
+def test_a_constant_number_is_its_own_bounds():
     field = space_field(Box(np.array([0.0, 1.0], np.float32), np.array([0.0, 2.0], np.float32)), "observation")
-    assert field.bounds("low") == (-INF, 1.0)
+    assert (field.bounds("low"), field.bounds("high")) == ((0.0, 1.0), (0.0, 2.0))
 
 
-@pytest.mark.parametrize(("space", "classes"), [(Discrete(4), 4), (Discrete(3, start=-1), 3), (Discrete(1), 2)])
+@pytest.mark.parametrize(("low", "high"), [(1e31, 1e32), (-1e32, -1e31), (-INF, INF)])
+def test_bounds_beyond_all_numbers_are_none(low, high):
+    field = space_field(Box(low, high, (1,), np.float64), "observation")
+    assert (field.bounds("low"), field.bounds("high")) == ((-INF,), (INF,))
+
+
+@pytest.mark.parametrize(("space", "classes"), [(Discrete(4), 4), (Discrete(3, start=-1), 3), (Discrete(1), 1)])
 def test_a_discrete_space_is_one_categorical_position(space, classes):
     field = space_field(space, "action", is_output=False)
     assert (field.num_positions, field.num_classes, field.is_output) == (1, classes, False)
@@ -110,7 +117,7 @@ def test_parts_are_fields_by_keys_and_places():
         "observation.bets.1.all": (1, 2),
         "observation.cards.0": (1, 13),
         "observation.cards.1": (1, 4),
-        "observation.cards.2": (1, 2),
+        "observation.cards.2": (1, 1),
         "observation.flags": (2, 2),
     }
     assert fields["observation.bets.0"].bounds("high") == (5.0, 5.0)

@@ -34,8 +34,8 @@ class Field:
             before, so it is predicted but not read.
         low: Lower bound in the field's own units: one number, or one per position in row-major order.
         high: Upper bound, likewise.
-        num_classes: Number of classes of a categorical field, whose values are the whole numbers below it;
-            None for numbers.
+        num_classes: Number of classes of a categorical field, whose values are the whole numbers below it,
+            0 alone where there is one class; None for numbers.
         max_values: Where the data have no more distinct values than this, a position of a field of numbers is
             predicted as one of them instead of as a number; 0 for never, 2 at most where the field is an input.
         leads: Whether the field's next value is drawn before all others, which are predicted given it; for one
@@ -65,8 +65,8 @@ class Field:
             object.__setattr__(self, name, bool(getattr(self, name)))
         if not isinstance(self.loss_weight, (int, float)) or not 0 <= self.loss_weight < 1e30:
             raise ValueError(f"Field: `loss_weight` must be finite and not negative, got {self.loss_weight!r}.")
-        if self.num_classes is not None and (not isinstance(self.num_classes, int) or self.num_classes < 2):
-            raise ValueError(f"Field: `num_classes` must be at least 2 or None, got {self.num_classes!r}.")
+        if self.num_classes is not None and (type(self.num_classes) is not int or self.num_classes < 1):
+            raise ValueError(f"Field: `num_classes` must be at least 1 or None, got {self.num_classes!r}.")
         if self.num_classes is not None and self.num_classes > MAX_CLASSES:
             raise ValueError(
                 f"Field: `num_classes` is {self.num_classes}; a field takes at most {MAX_CLASSES}. Make several fields "
@@ -83,8 +83,8 @@ class Field:
                 bound = np.asarray(getattr(self, name), np.float64)
                 object.__setattr__(self, name, tuple(bound.ravel().tolist()) if bound.ndim else float(bound))
         for low, high in zip(self.bounds("low"), self.bounds("high"), strict=True):
-            if not low < high:
-                raise ValueError(f"Field: `low` must be below `high`, got {low} and {high}.")
+            if not low <= high:
+                raise ValueError(f"Field: `low` must not be above `high`, got {low} and {high}.")
 
     @property
     def num_positions(self) -> int:
@@ -92,8 +92,10 @@ class Field:
         return self.h * self.w
 
     def bounds(self, which: str) -> tuple[float, ...]:
-        """``"low"`` or ``"high"`` as one number per position."""
+        """``"low"`` or ``"high"`` as one number per position; the first and the last class of a categorical field."""
         bound = getattr(self, which)
+        if self.num_classes is not None:
+            bound = 0.0 if which == "low" else self.num_classes - 1.0
         if not isinstance(bound, Sequence):
             return (float(bound),) * self.num_positions
         if len(bound) != self.num_positions:

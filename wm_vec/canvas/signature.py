@@ -238,7 +238,7 @@ def _leaf_fields(leaf: gym.Space, name: str, is_output: bool) -> dict[str, Field
     width = shape[-1] if shape else 1
     place: dict[str, Any] = {"h": math.prod(shape) // width, "w": width, "is_output": is_output}
     if classes is not None:
-        counts = [max(2, n) for n in classes[0].ravel().tolist()]
+        counts = classes[0].ravel().tolist()
         if max(counts) > MAX_CLASSES:
             raise UnsupportedSpaceError(
                 f"The {name} space {leaf} has {max(counts)} classes; a position takes at most {MAX_CLASSES}. Wrap the "
@@ -249,9 +249,8 @@ def _leaf_fields(leaf: gym.Space, name: str, is_output: bool) -> dict[str, Field
         return {dotted(name, i): Field(num_classes=n, is_output=is_output) for i, n in enumerate(counts)}
     assert isinstance(leaf, Box)
     low, high = _within_float32(_finite_or_inf(leaf.low), _finite_or_inf(leaf.high))
-    # A constant element has no room between its bounds; it needs none.
-    room = low < high
-    low, high = np.where(room, low, -math.inf), np.where(room, high, math.inf)
+    # Of a constant that float32 cannot hold, the number below it; bounds beyond 1e30 are none.
+    low, high = np.where(np.isposinf(low), -np.inf, np.minimum(low, high)), np.where(np.isneginf(high), np.inf, high)
     bounds = tuple(low.ravel().tolist()), tuple(high.ravel().tolist())
     return {name: Field(low=bounds[0], high=bounds[1], max_values=2 if is_output else 0, **place)}
 
