@@ -9,11 +9,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete
 from gymnasium.vector import AutoresetMode
 
 from wm_vec import ModelConfig, TrainConfig, WorldModel, collect_transitions, compile_schema
 from wm_vec.canvas import EnvSignature, Field, SchemaError, UnknownFieldError, UnsupportedSpaceError
+from wm_vec.compat import tree_map
 from wm_vec.core import ActionSpec, CounterRNG, Perspective
 from wm_vec.core.rng import STREAM_BANK, STREAM_NOISE
 from wm_vec.envs import WorldModelEnv, WorldModelVectorEnv
@@ -277,7 +278,7 @@ def test_finetune_takes_a_mapping_and_fills_in_what_it_does_not_name(world):
 
 def test_finetune_takes_prepared_data(world):
     data = world.as_data({"firm.revenue": np.arange(20.0)})
-    assert world.as_data(data) is data
+    assert world.as_data(data).fingerprint() == data.fingerprint()
     world.finetune(data, config=QUICK)
     with pytest.raises(DataError, match="of a world of 8 positions, this one has 7"):
         small("CartPole-v1").finetune(data, config=QUICK)
@@ -709,3 +710,37 @@ def test_the_first_data_with_few_ends_warn_once():
         fresh = WorldModel.from_env("CartPole-v1")
         steps["next", "terminated"][ends[19]] = True
         fresh.finetune(steps, config=QUICK)
+
+
+SINGLE = [
+    (Discrete(1), Discrete(1)),
+    (Discrete(1, start=3), Discrete(2)),
+    (MultiDiscrete([1, 1]), MultiDiscrete([1, 1])),
+    (MultiDiscrete([1, 3]), MultiDiscrete([2, 1])),
+    (Dict({"alone": Discrete(1), "x": Box(-1.0, 1.0, (1,))}), Box(-1.0, 1.0, (1,))),
+]
+
+
+@pytest.mark.filterwarnings("ignore:This world is untrained", "ignore:.* of 20 transitions")
+@pytest.mark.parametrize("spaces", SINGLE, ids=str)
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_a_single_class_is_all_that_a_world_ever_shows_and_its_rollouts_are_data(spaces, one_hot, tmp_path):
+    world = WorldModel.from_signature(EnvSignature(*spaces, 5), config=ModelConfig(num_blocks=1))
+    scalar = world.to_env()
+    scalar.reset(seed=0)
+    for _ in range(2):  # before and after it has learned
+        vector = world.to_vector_env(8, validate=True)
+        vector.reset(seed=0)
+        for _ in range(7):
+            seen, *_ = vector.step(vector.sample_actions())
+            assert vector.observation_space.contains(tree_map(np.asarray, seen))
+            assert spaces[0].contains(scalar.step(scalar.action_space.sample())[0])
+        if isinstance(spaces[0], Discrete) and spaces[0].start:
+            return  # TorchRL counts from 0
+        rollout = world.to_torchrl_env(4, one_hot=one_hot).rollout(5, break_when_any_done=False)
+        data = world.as_data(rollout)
+        assert len(data) == 20
+        assert data.next_values[:, 0].unique().tolist() == [0.0]
+        world.finetune(rollout, config=QUICK)
+    world.save(tmp_path / "world")
+    assert WorldModel.load(tmp_path / "world").bound == world.bound

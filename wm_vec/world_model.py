@@ -6,7 +6,6 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from functools import reduce
 from importlib import resources
 from pathlib import Path
 from typing import Any, Self, TypedDict, Unpack
@@ -358,7 +357,7 @@ class WorldModel:
                 raise DataError(
                     f"The data are of a world of {data.values.shape[1]} positions, this one has {self.num_positions}."
                 )
-            return data
+            return data.within(self.bound)
         if isinstance(data, TensorDictBase):
             return data_from_transitions(data, self.bound, self._signature_for("transitions"))
         if isinstance(data, Mapping):
@@ -368,7 +367,8 @@ class WorldModel:
                 raise DataError("The replay buffer is empty.")
             return self.as_data(data[:])
         if isinstance(data, (list, tuple)) and data and all(isinstance(part, TensorDictBase) for part in data):
-            return reduce(WorldData.join, map(self.as_data, data))
+            first, *others = map(self.as_data, data)
+            return first.join(*others)
         if hasattr(data, "__iter__"):
             return data_from_minari(data, self.bound, self._signature_for("a dataset of episodes"))
         raise TypeError(

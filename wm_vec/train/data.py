@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import gymnasium as gym
@@ -16,7 +16,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from wm_vec.canvas import BoundSchema, EnvSignature
-from wm_vec.canvas.signature import REWARD, TERMINATED
+from wm_vec.canvas.signature import REWARD, TERMINATED, position_names
 from wm_vec.compat import tree_leaves, tree_map
 from wm_vec.core.trees import Tree, as_entry, is_nested, observation_in, observation_keys
 from wm_vec.spaces import Path, classes_of, dotted, map_leaves, read_one_hot
@@ -24,6 +24,8 @@ from wm_vec.spaces import Path, classes_of, dotted, map_leaves, read_one_hot
 HELD_OUT_FRACTION = 0.1
 TRAJECTORY, PADDING_MASK = ("collector", "traj_ids"), ("collector", "mask")
 """Where TorchRL's collectors write to which episode a step belongs, and which steps are no padding."""
+ROUNDING = 1e-6
+"""What lies no further beyond a bound, relative to the bound where that is above 1, is clipped; more is refused."""
 FEW_ENDS = 20
 """Terminal steps below which a world hardly learns when episodes end."""
 
@@ -82,12 +84,44 @@ class WorldData:
             raise DataError(f"There are {len(self)} steps; at least 2 are needed to train and to hold out.")
         return self[~held_out], self[held_out]
 
-    def join(self, other: WorldData) -> WorldData:
-        """Both together; episodes stay apart."""
-        shifted = other.episode + self.episode.max() + 1
-        joined = {f.name: torch.cat((getattr(self, f.name), getattr(other, f.name))) for f in fields(self)}
-        joined["episode"] = torch.cat((self.episode, shifted))
-        return WorldData(**joined)
+    def join(self, *others: WorldData) -> WorldData:
+        """All together; episodes stay apart."""
+        parts = [self]
+        for part in others:
+            parts.append(replace(part, episode=part.episode + parts[-1].episode.max() + 1))
+        return WorldData(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(self)})
+
+    def within(self, bound: BoundSchema) -> WorldData:
+        """The same steps, with what rounding put beyond the bounds of its field clipped.
+
+        Raises:
+            DataError: A known value that is not finite, no class of its field, or beyond its bounds by more than
+                `ROUNDING`.
+        """
+        specs = {field.path: field.spec for field in bound.bound_fields()}
+        low, high = (torch.tensor([b for f in specs.values() for b in f.bounds(which)]) for which in ("low", "high"))
+        classes = torch.tensor([f.num_classes is not None for f in specs.values() for _ in range(f.num_positions)])
+        low, high, classes = (column.to(self.values.device) for column in (low, high, classes))
+        clipped = {}
+        for name, known in (
+            ("values", self.known),
+            ("next_values", self.next_known),
+            ("starts", self.starts_known),
+        ):
+            table = getattr(self, name)
+            nearest = torch.where(classes, table.round(), table).clamp(low, high)
+            slack = torch.where(classes, 0.0, ROUNDING * nearest.abs().clamp(min=1.0))
+            wrong = known & ~((table - nearest).abs() <= slack)  # NaN is, and infinity, which less itself is NaN
+            if bool(wrong.any()):
+                row, at = wrong.nonzero()[0].tolist()
+                kind = "whole" if bool(classes[at]) else "finite"
+                raise DataError(
+                    f"The data's {name}: {position_names(specs)[at]!r} is {table[row, at].item():.9g} in row {row}; it "
+                    f"takes {kind} numbers from {low[at].item():.9g} to {high[at].item():.9g}. Leave out or clip what "
+                    "is beyond, or make the world with wider bounds."
+                )
+            clipped[name] = torch.where(known, nearest, table)
+        return replace(self, **clipped)
 
     def fingerprint(self) -> str:
         """A hash of all values: a run resumes on the data it began with, or not at all."""
@@ -111,7 +145,7 @@ def data_from_transitions(transitions: TensorDictBase, bound: BoundSchema, signa
         signature: How the environment's spaces lie on it.
 
     Raises:
-        DataError: A missing key, an empty batch, shapes that do not fit the spaces, or values that are not finite.
+        DataError: A missing key, an empty batch, shapes that do not fit the spaces, or values that are not in them.
     """
     found = set(transitions.keys(True))
     space, nested = signature.observation_space, is_nested(transitions, signature.observation_space)
@@ -126,7 +160,7 @@ def data_from_transitions(transitions: TensorDictBase, bound: BoundSchema, signa
     flat = transitions.reshape(-1).detach().cpu()
     begins = torch.arange(flat.shape[0]) % (transitions.shape[-1] if transitions.batch_dims else 1) == 0
     if PADDING_MASK in found:
-        real = flat[PADDING_MASK].reshape(-1).bool()
+        real = _column(flat, PADDING_MASK).bool()
         flat, begins = flat[real], begins[real]
     steps = flat.shape[0]
     values = torch.zeros(steps, bound.layout.num_positions)
@@ -140,12 +174,8 @@ def data_from_transitions(transitions: TensorDictBase, bound: BoundSchema, signa
     next_values[:, action] = values[:, action]
     following = observation_in(flat["next"], space, nested)
     next_values[:, observation] = flat_values(space, following, "next observation").float()
-    next_values[:, reward] = flat["next", "reward"].reshape(steps, 1).float()
-    next_values[:, terminated] = flat["next", "terminated"].reshape(steps, 1).float()
-    for name, table in (("current", values), ("next", next_values)):
-        if not bool(torch.isfinite(table).all()):
-            row = int((~torch.isfinite(table)).any(1).nonzero()[0])
-            raise DataError(f"The transitions' {name} values are not finite at step {row}: {table[row].tolist()}.")
+    next_values[:, reward] = _column(flat, ("next", "reward"))[:, None].float()
+    next_values[:, terminated] = _column(flat, ("next", "terminated"))[:, None].float()
     is_init, episode = _episodes(flat, begins, (values[1:, observation] == next_values[:-1, observation]).all(1))
     known = torch.zeros_like(values, dtype=torch.bool)
     known[:, observation] = True
@@ -153,7 +183,8 @@ def data_from_transitions(transitions: TensorDictBase, bound: BoundSchema, signa
     starts = torch.where(starts_known, values[is_init], 0.0)
     known[:, action] = True
     tick, next_known = torch.zeros(steps, dtype=torch.int64), torch.ones_like(known)
-    return WorldData(values, next_values, known, next_known, tick, episode, starts, starts_known)
+    data = WorldData(values, next_values, known, next_known, tick, episode, starts, starts_known)
+    return data.within(bound)
 
 
 def few_ends(data: WorldData, bound: BoundSchema) -> str | None:
@@ -201,7 +232,7 @@ def _episodes(flat: TensorDictBase, begins: Tensor, follows: Tensor) -> tuple[Te
     ended = torch.zeros(steps, dtype=torch.bool)
     for name in ("terminated", "truncated", "done"):
         if ("next", name) in keys:
-            ended |= flat["next", name].reshape(steps).bool()
+            ended |= _column(flat, ("next", name)).bool()
     after_end = begins.clone()
     after_end[1:] |= ended[:-1]
     torn = ~follows & ~after_end[1:]
@@ -209,17 +240,26 @@ def _episodes(flat: TensorDictBase, begins: Tensor, follows: Tensor) -> tuple[Te
     cut[1:] |= torn
     is_init = torch.zeros(steps, dtype=torch.bool)
     if "is_init" in keys:
-        is_init = flat["is_init"].reshape(steps).bool()
+        is_init = _column(flat, "is_init").bool()
     elif "step_count" in keys:
-        is_init = flat["step_count"].reshape(steps) == 0
+        is_init = _column(flat, "step_count") == 0
     if not bool(is_init.any()):
         # Where most steps lead somewhere else, they were shuffled: what comes after an end starts nothing.
         shuffled = 2 * int(torn.sum()) > int((~after_end[1:]).sum())
         is_init = torch.ones_like(is_init) if shuffled else after_end
     for key in ("episode", TRAJECTORY):
         if key in keys:
-            return is_init, flat[key].reshape(steps)
+            return is_init, _column(flat, key).long()
     return is_init, (cut | is_init).cumsum(0)
+
+
+def _column(flat: TensorDictBase, key: Any) -> Tensor:
+    """``(M,)``, one number per step ``(M,)``."""
+    column = flat[key]
+    if not isinstance(column, Tensor) or column.numel() != flat.shape[0] or column.is_complex():
+        got = f"shape {tuple(column.shape[1:])} of {getattr(column, 'dtype', type(column).__name__)}"
+        raise DataError(f"The transitions' {key!r} must be one real number per step, got {got}.")
+    return column.reshape(-1)
 
 
 def data_from_mapping(series: Mapping[str, Any], bound: BoundSchema) -> WorldData:
@@ -232,11 +272,12 @@ def data_from_mapping(series: Mapping[str, Any], bound: BoundSchema) -> WorldDat
 
     Raises:
         UnknownFieldError: A path that the schema does not have.
-        DataError: Lengths that differ, shapes that do not fit the fields, infinities, or fewer than two steps.
+        DataError: Lengths that differ, shapes that do not fit the fields, values that are not in them, or fewer than
+            two steps.
     """
     if not series:
         raise DataError("The mapping is empty: give at least one field path with its array over time.")
-    arrays = {path: _as_array(path, array) for path, array in series.items()}
+    arrays = {path: _as_array(path, array, np.float32) for path, array in series.items()}
     lengths = {path: len(array) if array.ndim else 0 for path, array in arrays.items()}
     length = next(iter(lengths.values()))
     if len(set(lengths.values())) != 1 or length < 3:
@@ -249,66 +290,77 @@ def data_from_mapping(series: Mapping[str, Any], bound: BoundSchema) -> WorldDat
                 f"{path!r} has {field.num_positions} positions, so its array must hold {length} x "
                 f"{field.num_positions} numbers, got shape {array.shape}."
             )
-        column = torch.from_numpy(array.reshape(length, -1).copy())
-        if bool(torch.isinf(column).any()):
-            raise DataError(f"{path!r} holds infinities; write NaN where nothing was observed.")
-        classes = field.spec.num_classes
-        if classes is not None:
-            seen = column[~column.isnan()]
-            if bool(((seen < 0) | (seen >= classes) | (seen != seen.round())).any()):
-                raise DataError(f"{path!r} is categorical: its values must be whole numbers from 0 to {classes - 1}.")
-        table[:, field.indices()] = column
+        table[:, field.indices()] = torch.from_numpy(array.reshape(length, -1).copy())
     known = ~table.isnan()
-    table, tick = table.nan_to_num(), torch.arange(length - 1)
-    return WorldData(table[:-1], table[1:], known[:-1], known[1:], tick, torch.zeros_like(tick), table, known)
+    table, tick = torch.where(known, table, 0.0), torch.arange(length - 1)
+    data = WorldData(table[:-1], table[1:], known[:-1], known[1:], tick, torch.zeros_like(tick), table, known)
+    return data.within(bound)
 
 
-def _as_array(path: str, array: Any) -> np.ndarray:
+def _as_array(name: str, given: Any, dtype: type | None = None) -> np.ndarray:
+    """Numbers over time, in their own dtype unless another is given."""
     try:
+        array = np.asarray(given)
+        if array.dtype.kind not in "biufO":
+            raise TypeError(f"got {array.dtype}")
         with np.errstate(over="ignore"):  # what overflows is infinite, and refused as such
-            return np.asarray(array, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{path!r} must be an array of numbers over time: {error}.") from error
+            return array.astype(dtype or (float if array.dtype.kind == "O" else array.dtype), copy=False)
+    except (TypeError, ValueError, RuntimeError) as error:  # the last from tensors
+        raise DataError(f"{name!r} must be an array of real numbers over time: {error}.") from error
 
 
 def data_from_minari(dataset: Any, bound: BoundSchema, signature: EnvSignature) -> WorldData:
     """The episodes of a Minari dataset (or of anything that iterates over such episodes), as canvas states."""
-    episodes = [_minari_episode(number, episode, type(dataset).__name__) for number, episode in enumerate(dataset)]
-    if not episodes:
+    parts = []
+    for number, episode in enumerate(dataset):
+        try:
+            steps = _minari_episode(episode, type(dataset).__name__)
+            if len(steps):
+                parts.append(data_from_transitions(steps, bound, signature))
+        except DataError as error:
+            raise DataError(f"Episode {number}: {error}") from error
+    if not parts:
         raise DataError("The dataset has no episodes.")
-    return data_from_transitions(torch.cat(episodes), bound, signature)
+    return parts[0].join(*parts[1:])
 
 
-def _minari_episode(number: int, episode: Any, source: str) -> TensorDict:
+def _minari_episode(episode: Any, source: str) -> TensorDict:
     """One episode in TorchRL's layout."""
-    if not hasattr(episode, "observations"):
+    if not all(hasattr(episode, name) for name in ("observations", "actions", "rewards", "terminations")):
         raise DataError(
-            f"Element {number} of the {source} is no episode but a {type(episode).__name__}. Of TorchRL's collectors "
-            "give what they yield: a TensorDict, a list of them, or a replay buffer."
+            f"The {source} gives no episode but a {type(episode).__name__}. Of TorchRL's collectors give what they "
+            "yield: a TensorDict, a list of them, or a replay buffer."
         )
     if isinstance(episode.actions, (dict, tuple)):
         raise DataError(
-            f"Episode {number} has actions of several parts (a {type(episode.actions).__name__}); a canvas takes one "
-            "array of them. Flatten them first."
+            f"The actions have several parts (a {type(episode.actions).__name__}); a canvas takes one array of them. "
+            "Flatten them first."
         )
-    length, given = len(episode.actions), episode.observations
-    parts = given if isinstance(given, (dict, tuple)) else np.asarray(given)
-    observations = tree_map(lambda part: torch.as_tensor(np.asarray(part)), parts)
-    for part in tree_leaves(observations):
-        if len(part) != length + 1:
-            raise DataError(
-                f"Episode {number} has {length} actions and {len(part)} observations; expected {length + 1}."
-            )
+
+    def read(name: str, given: Any) -> Tensor:
+        return torch.as_tensor(_as_array(name, given))
+
+    action, reward, terminated = (read(name, getattr(episode, name)) for name in ("actions", "rewards", "terminations"))
+    given = episode.observations
+    parts = given if isinstance(given, (dict, tuple)) else _as_array("observations", given)
+    observations = tree_map(lambda part: read("observations", part), parts)
+    length = len(action) if action.dim() else 0
+    others = [("observations", part, length + 1) for part in tree_leaves(observations)]
+    others += [("actions", action, length), ("rewards", reward, length), ("terminations", terminated, length)]
+    for name, part, expected in others:
+        if part.shape[:1] != (expected,):
+            found = len(part) if part.dim() else "no"
+            raise DataError(f"It has {length} actions and {found} {name}; expected {expected}.")
     following = {
         "observation": as_entry(tree_map(lambda part: part[1:], observations)),
-        "reward": torch.as_tensor(np.asarray(episode.rewards, np.float32)),
-        "terminated": torch.as_tensor(np.asarray(episode.terminations, bool)),
+        "reward": reward,
+        "terminated": terminated,
     }
     steps = {
         "observation": as_entry(tree_map(lambda part: part[:-1], observations)),
-        "action": torch.as_tensor(np.asarray(episode.actions)),
+        "action": action,
         "is_init": torch.arange(length) == 0,
-        "episode": torch.full((length,), number),
+        "episode": torch.zeros(length, dtype=torch.int64),
     }
     return TensorDict({**steps, "next": following}, batch_size=[length])
 
@@ -338,6 +390,8 @@ def _flatten(leaf: gym.Space, part: Any, name: str) -> Tensor:
         raise DataError(f"Each {name} must be one tensor ({leaf}), got a {type(part).__name__} of several.")
     batch, size, classes = torch.as_tensor(part), math.prod(leaf.shape or ()), classes_of(leaf)
     steps = batch.shape[0]
+    if batch.is_complex():
+        raise DataError(f"Each {name} must be real numbers ({leaf}), got {batch.dtype}.")
     if classes is not None and not isinstance(leaf, MultiBinary):
         counts = classes[0].ravel().tolist()
         if batch.dim() == 2 and size <= batch.shape[1] == sum(counts):
@@ -354,6 +408,9 @@ def _flatten(leaf: gym.Space, part: Any, name: str) -> Tensor:
         raise DataError(f"Each {name} must have {size} numbers ({leaf}), got shape {tuple(batch.shape[1:])}.")
     batch = batch.reshape(steps, size).double()
     if classes is None:
+        if np.issubdtype(leaf.dtype, np.integer) and bool((fractional := batch != batch.round()).any()):
+            row = int(fractional.any(1).nonzero()[0])
+            raise DataError(f"The {name} in row {row} is {batch[row].tolist()}; {leaf} takes whole numbers.")
         return batch
     count, first = (torch.from_numpy(array.reshape(1, size)) for array in classes)
     index = batch - first
