@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box
+from tensordict import TensorDict
 
-from wm_vec.canvas import Field, compile_schema
+from wm_vec import ModelConfig, TrainConfig, WorldModel
+from wm_vec.canvas import EnvSignature, Field, compile_schema
 from wm_vec.model.codec import FieldCodec
 from wm_vec.train import data_from_mapping
-from wm_vec.train.normalise import CONSTANT_STD, MIN_ENDS, fit_normalisers
+from wm_vec.train.normalise import MIN_ENDS, fit_normalisers
 
 
 def fitted(series, codec=None, keep_fitted=False, **fields):
@@ -59,14 +62,14 @@ def test_a_constant_stays_at_its_value(value):
     codec = fitted({"x": [value] * 5})
     assert float(codec.mean) == pytest.approx(value)
     assert float(codec.step_mean[0]) == 0.0
-    assert 0 < float(codec.std) <= CONSTANT_STD * max(abs(value), 1.0) * 1.01
-    assert 0 < float(codec.step_std[0]) <= CONSTANT_STD * max(abs(value), 1.0) * 1.01
+    assert float(codec.std) == float(codec.step_std[0]) == 0.0
+    assert float(codec.inverse_std()) == 0.0
 
 
 def test_a_clock_is_predicted_to_its_increment():
     codec = fitted({"x": 1000.0 + 0.5 * np.arange(200)})
     assert float(codec.step_mean[0]) == pytest.approx(0.5)
-    assert float(codec.step_std[0]) <= 0.5 * CONSTANT_STD * 1.01
+    assert float(codec.step_std[0]) == 0.0
 
 
 @pytest.mark.parametrize("unit", [1e-9, 1e-4, 1.0, 1e6])
@@ -117,3 +120,91 @@ def test_what_is_no_input_is_measured_apart_for_ends(ends, apart):
     assert float(codec.step_mean[0, 1]) == pytest.approx(
         reward[1:][end[1:] == 0].mean() if apart else reward[1:].mean()
     )
+
+
+# -- what is constant, in imagination ------------------------------------------------------------------------------
+
+
+def restless(world, data):
+    """The world, its normalisers and bank from the data, its weights large ones that move whatever can move."""
+    world.finetune(data, config=TrainConfig(n_steps=1, batch_size=16))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in world.model.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
+    return world
+
+
+def imagined(world, paths, steps=15, **options):
+    """What 32 envs of a restless world see, ``(steps, 32, n)``, resets within."""
+    act = [path for path in world.bound.field_names if path == "push"]
+    env = world.to_vector_env(32, paths, act, lambda obs, act, info: 0.0, max_steps=4, seed=0, **options)
+    seen = [env.reset()[0]]
+    for _ in range(steps):
+        seen.append(env.step(env.sample_actions())[0])
+    return torch.stack(seen)
+
+
+PUSH, NOISE = Field(is_output=False, low=-1.0, high=1.0), np.random.default_rng(0).normal(size=100)
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "spec"),
+    [
+        (5.0, torch.float32, {}),
+        (1e6, torch.float32, {}),
+        (-3e-7, torch.float32, {"max_values": 2}),
+        (0.0, torch.float32, {"period": 40, "w": 2}),
+        (1.1, torch.float32, {"period": 40}),
+        (1.1, torch.float64, {}),
+        (5.0, torch.bfloat16, {}),
+    ],
+)
+def test_a_field_that_is_constant_in_all_data_stays_exactly_what_it_is(value, dtype, spec):
+    bound = compile_schema({"x": Field(**spec), "y": Field(), "push": PUSH}, d_model=32)
+    world = WorldModel(bound, config=ModelConfig(num_blocks=1), dtype=dtype)
+    series = np.full((100, spec.get("w", 1)), value, np.float32)
+    restless(world, {"x": series, "y": NOISE, "push": np.tanh(NOISE)})
+    assert imagined(world, ["x"]).double().unique().tolist() == torch.tensor([value]).tolist()
+    assert len(imagined(world, ["y"]).unique()) > 80, "others move"
+    if value == 5.0:
+        unknown = world.predict(num_samples=20)
+        assert unknown["x"].unique().tolist() == torch.tensor([value]).tolist(), "also where nothing is known of it"
+        started = imagined(world, ["x"], initial_obs_fn=lambda: {"x": 7.0})
+        assert started.unique().tolist() == [7.0], "where it starts elsewhere, it stays there"
+
+
+def test_a_field_that_is_constant_in_what_is_known_of_it_stays():
+    series = np.where(np.arange(100) % 2, np.nan, 5.0)  # no step from one known value to another
+    bound = compile_schema({"x": Field(), "y": Field(), "push": PUSH}, d_model=32)
+    world = restless(WorldModel(bound, config=ModelConfig(num_blocks=1)), {"x": series, "y": NOISE, "push": NOISE * 0})
+    assert imagined(world, ["x"]).unique().tolist() == [5.0]
+
+
+@pytest.mark.filterwarnings("ignore:none of 60 transitions")
+def test_what_is_constant_within_each_episode_stays_within_each():
+    """A goal, for example; and a number that always was the same, of a space and of data without it."""
+    signature = EnvSignature(Box(np.float32([-9, 4, 0]), np.float32([9, 4, 9]), dtype=np.float32), Box(-1.0, 1.0, (1,)))
+    goal = torch.arange(60).div(10, rounding_mode="floor") - 2.0
+    seen = torch.stack((goal, torch.full((60,), 4.0), torch.full((60,), 8.1)), 1)
+    steps = {"reward": torch.zeros(60, 1), "terminated": torch.zeros(60, 1).bool(), "observation": seen}
+    td = TensorDict(
+        {"observation": seen, "action": torch.rand(60, 1), "is_init": torch.arange(60) % 10 == 0, "next": steps}, [60]
+    )
+    world = restless(WorldModel.from_signature(signature, config=ModelConfig(num_blocks=1)), td)
+    env = world.to_vector_env(32, max_steps=50, seed=0)
+    start = env.reset()[0]
+    assert len(start[:, 0].unique()) > 3
+    for _ in range(10):
+        seen = env.step(env.sample_actions())[0]
+    assert torch.equal(seen, start)
+
+
+def test_a_constant_that_varies_in_later_data_moves_from_then_on():
+    series = {"x": np.full(100, 5.0), "y": NOISE, "push": np.tanh(NOISE)}
+    world = WorldModel(compile_schema({"x": Field(), "y": Field(), "push": PUSH}, d_model=32))
+    restless(world, series)
+    restless(world, {**series, "x": 5.0 + np.sin(np.arange(100))})
+    assert len(imagined(world, ["x"]).unique()) > 100
+    restless(world, {**series, "x": np.full(100, 5.0)})
+    assert float(world.model.codec.std[0]) > 0.5, "and is no constant again"

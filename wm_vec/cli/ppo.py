@@ -86,7 +86,8 @@ class Policy(nn.Module):
                 inputs = int(spaces[0].n)
             else:
                 codec, index = world.model.codec, world.bound["observation"].indices()
-                features, inputs = Standardise(codec.mean[index], codec.std[index]), len(index)
+                std = codec.std[index]
+                features, inputs = Standardise(codec.mean[index], torch.where(std > 0, std, 1.0)), len(index)
             if isinstance(spaces[1], Discrete):
                 kind, keys = Categorical, ["logits"]
                 head: nn.Module = mlp(inputs, int(spaces[1].n), 0.01)

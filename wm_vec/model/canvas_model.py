@@ -311,7 +311,7 @@ class CanvasModel(nn.Module):
             known=known,
             is_input=codec.is_input,
             center=codec.mean,
-            scale=1.0 / codec.std,
+            scale=codec.inverse_std(),
             weight=codec.number_weight(),
             known_bias=biases[flag],
             unknown_bias=biases[UNKNOWN],

@@ -36,9 +36,9 @@ class FieldCodec(nn.Module):
     table, in which a field with `max_values` has room for as many.
 
     Buffers:
-        mean, std: ``(N,)``, of the values.
-        step_mean, step_std: ``(2, N)``, of a number's change in one step; of what is no input, of its next value, then
-            apart for steps that do not end an episode and steps that do.
+        mean, std: ``(N,)``, of the values; std is 0 of what was constant, which stays what it is.
+        step_mean, step_std: ``(2, N)``, of a number's change in one step, likewise; of what is no input, of its next
+            value, then apart for steps that do not end an episode and steps that do.
         spread: ``(N,)``, variance of a number about its mean given the context, without rare jumps; of a sample.
         low, high: ``(N,)``, bounds in the fields' own units.
         num_classes: ``(N,)`` int64, 0 for numbers, 1 for what always had one value.
@@ -188,6 +188,10 @@ class FieldCodec(nn.Module):
         token = self.position_embedding + self.field_embedding[self.field_of_position]
         return token + self.flag_embedding[:, None]
 
+    def inverse_std(self) -> Tensor:
+        """``(N,)``: ``1 / std``, 0 where that is: the network reads nothing of what was constant."""
+        return torch.where(self.std > 0, 1.0 / self.std, 0.0)
+
     def number_weight(self) -> Tensor:
         """``(N, D)``: `weight`, 0 at classes."""
         return self.weight * ~self.is_class[:, None]
@@ -202,7 +206,7 @@ class FieldCodec(nn.Module):
         """
         biases = self.biases()
         tables = self.number_weight(), biases[KNOWN], biases[UNKNOWN], self.input_tables()
-        canvas = encode_fields(values, known, self.mean, 1.0 / self.std, *tables)
+        canvas = encode_fields(values, known, self.mean, self.inverse_std(), *tables)
         flagged = (known & same_tick[:, None]).unsqueeze(-1)
         return canvas + flagged * (self.flag_embedding[SAME_TICK] - self.flag_embedding[KNOWN])
 

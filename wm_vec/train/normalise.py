@@ -8,8 +8,6 @@ from torch import Tensor
 from wm_vec.model.codec import FieldCodec
 from wm_vec.train.data import WorldData
 
-CONSTANT_STD = 1e-3
-"""Standard deviation given to what never changes, relative to its size: its prediction stays at its value."""
 RESOLUTION = 2.0**-23
 """Of float32: what varies less, relative to the field's values, is rounding."""
 REFIT_RATIO = 5.0
@@ -37,16 +35,15 @@ def fit_normalisers(codec: FieldCodec, data: WorldData, keep_fitted: bool, ticks
     is_input = codec.is_input.cpu()
     due = codec.changing(data.tick * ticks_per_step, ticks_per_step)
     everything = torch.cat((data.values, data.next_values)), torch.cat((data.known, data.next_known))
-    value_mean, spread, _ = _moments(*everything)
+    value_mean, spread, value_count = _moments(*everything)
     size = torch.sqrt(value_mean.square() + spread.square())
+    constant = is_input & (value_count > 1) & (spread <= RESOLUTION * size)  # however few of its steps were measured
 
     def fit(mean: Tensor, std: Tensor, table: Tensor, mask: Tensor) -> None:
         new_mean, new_std, count = _moments(table, mask)
-        around = torch.where(new_mean.abs() > RESOLUTION * size, new_mean.abs(), torch.where(spread > 0, spread, size))
-        floor = CONSTANT_STD * torch.where(around > 0, around, 1.0)
-        new_std = torch.where(new_std <= RESOLUTION * size, floor, new_std)
+        new_std = torch.where(new_std <= RESOLUTION * size, 0.0, new_std)
         take = (torch.tensor(codec.max_values) > 0) | (torch.tensor(codec.counts) == 0)
-        take = (take & (count > 1)).to(mean.device)
+        take = (take & ((count > 1) | constant)).to(mean.device)
         new_mean, new_std = new_mean.to(mean), new_std.to(std)
         if keep_fitted:
             unfitted = (mean == 0) & (std == 1)
