@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterable
 from copy import deepcopy
@@ -18,6 +19,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, S
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from wm_vec.model import CanvasModel, check_state
+from wm_vec.plain import LARGEST_WHOLE, take_numbers
 from wm_vec.train.checkpoint import CheckpointError, CheckpointFile, write_checkpoint
 from wm_vec.train.context_dropout import context_batch
 from wm_vec.train.data import WorldData
@@ -63,18 +65,13 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("n_steps", "batch_size", "eval_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"TrainConfig: `{name}` must be at least 1, got {getattr(self, name)}.")
-        if self.patience is not None and self.patience < 1:
-            raise ValueError(f"TrainConfig: `patience` must be at least 1 or None, got {self.patience}.")
-        for name in ("learning_rate", "grad_clip"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"TrainConfig: `{name}` must be above 0 and finite, got {getattr(self, name)}.")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"TrainConfig: `weight_decay` must be finite and not negative, got {self.weight_decay}.")
-        if not 0 <= self.context_dropout < 1:
-            raise ValueError(f"TrainConfig: `context_dropout` must lie in [0, 1), got {self.context_dropout}.")
+        least, most, below_one = math.ulp(0.0), sys.float_info.max, math.nextafter(1.0, 0.0)
+        whole = ("n_steps", "batch_size", "eval_every", "checkpoint_every", "patience")
+        ranges: dict[str, tuple[Any, Any]] = {name: (1, LARGEST_WHOLE) for name in whole}
+        if self.patience is None:
+            del ranges["patience"]
+        ranges |= {"seed": (0, LARGEST_WHOLE), "learning_rate": (least, most), "grad_clip": (least, most)}
+        take_numbers(self, ranges | {"weight_decay": (0.0, most), "context_dropout": (0.0, below_one)})
 
 
 @dataclass(frozen=True)
@@ -135,8 +132,8 @@ def train_model(
             if not math.isfinite(metrics["held_out_loss"]):
                 model.load_state_dict(run.best)
                 raise FloatingPointError(
-                    f"Training diverged by step {run.step}: its held-out loss is {metrics['held_out_loss']}. The model "
-                    f"is back at its best weights, of step {run.best_step}. Lower `learning_rate`."
+                    f"Training diverged by step {run.step}: its held-out loss is {metrics['held_out_loss']}; the best "
+                    f"was {run.best_loss:.4g}, of step {run.best_step}. Lower `learning_rate`."
                 )
             if log_path is not None:
                 line = {"step": run.step, "learning_rate": run.learning_rate, **metrics}
