@@ -104,7 +104,7 @@ def check_paths(role: str, paths: Sequence[str]) -> None:
 
 
 def _observed_bounds(fields: Sequence[BoundField]) -> tuple[np.ndarray, np.ndarray]:
-    low, high = ([b for field in fields for b in field.spec.bounds(which)] for which in ("low", "high"))
+    low, high = ([b for field in fields for b in field.spec.span()[end]] for end in (0, 1))
     return np.array(low, np.float32), np.array(high, np.float32)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
@@ -317,6 +318,10 @@ class WorldModel:
 
         Raises:
             OSError: A file that is to be written cannot be: a folder, or in a folder that is not there.
+            DataError: The data do not fit the world.
+            FloatingPointError: The loss turned non-finite.
+            KeyboardInterrupt: Ctrl-C. As after any error in training, the world is as it was before; what was learned
+                until then is in `resume_path`, from which the same call goes on.
         """
         for written in (log_path, resume_path, save_path):
             if written is not None:
@@ -327,18 +332,21 @@ class WorldModel:
         world_data = self.as_data(data)
         if self.signature is not None and not self.trained and (words := few_ends(world_data, self.bound)):
             warnings.warn(words, stacklevel=2)
-        before = {name: buffer.clone() for name, buffer in self.model.codec.named_buffers()}
-        fit_normalisers(self.model.codec, world_data, self.trained, self.model.config.ticks_per_step)
+        before = deepcopy(self.model.state_dict())
         try:
+            fit_normalisers(self.model.codec, world_data, self.trained, self.model.config.ticks_per_step)
             report = train_model(
                 self.model, world_data, config, log_path=log_path, resume_path=resume_path, progress=progress
             )
-        except CheckpointError:  # refused before the first step: leave the world as it was
-            for name, buffer in self.model.codec.named_buffers():
-                buffer.copy_(before[name])
-            self.model.codec.read_classes()
+            bank = bank_from_data(self.model, world_data, config.seed)
+        except BaseException as error:  # Ctrl-C among them
+            self.model.load_state_dict(before)
+            if isinstance(error, KeyboardInterrupt):
+                kept = resume_path is not None and Path(resume_path).exists()
+                how = f"Repeat the call to go on from {resume_path}." if kept else "Give resume_path to keep more."
+                error.add_note(f"finetune: the world is as it was before. {how}")
             raise
-        self._learned(bank_from_data(self.model, world_data, config.seed))
+        self._learned(bank)
         if save_path is not None:
             self.save(save_path)
         if resume_path is not None:

@@ -1,7 +1,9 @@
 """Training: it learns, stops, logs, and goes on after a kill as if nothing had been."""
 
+import functools
 import json
 import math
+import signal
 
 import numpy as np
 import pytest
@@ -128,14 +130,13 @@ def test_fields_without_weight_are_not_learned():
     assert bool((made.model.denoiser.head_weight[0] != 0).any())
 
 
-def test_a_diverged_run_says_so_and_keeps_the_best_weights():
+def test_a_diverged_run_says_so_and_leaves_the_world_as_it_was():
     made = world()
     made.finetune(recording(), config=SMALL)
     kept = weights(made)
     with pytest.raises(FloatingPointError, match=r"diverged by step \d+.*Lower `learning_rate`"):
         made.finetune(recording(), config=TrainConfig(**{**SMALL.__dict__, "learning_rate": 1e38, "grad_clip": 1e38}))
-    assert all(bool(torch.isfinite(t.float()).all()) or "low" in n or "high" in n for n, t in weights(made).items())
-    assert weights(made).keys() == kept.keys()
+    assert_same_weights(weights(made), kept)
 
 
 # -- ends and classes ---------------------------------------------------------------------------------------
@@ -329,6 +330,78 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.filterwarnings("ignore:This world is untrained")
+@pytest.mark.parametrize(
+    ("error", "step", "learned"),
+    [(KeyboardInterrupt, 1, False), (KeyboardInterrupt, 7, True), (KeyboardInterrupt, 24, True), (Killed, 7, False)],
+)
+def test_an_interrupt_leaves_the_world_as_it_was(error, step, learned):
+    """Before the first evaluation, after it and at the end: weights, normalisers, classes and bank; and its envs."""
+    made = trained(TrainConfig(**{**SMALL.__dict__, "n_steps": 3}))[0] if learned else world()
+    view = ["y"], ["mood"], lambda obs, act, info: 0.0
+
+    def rolled():
+        env = made.to_vector_env(2, *view, seed=0)
+        return torch.stack([env.reset()[0], env.step(torch.ones(2, dtype=torch.int64))[0]])
+
+    before, bank, numbers = weights(made), made.bank, rolled()
+    counts = made.model.codec.counts
+
+    def stop(now, metrics):
+        if now == step:
+            raise error("stop")
+
+    other = {name: 50.0 * np.asarray(series) for name, series in recording().items() if name != "mood"}
+    with pytest.raises(error) as raised:
+        made.finetune(other, config=SMALL, progress=stop)
+    assert_same_weights(weights(made), before)
+    assert made.model.codec.counts == counts
+    assert made.trained is learned
+    assert made.bank is bank
+    assert torch.equal(rolled(), numbers)
+    notes = getattr(raised.value, "__notes__", [])
+    assert bool(notes) is (error is KeyboardInterrupt)
+    assert all("the world is as it was before. Give resume_path" in note for note in notes)
+
+
+@functools.cache
+def weights_of_the_whole_run():
+    return weights(trained()[0])
+
+
+@pytest.mark.parametrize("place", ["train_step", "evaluate", "measure_spread", "save"])
+def test_ctrl_c_anywhere_leaves_a_run_that_the_same_call_finishes(place, tmp_path, monkeypatch):
+    path = tmp_path / "run.resume"
+    made, calls = world(), 0
+    before, method = weights(made), getattr(_Run, place)
+
+    def interrupted(run, *args):
+        nonlocal calls
+        calls += 1
+        if calls == {"train_step": 19, "evaluate": 4, "measure_spread": 1, "save": 3}[place]:
+            signal.raise_signal(signal.SIGINT)
+        return method(run, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Run, place, interrupted)
+        with pytest.raises(KeyboardInterrupt) as raised:
+            made.finetune(recording(), config=SMALL, resume_path=path, save_path=tmp_path / "world")
+    assert f"Repeat the call to go on from {path}" in raised.value.__notes__[0]
+    assert_same_weights(weights(made), before)
+    assert [file.name for file in tmp_path.iterdir()] == ["run.resume"]
+    report = made.finetune(recording(), config=SMALL, resume_path=path)
+    assert report.resumed_from >= 16
+    assert_same_weights(weights(made), weights_of_the_whole_run())
+
+
+def test_data_that_cannot_be_split_leave_the_world_as_it_was():
+    made = trained()[0]
+    before, data = weights(made), made.as_data({"x": 1000.0 * np.arange(3)})
+    with pytest.raises(ValueError, match="at least 2"):
+        made.finetune(data[torch.tensor([0])], config=SMALL)
+    assert_same_weights(weights(made), before)
+
+
 def killed_at(step, made, path, config=SMALL, data=None):
     def stop(now, metrics):
         if now == step:
@@ -429,6 +502,8 @@ def test_a_resume_file_that_is_cut_short_is_refused(tmp_path):
         ("weight_decay", -1.0),
         ("grad_clip", 0.0),
         ("patience", 0),
+        ("seed", -1),
+        ("seed", 2**63),
     ],
 )
 def test_settings_that_cannot_be(setting, value):
@@ -436,9 +511,43 @@ def test_settings_that_cannot_be(setting, value):
         TrainConfig(**{setting: value})
 
 
+WHOLE = ("n_steps", "batch_size", "eval_every", "checkpoint_every", "patience", "seed")
+NUMBERS = ("learning_rate", "weight_decay", "grad_clip", "context_dropout")
+
+
+@pytest.mark.parametrize("setting", [*WHOLE, *NUMBERS])
+@pytest.mark.parametrize("value", [150.5, 3.0, True, np.True_, math.nan, math.inf, "3", None, [3], 1j, np.float32(2.5)])
+def test_settings_are_whole_numbers_or_numbers(setting, value):
+    real = isinstance(value, (float, np.floating)) and math.isfinite(value)
+    if (setting == "patience" and value is None) or (setting in NUMBERS[:3] and real):
+        assert getattr(TrainConfig(**{setting: value}), setting) == value
+        return
+    with pytest.raises(ValueError, match=f"TrainConfig: `{setting}` must"):
+        TrainConfig(**{setting: value})
+
+
+def test_numpys_numbers_become_plain_ones(tmp_path):
+    """A checkpoint holds plain numbers, so they would fail when it is written."""
+    config = {name: np.int64(getattr(SMALL, name) or 3) for name in WHOLE}
+    config |= {name: np.float32(getattr(SMALL, name)) for name in NUMBERS}
+    made = TrainConfig(**config)
+    assert {type(getattr(made, name)) for name in WHOLE} == {int}
+    assert {type(getattr(made, name)) for name in NUMBERS} == {float}
+    assert trained(made, resume_path=tmp_path / "run.resume")[1].steps <= 24
+
+
+@pytest.mark.parametrize("n_steps", [150.5, True, "3", math.nan, -1])
+def test_a_number_of_steps_that_cannot_be_changes_nothing(n_steps):
+    made = world()
+    before = weights(made)
+    with pytest.raises(ValueError, match="`n_steps` must be a whole number"):
+        made.finetune(recording(), n_steps)
+    assert_same_weights(weights(made), before)
+
+
 def test_n_steps_of_finetune_overrides_the_settings():
     assert world().finetune(recording(), 3, config=SMALL).steps == 3
-    with pytest.raises(ValueError, match="`n_steps` must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="`n_steps` must be a whole number of at least 1, got 0"):
         world().finetune(recording(), 0)
 
 

@@ -160,13 +160,16 @@ PUSH, NOISE = Field(is_output=False, low=-1.0, high=1.0), np.random.default_rng(
         (5.0, torch.bfloat16, {}),
     ],
 )
-def test_a_field_that_is_constant_in_all_data_stays_exactly_what_it_is(value, dtype, spec):
+def test_a_field_that_is_constant_in_all_data_stays_exactly_what_it_is(value, dtype, spec, tmp_path):
     bound = compile_schema({"x": Field(**spec), "y": Field(), "push": PUSH}, d_model=32)
     world = WorldModel(bound, config=ModelConfig(num_blocks=1), dtype=dtype)
     series = np.full((100, spec.get("w", 1)), value, np.float32)
     restless(world, {"x": series, "y": NOISE, "push": np.tanh(NOISE)})
     assert imagined(world, ["x"]).double().unique().tolist() == torch.tensor([value]).tolist()
     assert len(imagined(world, ["y"]).unique()) > 80, "others move"
+    world.save(tmp_path / "world")
+    world = WorldModel.load(tmp_path / "world", dtype=dtype)
+    assert imagined(world, ["x"]).double().unique().tolist() == torch.tensor([value]).tolist()
     if value == 5.0:
         unknown = world.predict(num_samples=20)
         assert unknown["x"].unique().tolist() == torch.tensor([value]).tolist(), "also where nothing is known of it"

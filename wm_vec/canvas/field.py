@@ -92,10 +92,8 @@ class Field:
         return self.h * self.w
 
     def bounds(self, which: str) -> tuple[float, ...]:
-        """``"low"`` or ``"high"`` as one number per position; the first and the last class of a categorical field."""
+        """``"low"`` or ``"high"`` as one number per position."""
         bound = getattr(self, which)
-        if self.num_classes is not None:
-            bound = 0.0 if which == "low" else self.num_classes - 1.0
         if not isinstance(bound, Sequence):
             return (float(bound),) * self.num_positions
         if len(bound) != self.num_positions:
@@ -104,6 +102,12 @@ class Field:
                 f"got {len(bound)}."
             )
         return tuple(float(b) for b in bound)
+
+    def span(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Its bounds, ``"low"`` and ``"high"``; of a categorical field the first and the last class."""
+        if self.num_classes is not None:
+            return (0.0,) * self.num_positions, (self.num_classes - 1.0,) * self.num_positions
+        return self.bounds("low"), self.bounds("high")
 
 
 def is_field(value: Any) -> bool:

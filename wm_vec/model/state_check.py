@@ -30,7 +30,7 @@ def check_state(model: CanvasModel, state: Mapping[str, Tensor], bank: Tensor | 
 
     Raises:
         ValueError: A bank of whole numbers or of more than `LARGEST_BANK`; weights or values that are not finite or
-            far too large; deviations that are not above 0; tables that contradict the schema; classes that a field does
+            far too large; deviations below 0; tables that contradict the schema; classes that a field does
             not have.
     """
     if bank is not None and not (bank.is_floating_point() and bank.numel() <= LARGEST_BANK):
@@ -45,7 +45,7 @@ def check_state(model: CanvasModel, state: Mapping[str, Tensor], bank: Tensor | 
             limit = LARGEST_VALUE if name in buffers or name == "bank" else LARGEST_WEIGHT
             if not (-limit < least and most < limit):
                 raise ValueError(f"{name!r} has numbers from {least:g} to {most:g}")
-            if (name.endswith("std") and least <= 0) or (name.endswith("spread") and least < 0):
+            if name.endswith(("std", "spread")) and least < 0:
                 raise ValueError(f"{name!r} cannot be {least:g}")
     _check_classes(model, state, bank)
 

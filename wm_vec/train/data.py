@@ -99,7 +99,7 @@ class WorldData:
                 `ROUNDING`.
         """
         specs = {field.path: field.spec for field in bound.bound_fields()}
-        low, high = (torch.tensor([b for f in specs.values() for b in f.bounds(which)]) for which in ("low", "high"))
+        low, high = (torch.tensor([b for f in specs.values() for b in f.span()[end]]) for end in (0, 1))
         classes = torch.tensor([f.num_classes is not None for f in specs.values() for _ in range(f.num_positions)])
         low, high, classes = (column.to(self.values.device) for column in (low, high, classes))
         clipped = {}

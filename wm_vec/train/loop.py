@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import sys
 import warnings
 from collections.abc import Callable, Iterable
 from copy import deepcopy
@@ -65,13 +64,11 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        least, most, below_one = math.ulp(0.0), sys.float_info.max, math.nextafter(1.0, 0.0)
-        whole = ("n_steps", "batch_size", "eval_every", "checkpoint_every", "patience")
-        ranges: dict[str, tuple[Any, Any]] = {name: (1, LARGEST_WHOLE) for name in whole}
-        if self.patience is None:
-            del ranges["patience"]
-        ranges |= {"seed": (0, LARGEST_WHOLE), "learning_rate": (least, most), "grad_clip": (least, most)}
-        take_numbers(self, ranges | {"weight_decay": (0.0, most), "context_dropout": (0.0, below_one)})
+        whole = ["n_steps", "batch_size", "eval_every", "checkpoint_every"]
+        whole += [] if self.patience is None else ["patience"]
+        rates = {"learning_rate": (1e-30, 1e38), "grad_clip": (1e-30, 1e38), "weight_decay": (0.0, 1e38)}
+        take_numbers(self, dict.fromkeys(whole, (1, LARGEST_WHOLE)) | {"seed": (0, LARGEST_WHOLE)})
+        take_numbers(self, rates | {"context_dropout": (0.0, 0.999)})
 
 
 @dataclass(frozen=True)
