@@ -12,9 +12,9 @@ from torch import Tensor
 
 from wm_vec.compat import new_tensordict
 from wm_vec.core import CounterRNG, Dynamics, Transition
-from wm_vec.core.config import whole_number
 from wm_vec.core.rng import STREAM_BANK
 from wm_vec.model import CanvasModel
+from wm_vec.plain import whole_number
 
 ActMode = Literal["set", "hold"]
 

@@ -15,7 +15,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from wm_vec.core.actions import JointAction
-from wm_vec.core.config import EngineConfig, whole_number
+from wm_vec.core.config import EngineConfig
 from wm_vec.core.dynamics import Dynamics
 from wm_vec.core.imagination import imagined
 from wm_vec.core.perspective import Perspective
@@ -25,6 +25,7 @@ from wm_vec.core.rng import CounterRNG, seed_list, spawn_seeds
 from wm_vec.core.state import EnvState, StateLayout, StepOutput
 from wm_vec.core.step import World, step
 from wm_vec.core.trees import Tree, copies, num_observations
+from wm_vec.plain import whole_number
 
 
 class EngineFamily(WeakSet["Engine"]):

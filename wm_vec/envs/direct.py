@@ -20,9 +20,9 @@ from wm_vec.adapters.reading import TransitionReader, as_flag, given_start, one_
 from wm_vec.adapters.spaces import ActionCodec, ObservationCodec
 from wm_vec.adapters.states import duplicate
 from wm_vec.core import CounterRNG
-from wm_vec.core.config import whole_number
 from wm_vec.core.functions import is_batched
 from wm_vec.envs.numpy_io import ActionReader, named_parts
+from wm_vec.plain import whole_number
 from wm_vec.render.frames import FramePainter
 
 

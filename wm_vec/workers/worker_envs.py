@@ -18,7 +18,7 @@ import torch
 from torchrl.envs import EnvBase
 
 from wm_vec.core import spawn_seeds
-from wm_vec.core.config import whole_number
+from wm_vec.plain import whole_number
 from wm_vec.train.checkpoint import CheckpointFile
 from wm_vec.workers.env import WorkerEnv, on_disk
 from wm_vec.world_model import WorldModel
