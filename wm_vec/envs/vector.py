@@ -20,6 +20,7 @@ from wm_vec.adapters.spaces import ActionCodec, check_spaces
 from wm_vec.compat import tree_map
 from wm_vec.core import Dynamics, Engine, EngineConfig, EnvState, Perspective, StepOutput
 from wm_vec.core.config import EngineKeywords
+from wm_vec.core.trees import copies
 from wm_vec.envs.info import LazyInfo
 from wm_vec.envs.numpy_io import element_of, painter_of, render_call
 from wm_vec.envs.replay import sampled_observations
@@ -217,7 +218,7 @@ class WorldModelVectorEnv(VectorEnv):
             raise ValueError(f"reset: unknown options {sorted(own)}; it takes {' or '.join(map(repr, MASK_OPTIONS))}.")
         observation = self.engine.reset(seed, self._reset_mask(options), own or None)
         self._draws = 0
-        info = LazyInfo(self.engine.start_info, self._lazy(self.engine.model_state()))
+        info = LazyInfo(copies(self.engine.start_info), self._lazy(self.engine.model_state()))
         return observation[self._perspective.name], info
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
