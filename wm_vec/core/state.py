@@ -61,8 +61,8 @@ class StepOutput(NamedTuple):
         finished: ``(B,)`` bool: the episode ended in this step.
         was_reset: ``(B,)`` bool: `observation` starts an episode; under SAME_STEP the same tensor as `finished`.
         diverged: ``(B,)`` bool: the env turned non-finite and was ended at its last finite state.
-        episode_return: ``(B, P)`` float: the episode's rewards up to this step.
-        episode_length: ``(B,)`` int64: the episode's steps up to this one.
+        episode_return: ``(B, P)`` float: the episode's rewards up to this step; 0 where that only reset the env.
+        episode_length: ``(B,)`` int64: the episode's steps up to this one, likewise.
         state: The dynamics' state that the next step starts from; not a copy.
         final_state: The dynamics' state after the step, before any reset; not a copy.
         info: What the dynamics reports besides.
