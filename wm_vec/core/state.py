@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -81,6 +82,15 @@ class StepOutput(NamedTuple):
     state: TensorDictBase
     final_state: TensorDictBase
     info: dict[str, Any]
+
+
+def warn_of_divergence() -> None:
+    """Say that an env was ended since its world broke down; for those who read `StepOutput.diverged` on the host."""
+    warnings.warn(
+        "The world broke down in an env: its state, its reward or a flag was no finite number. The episode ended "
+        "there, at its last finite state, with a reward of 0 and info['diverged'].",
+        stacklevel=3,
+    )
 
 
 class StateLayout:

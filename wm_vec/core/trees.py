@@ -54,7 +54,11 @@ def in_chunks(fn: Callable[..., Any], size: int, *args: Any) -> Any:
     results = []
     for start in range(0, num_envs, size):
         index = torch.arange(start, start + size, device=device).clamp_(max=num_envs - 1)
-        results.append(fn(*tree_map(lambda x, i=index: x[i] if _has_envs(x) else x, args, is_leaf=_is_tensordict)))
+        try:
+            results.append(fn(*tree_map(lambda x, i=index: x[i] if _has_envs(x) else x, args, is_leaf=_is_tensordict)))
+        except Exception as error:
+            error.add_note(f"The envs ran in chunks of {size}, this one from env {start} on.")
+            raise
 
     def joined(*parts: Any) -> Any:
         if isinstance(parts[0], np.ndarray) and parts[0].ndim:

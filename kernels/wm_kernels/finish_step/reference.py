@@ -83,7 +83,7 @@ def finish_step_reference(
         New tensors, except that under ``"disabled"`` ``final`` and ``state`` are one list and `episode` is as it was,
         and under ``"same_step"`` ``finished`` and ``was_reset`` are one tensor.
     """
-    numbers = [_columns(leaf) for leaf in proposed if leaf.dtype.is_floating_point]
+    numbers = [_columns(leaf) for leaf in proposed if leaf.is_floating_point() or leaf.is_complex()]
     if action is not None:
         numbers.append(action.to(reward.dtype))
     # A finite number less itself is 0, any other NaN, which counts as true.
