@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 BELOW = {
     "wm_kernels": set(),
     "wm_vec.compat": set(),
+    "wm_vec.torch_settings": set(),
     "wm_vec.spaces": set(),
     "wm_vec.plain": set(),
     "wm_vec.canvas": set(),
@@ -30,9 +31,9 @@ BELOW = {
 }
 """Layer -> the layers it may import besides itself. What is not named here composes: `world_model`, `cli`."""
 
-EVERYWHERE = {"wm_vec.compat", "wm_vec.spaces", "wm_vec.plain"}
-"""What every layer of wm_vec may import: private names of other libraries, the walk over Gymnasium's spaces, and plain
-numbers."""
+EVERYWHERE = {"wm_vec.compat", "wm_vec.spaces", "wm_vec.plain", "wm_vec.torch_settings"}
+"""What every layer of wm_vec may import: private names and settings of other libraries, the walk over Gymnasium's
+spaces, and plain numbers."""
 COMPOSE = {
     "wm_vec",
     "wm_vec.__main__",
@@ -53,6 +54,7 @@ SUPPORT = {
     "checks",
     "registration",
     "replay",
+    "reset_options",
     "sb3_spaces",
     "transfer",
 }

@@ -79,7 +79,7 @@ class Case:
 
 
 RESETS = [
-    # The five forms.
+    # The forms.
     Case("obs", "obs"),
     Case("(obs, info)", "obs", info=True),
     Case("(state, obs)", "state"),
@@ -178,10 +178,14 @@ TRANSITIONS = [
         why="further keys are info",
     ),
     Case("(obs, reward, ended, cut, None)", "obs", truncated=True, why="None is an empty info"),
+    Case("(state, obs, reward, ended)", "state", why="the last is no info, and the second is an observation"),
     # Other spaces.
     Case("(obs, reward, ended, cut, info)", "obs", info=True, truncated=True, space="Dict(place, sum)"),
     Case("(obs, reward, ended, info)", "obs", info=True, space="Dict(place, sum)"),
     Case("(state, obs, reward)", "state", terminated="False", space="Dict(place, sum)"),
+    Case("(state, obs, reward, ended)", "state", space="Dict(place, sum)"),
+    Case("(obs, reward, ended, None)", "obs", space="Dict(place, sum)"),
+    Case("(state, obs, reward, ended)", "state", space="Tuple of 2"),
     Case("obs", "obs", reward="0.0", terminated="False", space="Dict(place, sum)"),
     Case(
         "obs",

@@ -91,7 +91,7 @@ def test_a_tuple_of_other_parts_than_it_looks(batching):
     with pytest.raises(AdapterError, match=r"a tuple of 3 is read as \(state, obs, reward\).*the reward is a flag"):
         first_step(lambda state, action: (state, state, state.sum(-1) > 2), 1, batching)
     with pytest.raises(AdapterError, match=r"a tuple of 4 is read as \(obs, reward, done, info\).*info must be a map"):
-        first_step(lambda state, action: (state, state, 0.0, False), 1, batching)
+        first_step(lambda state, action: (state, 0.0, False, False), 1, batching)
 
 
 @pytest.mark.parametrize("flag", [-5.0, 3.2])

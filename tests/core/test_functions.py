@@ -114,8 +114,42 @@ def test_constants_are_broadcast(result, mark):
     def fn(x):
         return result
 
-    (got,) = probed(mark(fn))(ROWS)
-    assert got.tolist() == [float(result)] * 3
+    function = probed(mark(fn))
+    if mark is batched and not isinstance(result, int | float):
+        with pytest.raises(ValueError, match=r"shape \(3,\), got \(\)"):  # mostly a mean over all envs
+            function(ROWS)
+        return
+    assert function(ROWS)[0].tolist() == [float(result)] * 3
+
+
+OVER_ALL = {
+    "mean": lambda x: x.mean(),
+    "max": lambda x: x.amax(),
+    "numpy": lambda x: x.numpy().mean(),
+    "numpy in double": lambda x: x.double().numpy().mean(),
+}
+
+
+@pytest.mark.parametrize("num_envs", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bool])
+@pytest.mark.parametrize("name", OVER_ALL)
+def test_what_a_batched_function_makes_of_all_envs_together_is_refused(name, dtype, num_envs):
+    function = BatchedFunction(batched(OVER_ALL[name]), "fn", dtype, lambda fn, *tensors: fn(*tensors))
+    with pytest.raises(ValueError, match=rf"one number per env, shape \({num_envs},\)"):
+        function(torch.zeros(num_envs, 2))
+
+
+@pytest.mark.parametrize("fn", [lambda x: x.mean(-1)[None], lambda x: x[:2].T @ x[:2], lambda x: x.mean(0)])
+def test_what_a_batched_function_gives_is_not_reshaped_to_the_envs(fn):
+    function = probed(batched(fn))
+    with pytest.raises(ValueError, match=r"one number per env, shape \(4,\)"):
+        function(torch.zeros(4, 2))
+
+
+def test_a_carried_state_is_not_reshaped_into_its_shape():
+    function = carrying(batched(lambda x, s: (x[:, 0], s.T)))
+    with pytest.raises(ValueError, match=r"reward_state of shape \(3, 2\), as it was declared, got \(2, 3\)"):
+        function(ROWS, torch.zeros(3, 2))
 
 
 def test_terminations_are_flags():
@@ -238,6 +272,62 @@ def test_exceptions_after_the_probe_come_through():
     many = ROWS.repeat(5, 1)
     with pytest.raises(OSError, match="later"):
         function(many)
+
+
+@pytest.mark.parametrize(
+    ("fn", "place"),
+    [
+        (lambda x: 1 / 0 if fail else x.sum(), "called for all 3 envs at once, in step 7 of the first"),
+        (batched(lambda x: 1 / 0 if fail else x.sum(-1)), "called for all 3 envs at once, in step 7 of the first"),
+        (lambda x: 1 / 0 if fail and x[0] == 5 else float(x[0]), "called for env 2, in step 9"),
+    ],
+)
+def test_exceptions_say_of_which_env_and_step_they_are(fn, place):
+    fail.clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        function = probed(fn)
+    fail.append(True)
+    with pytest.raises(ZeroDivisionError) as caught:
+        function(ROWS, step=torch.tensor([7, 8, 9]))
+    assert caught.value.__notes__ == [f"Raised in reward_fn, {place}."]
+    if function.path != "batched":
+        with pytest.raises(ZeroDivisionError) as caught:
+            probed(fn)
+        assert "on initial states, where it is tried first" in caught.value.__notes__[0]
+
+
+fail: list[bool] = []
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bool])
+@pytest.mark.parametrize("keeps", [lambda x: x, lambda x: x.sum()])
+def test_a_function_that_keeps_what_it_was_given_is_told_how_to_remember(keeps, dtype):
+    last = []
+
+    def fn(x):
+        change = (x - last[-1]["x"]).sum() if last else x.sum()
+        last.append({"x": keeps(x)})
+        return change
+
+    with pytest.raises(ValueError, match=r"keeps values from one call to the next.*reward_state"):
+        BatchedFunction(fn, "reward_fn", dtype, lambda f, *tensors: f(*tensors)).probe(ROWS)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("fn", [lambda x, bad: x.sum() * bad, lambda x, bad: float(x.sum()) * bad])
+def test_a_function_that_is_not_finite_from_the_start_warns(fn, bad):
+    with pytest.warns(UserWarning, match=r"reward_fn gives \[.*(nan|inf).*\] on initial states.*info\['diverged'\]"):
+        reward(lambda x: fn(x, bad)).probe(ROWS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bool])
+@pytest.mark.parametrize("fn", [lambda x: x.sum() * 1j, batched(lambda x: x.sum(-1) * 1j), lambda x: complex(x[0])])
+def test_complex_numbers_are_refused(fn, dtype):
+    function = BatchedFunction(fn, "reward_fn", dtype, lambda f, *tensors: f(*tensors))
+    run = function if function.path == "batched" else function.probe
+    with pytest.raises(ValueError, match=r"reward_fn must return one real number per env, got torch\.complex64"):
+        run(ROWS)
 
 
 # -- reward functions of the documents ----------------------------------------------------------------------

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
@@ -80,10 +81,10 @@ def stepped(engine, state, action, mode=None):
 
 def tensors_of(value: Any) -> Iterator[Tensor]:
     """Every tensor of nested results and states, in order; no copies."""
-    if isinstance(value, Tensor):
-        yield value
+    if isinstance(value, (Tensor, np.ndarray)):
+        yield torch.as_tensor(value)
     elif isinstance(value, (EnvState, TensorDictBase)):
         yield from (tensor for _, tensor in sorted(value.items(True, True), key=lambda item: str(item[0])))
-    elif isinstance(value, (dict, list, tuple)):
-        for part in value.values() if isinstance(value, dict) else value:
+    elif isinstance(value, (Mapping, list, tuple)):
+        for part in value.values() if isinstance(value, Mapping) else value:
             yield from tensors_of(part)

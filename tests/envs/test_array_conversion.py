@@ -87,8 +87,12 @@ def test_upstreams_statistics_are_the_sums_of_what_came(maker, mode):
         _, reward, terminated, truncated, info = env.step(action)
         ended = terminated | truncated
         for i in range(3):
+            if mode is not SAME or not ended[i]:  # at an end under SAME_STEP theirs are those of the next episode
+                assert info["episode"]["l"][i] == env.episode_lengths[i]
+                assert info["episode"]["r"][i] == pytest.approx(env.episode_returns[i], rel=1e-5, abs=1e-5)
             if mode is NEXT and over[i]:
                 assert (reward[i], ended[i]) == (0, False)  # the step that resets
+                assert (info["episode"]["l"][i], info["episode"]["r"][i]) == (0, 0)
                 continue
             rewards[i].append(float(reward[i]))
             if ended[i]:

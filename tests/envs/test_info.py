@@ -1,14 +1,18 @@
 """What a step's info gives when it is read much later."""
 
+from functools import partial
+from types import MappingProxyType
+
 import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box
 from tensordict import TensorDict
+from torch import Tensor
 
 from tests.core.walk import Walk, tensors_of
 from wm_vec import batched
-from wm_vec.envs import WorldModelVectorEnv
+from wm_vec.envs import WorldModelEnv, WorldModelVectorEnv
 
 LAZY = ("obs_dict", "predictions", "model_state")
 MODES = ["same_step", "next_step", "disabled"]
@@ -91,16 +95,18 @@ def test_writing_into_what_was_read_changes_neither_the_env_nor_other_entries(ca
         assert bool((env.state() == clean.state()).all())
 
 
+@pytest.mark.parametrize("exact_rows", [False, True])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("batching", ["batched", "vmap"])
-def test_what_is_written_into_an_info_changes_nothing(batching, mode):
-    """A model that reports its own state, by itself and inside of dicts, lists, TensorDicts and arrays."""
+def test_what_is_written_into_an_info_changes_nothing(batching, mode, exact_rows):
+    """A model that reports the states it was given and makes, by themselves and inside of all that can hold them."""
 
     def step(state, action):
         after = state + 1
-        info = {"latent": after, "parts": {"all": [after, (after,)]}}
+        info = {"latent": after, "before": state, "parts": {"all": [after, (after,)]}}
         if batching == "batched":
-            info |= {"tensordict": TensorDict({"x": after}, batch_size=[2]), "array": after.numpy()}
+            info |= {"tensordict": TensorDict({"x": after}, batch_size=[len(after)]), "array": after.numpy()}
+            info["settled"] = MappingProxyType({"x": {"y": after}})
         return {"state": after, "observation": 10 * after, "reward": after.sum(-1), "info": info}
 
     def start(seeds):
@@ -109,6 +115,7 @@ def test_what_is_written_into_an_info_changes_nothing(batching, mode):
 
     spaces = Box(-np.inf, np.inf, (2,), np.float32), Box(-1.0, 1.0, (1,), np.float32)
     options = {"num_envs": 2, "batching": batching, "seed": 0, "autoreset_mode": mode, "reset_fn": batched(start)}
+    options["exact_rows"] = exact_rows
     envs = WorldModelVectorEnv.from_callables(step, *spaces, **options)
     _, info = envs.reset()
     for time in range(1, 4):
@@ -119,4 +126,38 @@ def test_what_is_written_into_an_info_changes_nothing(batching, mode):
         assert observation.tolist() == [[10.0 * time] * 2] * 2
         assert reward.tolist() == [2.0 * time] * 2
         assert torch.equal(info["latent"], torch.full((2, 2), float(time)))
+        assert torch.equal(kept["model_state"], torch.full((2, 2), time - 1.0)), "read after what was reported of it"
         assert (kept["latent"] == -100.0).all(), "and what was kept stays the caller's"
+
+
+@pytest.mark.parametrize(
+    "entry", [lambda x: x, lambda x: {"x": [x]}, lambda x: MappingProxyType({"x": x}), Tensor.numpy]
+)
+@pytest.mark.parametrize("scalar", [False, True])
+def test_a_buffer_that_a_model_writes_into_again_does_not_change_kept_infos(scalar, entry):
+    buffer = torch.zeros(1, 2)
+
+    def step(state, action):
+        buffer.add_(1)
+        return {"observation": state + 1, "reward": 0.0, "info": {"own": entry(buffer)}}
+
+    spaces = Box(-np.inf, np.inf, (2,), np.float32), Box(-1.0, 1.0, (1,), np.float32)
+    options = {"batching": "batched", "initial_observation": torch.zeros(2)}
+    made = WorldModelEnv if scalar else partial(WorldModelVectorEnv.from_callables, num_envs=1)
+    env = made(step, *spaces, **options)
+    env.reset(seed=0)
+    action = np.zeros(1, np.float32) if scalar else torch.zeros(1, 1)
+    kept = [env.step(action)[4] for _ in range(3)]
+    assert [float(next(iter(tensors_of(info["own"]))).max()) for info in kept] == [1.0, 2.0, 3.0]
+
+
+def test_arrays_of_chunks_are_joined_as_tensors_are():
+    def step(state, action):
+        return {"observation": state, "reward": 0.0, "info": {"array": state[:, 0].numpy(), "tensor": state[:, 0]}}
+
+    spaces = Box(-np.inf, np.inf, (2,), np.float32), Box(-1.0, 1.0, (1,), np.float32)
+    options = {"num_envs": 40, "exact_rows": True, "initial_observation": torch.arange(80.0).view(40, 2)}
+    envs = WorldModelVectorEnv.from_callables(step, *spaces, **options)
+    envs.reset(seed=0)
+    info = envs.step(torch.zeros(40, 1))[4]
+    np.testing.assert_array_equal(info["array"], info["tensor"].numpy())

@@ -24,8 +24,12 @@ NEXT = AutoresetMode.NEXT_STEP
         {"env_idx": [1, 3]},
         {"env_idx": torch.tensor([3, 1])},
         {"env_idx": np.array([1, 3, 3])},
+        {"env_idx": np.array([1, 3], np.uint8)},
+        {"env_idx": torch.tensor([False, True, False, True])},
+        {"env_idx": np.array([False, True, False, True])},
+        {"env_idx": [False, True, False, True]},
     ],
-    ids=["numpy mask", "torch mask", "list", "tensor", "array"],
+    ids=str,
 )
 def test_partial_resets_however_the_envs_are_named(cartpole, mode, options):
     env = start(cartpole, mode=mode, horizon=None)
@@ -58,10 +62,15 @@ def test_a_masked_reset_takes_a_pending_reset_away(cartpole):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"reset_mask": np.ones(3, bool)}, r"bool of shape \(4,\), got torch.bool, \(3,\)"),
-        ({"reset_mask": np.ones(4)}, "bool of shape"),
-        ({"env_idx": [4]}, r"\[0, 4\)"),
-        ({"env_idx": [-1]}, r"\[0, 4\)"),
+        *(
+            ({"reset_mask": mask}, r"reset_mask'\] must be bool of shape \(4,\)")
+            for mask in (np.ones(3, bool), np.ones(4), [1, 0, 0, 1], torch.ones(4, 1).bool(), True, None)
+        ),
+        *(
+            ({"env_idx": envs}, r"env_idx'\] must be whole numbers that lie in \[0, 4\), or bool of shape \(4,\)")
+            for envs in ([4], [-1], 2**70, np.array([0.0, 2.0]), [0.5], 1j, [True] * 3, True, None, "all", [[1], []])
+        ),
+        ({"env_idx": [1], "reset_mask": np.ones(4, bool)}, "not both"),
         ({"mask": None}, "unknown options"),
     ],
 )

@@ -62,8 +62,8 @@ def by_hand(step, i):
             "elapsed": 0,
             "episode": step["episode"][i] + 1,
             "returns": [0.0] * agents,
-            "final_elapsed": step["elapsed"][i],
-            "final_returns": step["returns"][i],
+            "final_elapsed": 0,
+            "final_returns": [0.0] * agents,
         }
     vector, scalar, counter = (leaf[i] for leaf in step["proposed"])
     values = [*vector, scalar, *step["reward"][i], *([] if step["action"] is None else step["action"][i])]

@@ -22,6 +22,7 @@ TRANSITION_FORMS = (
     "(obs, reward, terminated, truncated, info)",
     "(obs, reward, done, info)",
     "(state, obs, reward)",
+    "(state, obs, reward, done)",
     "(state, obs, reward, terminated, truncated, info)",
     "a mapping with state/next_state, observation/obs/image, reward, terminated/done, truncated, and optional info",
 )
@@ -33,7 +34,7 @@ TERMINATED_KEYS = ("terminated", "done")
 
 TUPLE_READ = {
     5: " (a tuple of 5 is read as (obs, reward, terminated, truncated, info))",
-    4: " (a tuple of 4 is read as (obs, reward, done, info))",
+    4: " (a tuple of 4 is read as (obs, reward, done, info), or (state, obs, reward, done) where obs is second)",
     3: " (a tuple of 3 is read as (state, obs, reward))",
     6: " (a tuple of 6 is read as (state, obs, reward, terminated, truncated, info))",
 }
@@ -116,7 +117,8 @@ def read_reset(result: Any, observations: ObservationCodec, lead: tuple[int, ...
 def read_transition(result: Any, observations: ObservationCodec, lead: tuple[int, ...], where: str) -> StepParts:
     """Read what a transition returned; arguments and errors as `read_reset`.
 
-    The number of a tuple's parts says which form it is. Where no state is given it is ``info["model_state"]``, or else
+    The number of a tuple's parts says which form it is; of 4, whether the last is an info or the second an observation.
+    Where no state is given it is ``info["model_state"]``, or else
     the observation. A bare observation leaves out everything else.
 
     Raises:
@@ -127,6 +129,9 @@ def read_transition(result: Any, observations: ObservationCodec, lead: tuple[int
     if isinstance(result, tuple):
         if len(result) == 5:
             observation, reward, terminated, truncated, info = result
+        elif len(result) == 4 and not _is_info(result[3]) and observations.fits(result[1], lead):
+            state, observation, reward, terminated = result
+            return StepParts(state, observation, reward, terminated, None, {})
         elif len(result) == 4:
             (observation, reward, terminated, info), truncated = result, None
         elif len(result) == 3:
@@ -196,9 +201,13 @@ def _take(found: dict[str, Any], keys: tuple[str, ...]) -> Any:
     return MISSING if value is None else value
 
 
+def _is_info(value: Any) -> bool:
+    return value is None or isinstance(value, (Mapping, TensorDictBase))
+
+
 def _as_info(info: Any, where: str, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """An info dict; what a mapping holds besides its form's keys goes in too."""
-    if info is not None and not isinstance(info, (Mapping, TensorDictBase)):
+    if not _is_info(info):
         raise AdapterError(f"{where}: info must be a mapping, got {describe(info)}.")
     return {**(extra or {}), **({} if info is None else dict(info.items()))}
 

@@ -185,7 +185,7 @@ class ModuleStep:
         value = None if path is None else self._tensor(out, path, "the module's output", "terminated_key")
         if value is None or value.dtype is torch.bool or self._terminated_as == "probability":
             return value
-        return value > 0
+        return (value > 0).to(value.dtype).masked_fill(value.isnan(), torch.nan)
 
     def _decode(self, state: TensorDictBase) -> Any:
         given = TensorDict({}, batch_size=state.batch_size, device=state.device)

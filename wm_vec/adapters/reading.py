@@ -110,7 +110,7 @@ def one_number(value: Any, what: str, where: str) -> float | bool:
     if isinstance(value, (float, int)) and not (what == "reward" and isinstance(value, bool)):
         return value
     array = numbers(value, what, where)
-    refuse_flag_as_reward(array, what, where)
+    refuse_odd_numbers(array, what, where)
     if (array.numel() if isinstance(array, Tensor) else array.size) != 1:
         raise AdapterError(f"{where}: {what} must be one number of one env, got {describe(value)}.")
     return array.item()
@@ -133,12 +133,14 @@ def numbers(value: Any, what: str, where: str) -> Tensor | np.ndarray:
     return array
 
 
-def refuse_flag_as_reward(value: Tensor | np.ndarray, what: str, where: str) -> None:
-    """A reward that is a flag is something else at a reward's place.
+def refuse_odd_numbers(value: Tensor | np.ndarray, what: str, where: str) -> None:
+    """Complex numbers are neither rewards nor flags; a reward that is a flag is something else at a reward's place.
 
     Raises:
-        AdapterError: It is, a tensor or array of bools.
+        AdapterError: It is such a tensor or array.
     """
+    if isinstance(value, Tensor) and value.is_complex():
+        raise AdapterError(f"{where}: {what} must be one real number per env, got {describe(value)}.")
     flag = value.dtype is torch.bool if isinstance(value, Tensor) else value.dtype.kind == "b"
     if what == "reward" and flag:
         raise AdapterError(
@@ -157,8 +159,3 @@ def as_flag(value: float | bool, what: str, where: str) -> bool:
     if not 0 <= value <= 1:
         raise AdapterError(f"{where}: {what} must be a flag or a probability, got {float(value)}.")
     return value > 0.5
-
-
-def as_flags(value: Tensor) -> Tensor:
-    """`as_flag` of every element; what is neither a flag nor a probability goes by the same threshold."""
-    return value if value.dtype is torch.bool else value > 0.5

@@ -13,7 +13,7 @@ from wm_vec.adapters.calls import ModelCalls, UserCall
 from wm_vec.adapters.errors import ENV_BY_ENV, AdapterError, describe
 from wm_vec.adapters.forms import ResetParts, tuple_read
 from wm_vec.adapters.randomness import DrawWatch, GlobalGenerator, warn_of_draws
-from wm_vec.adapters.reading import TransitionReader, as_flags, numbers, refuse_flag_as_reward
+from wm_vec.adapters.reading import TransitionReader, numbers, refuse_odd_numbers
 from wm_vec.adapters.spaces import ActionCodec, ObservationCodec
 from wm_vec.adapters.states import StateCodec
 from wm_vec.compat import new_tensordict, writes
@@ -172,8 +172,8 @@ class BatchRunner:
             states.flatten(parts.state, where),
             self.observations.tensors(parts.observation, lead, self.device, where),
             self._per_env(reward, "reward", lead, where),
-            as_flags(self._per_env(terminated, "terminated", lead, where)),
-            None if truncated is None else as_flags(self._per_env(truncated, "truncated", lead, where)),
+            self._per_env(terminated, "terminated", lead, where),
+            None if truncated is None else self._per_env(truncated, "truncated", lead, where),
             dict(parts.info),
         )
 
@@ -191,7 +191,7 @@ class BatchRunner:
             dtype = torch.bool if isinstance(value, bool) else self.actions.dtype
             return torch.full(lead, value, dtype=dtype, device=self.device)
         tensor = value if isinstance(value, Tensor) else torch.as_tensor(numbers(value, what, where))
-        refuse_flag_as_reward(tensor, what, where)
+        refuse_odd_numbers(tensor, what, where)
         if tensor.shape != lead:
             if tensor.shape != (*lead, 1) and not (tensor.numel() == 1 and lead in ((), (1,))):
                 raise AdapterError(

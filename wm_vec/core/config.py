@@ -22,7 +22,7 @@ class EngineConfig:
         bank_size: Initial states that are made where none are given, and that the bank has room for: a larger bank
             that is loaded later takes a new buffer.
         exact_rows: Run envs through the network in chunks of a fixed size, so that an env's bits do not depend on B.
-        validate: Also check the values of actions, which reads them on the host.
+        validate: Also check the values of actions, and warn of envs whose world broke down, which reads the host.
         mode: `autoreset_mode` as Gymnasium's enum; not given.
 
     Raises:

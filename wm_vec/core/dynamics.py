@@ -22,8 +22,8 @@ class Transition(NamedTuple):
         observation: ``(B, ...)``, everything that perspectives can see; nested dicts and tuples of such tensors where
             it has several parts.
         reward: ``(B,)`` float, or None if the dynamics has no reward.
-        terminated: ``(B,)`` bool, or None.
-        truncated: ``(B,)`` bool, or None.
+        terminated: ``(B,)`` bool, or None. Of numbers those above one half are true; NaN ends the env as diverged.
+        truncated: ``(B,)`` bool, or None; numbers likewise.
         info: Further tensors ``(B, ...)`` by name; anything else is handed on as it is.
     """
 

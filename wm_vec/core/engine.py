@@ -22,7 +22,7 @@ from wm_vec.core.perspective import Perspective
 from wm_vec.core.resets import BANK_SEED, Bank, Fresh, GivenStart, bank_leaves, fork_state, make_bank, restart
 from wm_vec.core.rewards import RewardFunctions
 from wm_vec.core.rng import CounterRNG, seed_list, spawn_seeds
-from wm_vec.core.state import EnvState, StateLayout, StepOutput
+from wm_vec.core.state import EnvState, StateLayout, StepOutput, warn_of_divergence
 from wm_vec.core.step import World, step
 from wm_vec.core.trees import Tree, copies, num_observations
 from wm_vec.plain import whole_number
@@ -247,6 +247,8 @@ class Engine:
         actions = self.world.actions.check(action, self.num_envs)
         with torch.set_grad_enabled(grad):
             self._state, output = step(self.world, state, actions, autoreset_mode)
+        if self.config.validate and bool(output.diverged.any()):
+            warn_of_divergence()
         return output
 
     def model_state(self) -> TensorDictBase:

@@ -44,7 +44,7 @@ class BatchedFunction:
     Args:
         fn: The user's function.
         name: What to call it in messages, ``"reward_fn"``.
-        dtype: Dtype of the result: floating for rewards, bool for terminations.
+        dtype: Dtype of the result: floating for rewards, bool for terminations, which may be numbers all the same.
         call: Calls `fn` with one env's (or, for the batched path, all envs') tensors: ``call(fn, *tensors)``.
         stateful: `fn` takes its state as the last tensor and returns ``(result, new state)``.
 
@@ -57,19 +57,23 @@ class BatchedFunction:
     ) -> None:
         self.fn, self.name, self.dtype, self._call, self._stateful = fn, name, dtype, call, stateful
         self.path: Path | None = "batched" if is_batched(fn) else None
+        self._env: int | None = None  # the env that runs in the loop, for errors
 
     def probe(self, *tensors: Tree) -> None:
         """Decide the path on a few envs, ``(B, ...)`` each.
 
+        Warns:
+            UserWarning: It needs the loop, or gives something that is not finite.
+
         Raises:
-            ValueError: The function gives something that is no number per env.
+            ValueError: The function gives something that is no number per env, or keeps what it was given.
             Exception: Whatever the function itself raises, on every path.
         """
         if self.path == "batched" or any(t.is_meta for t in tree_leaves(tensors)):
             self.path = self.path or "vmap"
             return
         with torch.random.fork_rng(devices=[]):
-            reason = self._why_not_vmap(*tensors)
+            reason = self._told(self._why_not_vmap, tensors, "on initial states, where it is tried first")
         self.path = "vmap" if reason is None else "loop"
         if reason is not None:
             warnings.warn(
@@ -82,30 +86,61 @@ class BatchedFunction:
     def _why_not_vmap(self, *tensors: Tree) -> str | None:
         """None where vmap gives what the loop gives; raises what the function itself raises."""
         try:
-            mapped = self._vmap(*tensors)
+            mapped, reason = self._vmap(*tensors), ""
         except Exception as error:  # whatever vmap cannot take, the loop decides
-            self._loop(*tensors)
-            return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+            mapped, reason = (), f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
         looped = self._loop(*tensors)
+        if not bool(looped[0].isfinite().all()):
+            warnings.warn(
+                f"{self.name} gives {looped[0].tolist()} on initial states. An env with a number that is not finite "
+                "ends as one whose world broke down, with a reward of 0 and info['diverged'].",
+                stacklevel=2,
+            )
+        if not mapped:
+            return reason
         if all(torch.allclose(a, b, rtol=1e-4, atol=1e-5, equal_nan=True) for a, b in zip(mapped, looped, strict=True)):
             return None
         return "its result under torch.func.vmap differs from the result env by env"
 
-    def __call__(self, *tensors: Tree) -> tuple[Tensor, ...]:
-        """Run on copies of the tensors ``(B, ...)``, or trees of them; returns ``(result (B,), *new state)``."""
+    def __call__(self, *tensors: Tree, step: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Run on copies of the tensors ``(B, ...)``, or trees of them; returns ``(result (B,), *new state)``.
+
+        Args:
+            tensors: What the function is called with.
+            step: ``(B,)`` int64, the number of each env's step, for errors.
+        """
         run = {"vmap": self._vmap, "batched": self._batched, "loop": self._loop, None: self._loop}[self.path]
-        return run(*tensors)
+        return self._told(run, tensors, step)
+
+    def _told(self, run: Callable[..., Any], tensors: tuple[Tree, ...], place: Tensor | str | None) -> Any:
+        """``run(*tensors)``; its exceptions say of which env and in which step they are."""
+        self._env = None
+        try:
+            return run(*tensors)
+        except Exception as error:
+            if isinstance(error, RuntimeError) and "functorch" in str(error):  # what it kept is dead outside of vmap
+                raise ValueError(
+                    f"{self.name} keeps values from one call to the next; they are of other envs and steps. A reward "
+                    "that remembers declares a reward_state, takes it as its fourth argument and returns (reward, "
+                    "reward_state); info['step'] counts steps."
+                ) from error
+            which = f"all {len(tree_leaves(tensors)[0])} envs at once" if self._env is None else f"env {self._env}"
+            if isinstance(place, Tensor) and not place.is_meta:
+                place = f"in step {int(place[self._env or 0])}{' of the first' if self._env is None else ''}"
+            error.add_note(
+                f"Raised in {self.name}, called for {which}{f', {place}' if isinstance(place, str) else ''}."
+            )
+            raise
 
     def _batched(self, *tensors: Tree) -> tuple[Tensor, ...]:
         result, *state = self._run(tree_map(Tensor.clone, tensors))
         batch = tree_leaves(tensors)[0].shape[0]
-        value = result.expand(batch) if result.dim() == 0 else result
-        if value.numel() != batch:
+        if tuple(result.shape) not in ((batch,), (batch, 1)):
             raise ValueError(
                 f"{self.name} is marked batched: it must return one number per env, shape ({batch},), "
-                f"got {tuple(value.shape)}. Reduce over the last axis, for example with .mean(-1)."
+                f"got {tuple(result.shape)}. Reduce over the last axis, for example with .mean(-1)."
             )
-        return (value.reshape(batch).to(self.dtype), *state)
+        return (self._cast(result.reshape(batch)), *state)
 
     def _vmap(self, *tensors: Tree) -> tuple[Tensor, ...]:
         return torch.func.vmap(self._one)(*tree_map(Tensor.clone, tensors))
@@ -114,7 +149,9 @@ class BatchedFunction:
         leaves, structure = tree_flatten(tensors)
         columns = [leaf.cpu().unbind(0) for leaf in leaves]
         envs = (tree_unflatten([t.clone() for t in env], structure) for env in zip(*columns, strict=True))
-        results = [self._one(*env) for env in envs]
+        results = []
+        for self._env, env in enumerate(envs):
+            results.append(self._one(*env))
         return tuple(torch.stack(column).to(leaves[0].device) for column in zip(*results, strict=True))
 
     def _one(self, *tensors: Tree) -> tuple[Tensor, ...]:
@@ -125,30 +162,46 @@ class BatchedFunction:
                 f"{self.name} must return one number per env, got a tensor of shape {tuple(value.shape)}. "
                 "Reduce it, for example with .mean()."
             )
-        return (value.reshape(()).to(self.dtype), *state)
+        return (self._cast(value.reshape(())), *state)
+
+    def _cast(self, value: Tensor) -> Tensor:
+        """The result in its dtype; a flag that is no bool stays a number, since NaN is neither true nor false."""
+        if value.is_complex():
+            raise ValueError(f"{self.name} must return one real number per env, got {value.dtype}.")
+        return (
+            value.to(self.dtype)
+            if self.dtype is not torch.bool
+            else value
+            if value.dtype is torch.bool
+            else value.float()
+        )
 
     def _run(self, tensors: Sequence[Tree]) -> tuple[Tensor, ...]:
         """Call the function; its result, and its new state in the shape and dtype of the old one."""
         returned = self._call(self.fn, *tensors)
-        device = tree_leaves(tensors)[0].device
+        leaf = tree_leaves(tensors)[0]
+        # A Python number is a constant; a tensor of no axes is mostly a mean over all envs.
+        lead, device = leaf.shape[:1] if self.path == "batched" else (), leaf.device
         if not self._stateful:
-            return (self._as_tensor(returned, device),)
+            return (self._as_tensor(returned, device, lead),)
         if not isinstance(returned, tuple) or len(returned) != 2:
             raise ValueError(
                 f"{self.name} carries a reward_state, so it must return (reward, reward_state), "
                 f"got {type(returned).__name__}."
             )
         state, old = self._as_tensor(returned[1], device), tensors[-1]
-        if state.numel() != old.numel():
+        if tuple(state.shape) not in (tuple(old.shape), (*old.shape, 1)) and not state.numel() == 1 == old.numel():
             raise ValueError(
                 f"{self.name} must return a reward_state of shape {tuple(old.shape)}, as it was declared, "
                 f"got {tuple(state.shape)}."
             )
-        return self._as_tensor(returned[0], device), state.reshape(old.shape).to(old.dtype)
+        return self._as_tensor(returned[0], device, lead), state.reshape(old.shape).to(old.dtype)
 
-    def _as_tensor(self, value: Any, device: torch.device) -> Tensor:
+    def _as_tensor(self, value: Any, device: torch.device, lead: tuple[int, ...] = ()) -> Tensor:
         if isinstance(value, Tensor):
             return value
+        if type(value) in (bool, int, float):
+            return torch.full(lead, value, device=device)
         try:
             return torch.as_tensor(value, device=device)
         except (TypeError, ValueError, RuntimeError) as error:

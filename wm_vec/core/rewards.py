@@ -58,10 +58,10 @@ class RewardFunctions:
             elapsed: ``(B,)`` int64, steps of the episode before this one.
             states: The states of stateful reward functions, by perspective.
             reward: ``(B,)`` float, the dynamics' own; None counts as 0.
-            terminated: ``(B,)`` bool, the dynamics' own; None counts as False.
+            terminated: ``(B,)``, the dynamics' own flags; None counts as False.
 
         Returns:
-            Rewards ``(B, P)``, terminations ``(B, P)`` bool, new reward states.
+            Rewards ``(B, P)``, terminations ``(B, P)``, bool or the numbers that they came as, new reward states.
         """
         own_reward = torch.zeros_like(elapsed, dtype=self.dtype) if reward is None else reward.to(self.dtype)
         own_end = torch.zeros_like(elapsed, dtype=torch.bool) if terminated is None else terminated
@@ -80,11 +80,11 @@ class RewardFunctions:
             if reward_fn is not None or terminated_fn is not None:
                 inputs = (perspective.observe(observation), action, observation, elapsed)
                 if reward_fn is not None and perspective.name in states:
-                    paid, new_states[perspective.name] = reward_fn(*inputs, states[perspective.name])
+                    paid, new_states[perspective.name] = reward_fn(*inputs, states[perspective.name], step=elapsed)
                 elif reward_fn is not None:
-                    (paid,) = reward_fn(*inputs)
+                    (paid,) = reward_fn(*inputs, step=elapsed)
                 if terminated_fn is not None:
-                    (ended,) = terminated_fn(*inputs)
+                    (ended,) = terminated_fn(*inputs, step=elapsed)
             rewards.append(paid)
             terminations.append(ended)
         return torch.stack(rewards, 1), torch.stack(terminations, 1), new_states

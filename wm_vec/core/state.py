@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -61,8 +62,8 @@ class StepOutput(NamedTuple):
         finished: ``(B,)`` bool: the episode ended in this step.
         was_reset: ``(B,)`` bool: `observation` starts an episode; under SAME_STEP the same tensor as `finished`.
         diverged: ``(B,)`` bool: the env turned non-finite and was ended at its last finite state.
-        episode_return: ``(B, P)`` float: the episode's rewards up to this step.
-        episode_length: ``(B,)`` int64: the episode's steps up to this one.
+        episode_return: ``(B, P)`` float: the episode's rewards up to this step; 0 where that only reset the env.
+        episode_length: ``(B,)`` int64: the episode's steps up to this one, likewise.
         state: The dynamics' state that the next step starts from; not a copy.
         final_state: The dynamics' state after the step, before any reset; not a copy.
         info: What the dynamics reports besides.
@@ -81,6 +82,15 @@ class StepOutput(NamedTuple):
     state: TensorDictBase
     final_state: TensorDictBase
     info: dict[str, Any]
+
+
+def warn_of_divergence() -> None:
+    """Say that an env was ended since its world broke down; for those who read `StepOutput.diverged` on the host."""
+    warnings.warn(
+        "The world broke down in an env: its state, its reward or a flag was no finite number. The episode ended "
+        "there, at its last finite state, with a reward of 0 and info['diverged'].",
+        stacklevel=3,
+    )
 
 
 class StateLayout:

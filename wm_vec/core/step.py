@@ -93,6 +93,10 @@ def step(
     # 2. Users' functions; nothing where rewards and terminations are the dynamics' own.
     own = transition.observation, transition.reward, transition.terminated
     reward, terminated, carried = _run(world, _reward, before, *own, list(actions), elapsed, reward_state)
+    reward, terminated = _as_flags(reward, terminated)
+    truncated = None
+    if transition.truncated is not None:
+        reward, truncated = _as_flags(reward, transition.truncated)
 
     # 3. Finish.
     finished = finish_step(
@@ -103,7 +107,7 @@ def step(
         joint if world.actions.may_diverge else None,
         reward,
         terminated,
-        transition.truncated,
+        truncated,
         elapsed,
         episode,
         state.returns,
@@ -189,6 +193,17 @@ def _predict(
     world: World, state: Any, action: Tensor, noise: Tensor | None, seed: Tensor, episode: Tensor, elapsed: Tensor
 ) -> Transition:
     return world.dynamics.step(state, action, CounterRNG(seed, episode, elapsed, noise))
+
+
+def _as_flags(reward: Tensor, flags: Tensor) -> tuple[Tensor, Tensor]:
+    """The reward ``(B, P)``, and flags ``(B,)`` or ``(B, P)`` as bools: numbers above one half are true.
+
+    NaN is no flag: the env's reward is NaN then, too, so that the env counts as diverged.
+    """
+    if flags.dtype is torch.bool:
+        return reward, flags
+    unknown = flags.isnan() if flags.dim() > 1 else flags.isnan()[:, None]
+    return reward.masked_fill(unknown, torch.nan), flags > 0.5
 
 
 def _reward(

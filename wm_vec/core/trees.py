@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
-from tensordict import TensorDictBase
+from tensordict import TensorDictBase, is_tensor_collection
 from torch import Tensor
 
 from wm_vec.compat import tree_leaves, tree_map
@@ -54,12 +54,18 @@ def in_chunks(fn: Callable[..., Any], size: int, *args: Any) -> Any:
     results = []
     for start in range(0, num_envs, size):
         index = torch.arange(start, start + size, device=device).clamp_(max=num_envs - 1)
-        results.append(fn(*tree_map(lambda x, i=index: x[i] if _has_envs(x) else x, args, is_leaf=_is_tensordict)))
-    return tree_map(
-        lambda *parts: torch.cat(parts)[:num_envs] if _has_envs(parts[0]) else parts[0],
-        *results,
-        is_leaf=_is_tensordict,
-    )
+        try:
+            results.append(fn(*tree_map(lambda x, i=index: x[i] if _has_envs(x) else x, args, is_leaf=_is_tensordict)))
+        except Exception as error:
+            error.add_note(f"The envs ran in chunks of {size}, this one from env {start} on.")
+            raise
+
+    def joined(*parts: Any) -> Any:
+        if isinstance(parts[0], np.ndarray) and parts[0].ndim:
+            return np.concatenate(parts)[:num_envs]
+        return torch.cat(parts)[:num_envs] if _has_envs(parts[0]) else parts[0]
+
+    return tree_map(joined, *results, is_leaf=_is_tensordict)
 
 
 def num_observations(observation: Mapping[str, Tree]) -> int:
@@ -83,12 +89,15 @@ def num_observations(observation: Mapping[str, Tree]) -> int:
 
 
 def copies(tree: Any) -> Any:
-    """The same structure with copies of tensors, TensorDicts and arrays; anything else as it is."""
+    """The same structure with copies of tensors, TensorDicts and arrays; mappings are dicts; the rest is as it is."""
 
     def own(leaf: Any) -> Any:
         if isinstance(leaf, np.ndarray):
             return leaf.copy()
-        return leaf.clone() if isinstance(leaf, (Tensor, TensorDictBase)) else leaf
+        if isinstance(leaf, Tensor) or is_tensor_collection(leaf):
+            return leaf.clone()
+        # What torch's tree functions know are plain dicts.
+        return {key: copies(part) for key, part in leaf.items()} if isinstance(leaf, Mapping) else leaf
 
     return tree_map(own, tree, is_leaf=_is_tensordict)
 

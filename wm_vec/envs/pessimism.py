@@ -14,6 +14,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from torch import Tensor
 
 from wm_vec.adapters.errors import AdapterError, describe
+from wm_vec.envs.reset_options import reset_mask
 
 PENALTY = "penalty"
 
@@ -91,7 +92,9 @@ class PessimisticVectorReward(VectorWrapper):
         """Start episodes, all or those that ``options`` name with ``reset_mask`` or ``env_idx``."""
         observation, info = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
         if self._stepped:
-            self._start_anew(_named_envs(options, self.num_envs).to(self._returns.device))
+            mask = reset_mask(options, self.num_envs)
+            fresh = torch.ones_like(self._pending) if mask is None else mask.to(self._returns.device)
+            self._start_anew(fresh)
         return observation, info
 
     def step(self, actions: Any) -> tuple[Any, Tensor, Tensor, Tensor, dict[str, Any]]:
@@ -111,6 +114,8 @@ class PessimisticVectorReward(VectorWrapper):
             self._returns, self._penalties = torch.zeros_like(reward), torch.zeros_like(reward)
             self._pending = torch.zeros_like(reward, dtype=torch.bool)
         penalty = self._penalty(info, reward)
+        # The step after an end is spent on the reset: it tells of the next episode.
+        self._start_anew(self._pending)
         reward = reward - penalty
         returns, penalties = self._returns + reward, self._penalties + penalty
         self._report(info, penalty, {"r": returns, PENALTY: penalties})
@@ -120,8 +125,6 @@ class PessimisticVectorReward(VectorWrapper):
         if self._mode is AutoresetMode.SAME_STEP:
             self._start_anew(ended)
         elif self._mode is AutoresetMode.NEXT_STEP:
-            # The step after an end is spent on the reset: only then does the next episode begin.
-            self._start_anew(self._pending)
             self._pending = ended
         return observation, reward, terminated, truncated, info
 
@@ -167,13 +170,3 @@ def _found(info: Mapping[str, Any], key: str, where: str, wanted: str) -> Any:
         f"{key!r}: {wanted}, over an ensemble's members; in TorchRLDynamics name it in info_keys. Or say which key "
         "holds it with key=."
     )
-
-
-def _named_envs(options: Mapping[str, Any] | None, num_envs: int) -> Tensor:
-    """``(B,)`` bool, the envs that a reset with these options starts anew."""
-    if options and "reset_mask" in options:
-        return torch.as_tensor(options["reset_mask"])
-    if options and "env_idx" in options:
-        index = torch.as_tensor(options["env_idx"], dtype=torch.int64).reshape(-1).cpu()
-        return torch.zeros(num_envs, dtype=torch.bool).index_fill_(0, index, True)
-    return torch.ones(num_envs, dtype=torch.bool)

@@ -17,6 +17,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from torch import Tensor
 
+from wm_vec.core.state import warn_of_divergence
 from wm_vec.envs.sb3_spaces import check_leaf, checked_actions, face_keys
 from wm_vec.envs.transfer import TORCH_DTYPES, Packed
 from wm_vec.spaces import leaves
@@ -173,6 +174,7 @@ class SB3VecEnv(VecEnv):
             }
             if "diverged" in host and host["diverged"][env]:
                 infos[env]["diverged"] = True
+                warn_of_divergence()
 
     def _leaves(self, name: str, observation: Any, where: str) -> dict[Hashable, Tensor]:
         """The tensors of an observation by ``(name, face key)``, in the dtypes of their spaces."""

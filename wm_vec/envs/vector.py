@@ -20,16 +20,15 @@ from wm_vec.adapters.spaces import ActionCodec, check_spaces
 from wm_vec.compat import tree_map
 from wm_vec.core import Dynamics, Engine, EngineConfig, EnvState, Perspective, StepOutput
 from wm_vec.core.config import EngineKeywords
+from wm_vec.core.trees import copies
 from wm_vec.envs.info import LazyInfo
 from wm_vec.envs.numpy_io import element_of, painter_of, render_call
 from wm_vec.envs.replay import sampled_observations
+from wm_vec.envs.reset_options import MASK_OPTIONS, reset_mask
 from wm_vec.render.frames import FramePainter
 
 if TYPE_CHECKING:
     from wm_vec.envs.torchrl import TorchRLEnv
-
-MASK_OPTIONS = ("reset_mask", "env_idx")
-"""Options of `reset` that say which envs."""
 
 
 class WorldModelVectorEnv(VectorEnv):
@@ -202,8 +201,9 @@ class WorldModelVectorEnv(VectorEnv):
         Args:
             seed: An int s seeds env i with ``s + i``, as SyncVectorEnv does; a sequence gives one each. None goes on
                 to the next episodes, with entropy from the operating system at the very first reset.
-            options: ``reset_mask``, bool ``(B,)``, NumPy or torch: the envs to reset. ``env_idx`` names them instead.
-                The others go to a model that resets at every episode; a bank has no use for them.
+            options: ``reset_mask``, bool ``(B,)``, NumPy or torch: the envs to reset. ``env_idx`` names them instead,
+                by their numbers or such a mask. The others go to a model that resets at every episode; a bank has no
+                use for them.
 
         Returns:
             Observations ``(B, ...)`` and info.
@@ -215,9 +215,9 @@ class WorldModelVectorEnv(VectorEnv):
         own = {key: value for key, value in (options or {}).items() if key not in MASK_OPTIONS}
         if own and not self.engine.dynamics.starts_fresh:
             raise ValueError(f"reset: unknown options {sorted(own)}; it takes {' or '.join(map(repr, MASK_OPTIONS))}.")
-        observation = self.engine.reset(seed, self._reset_mask(options), own or None)
+        observation = self.engine.reset(seed, reset_mask(options, self.num_envs), own or None)
         self._draws = 0
-        info = LazyInfo(self.engine.start_info, self._lazy(self.engine.model_state()))
+        info = LazyInfo(copies(self.engine.start_info), self._lazy(self.engine.model_state()))
         return observation[self._perspective.name], info
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
@@ -314,19 +314,3 @@ class WorldModelVectorEnv(VectorEnv):
             "predictions": lambda: dict(perspective.everything(tree_map(Tensor.clone, dynamics.observe(state)))),
             "model_state": lambda: dynamics.model_state(state),
         }
-
-    def _reset_mask(self, options: Mapping[str, Any] | None) -> Tensor | None:
-        if not options or not any(key in options for key in MASK_OPTIONS):
-            return None
-        if "reset_mask" in options:
-            mask = torch.as_tensor(options["reset_mask"])
-            if mask.dtype != torch.bool or tuple(mask.shape) != (self.num_envs,):
-                raise ValueError(
-                    f"reset: options['reset_mask'] must be bool of shape ({self.num_envs},), "
-                    f"got {mask.dtype}, {tuple(mask.shape)}."
-                )
-            return mask.to(self.device)
-        index = torch.as_tensor(options["env_idx"], dtype=torch.int64).reshape(-1)
-        if bool(((index < 0) | (index >= self.num_envs)).any()):
-            raise ValueError(f"reset: options['env_idx'] must lie in [0, {self.num_envs}), got {index.tolist()}.")
-        return torch.zeros(self.num_envs, dtype=torch.bool).index_fill_(0, index, True).to(self.device)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from wm_vec.compat import tree_leaves, tree_map
 from wm_vec.core import AutoresetMode, Engine
+from wm_vec.core.state import warn_of_divergence
 from wm_vec.envs.info import ScalarInfo
 from wm_vec.envs.numpy_io import ActionReader, element_of, on_host, only_env, painter_of
 from wm_vec.envs.transfer import Packed
@@ -77,6 +78,7 @@ class EngineView:
         info = self._info(host["length"].item(), out.final_state)
         if host["diverged"].item():
             info["diverged"] = True
+            warn_of_divergence()
         if out.info:
             info.update({key: only_env(value) for key, value in out.info.items()})
         return seen, float(host["reward"].item()), host["terminated"].item(), host["truncated"].item(), info

@@ -25,8 +25,8 @@ class FinishedStep(NamedTuple):
         was_reset: ``(B,)`` bool: `state` starts a fresh episode.
         elapsed, episode: ``(B,)`` int64, counters after resets.
         returns: ``(B, P)`` float, the episode's sum of rewards after resets.
-        final_elapsed: ``(B,)`` int64, the episode's length before resets.
-        final_returns: ``(B, P)`` float, the episode's sum of rewards before resets.
+        final_elapsed: ``(B,)`` int64, the episode's length before resets; 0 where the step was only a reset.
+        final_returns: ``(B, P)`` float, the episode's sum of rewards before resets; 0 likewise.
     """
 
     final: list[Tensor]
@@ -83,7 +83,7 @@ def finish_step_reference(
         New tensors, except that under ``"disabled"`` ``final`` and ``state`` are one list and `episode` is as it was,
         and under ``"same_step"`` ``finished`` and ``was_reset`` are one tensor.
     """
-    numbers = [_columns(leaf) for leaf in proposed if leaf.dtype.is_floating_point]
+    numbers = [_columns(leaf) for leaf in proposed if leaf.is_floating_point() or leaf.is_complex()]
     if action is not None:
         numbers.append(action.to(reward.dtype))
     # A finite number less itself is 0, any other NaN, which counts as true.
@@ -96,12 +96,14 @@ def finish_step_reference(
     over = torch.zeros_like(diverged) if horizon is None else final_elapsed >= horizon
     truncated = over if truncated is None else truncated | over
     if pending is not None:
-        # The step of these envs is their reset: nothing that the dynamics proposes for them counts.
+        # The step of these envs is their reset: nothing that the dynamics proposes for them counts, and what is told
+        # is of the episode that begins.
         stepped = ~pending
         diverged, truncated = diverged & stepped, truncated & stepped
         terminated = terminated & stepped[:, None]
         reward = reward.masked_fill(pending[:, None], 0.0)
-        final_elapsed = torch.where(pending, elapsed, final_elapsed)
+        returns = returns.masked_fill(pending[:, None], 0.0)
+        final_elapsed = final_elapsed.masked_fill(pending, 0)
     final_returns = returns + reward
     finished = (terminated.squeeze(1) if terminated.shape[1] == 1 else terminated.any(-1)) | truncated
     if autoreset == "disabled":
