@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         )
         with reporter.progress() as progress:
             task = progress.add_task("imagined steps", total=args.steps, note="")
-            statistics, seconds = imagine(env, policy, args.steps, args.seed, lambda: progress.advance(task))
+            statistics, seconds = imagine(env, policy, args.steps, args.seed, lambda: progress.update(task, advance=1))
         payload: dict[str, Any] = {
             "world": args.world,
             "num_envs": args.num_envs,
