@@ -43,7 +43,7 @@ from wm_vec.train import (
     write_checkpoint,
 )
 from wm_vec.train.checkpoint import CheckpointFile, check_file
-from wm_vec.train.data import DataError, few_ends
+from wm_vec.train.data import DataError, blind_spots
 from wm_vec.train.normalise import fit_normalisers
 
 DEFAULT_D_MODEL = 32
@@ -314,7 +314,8 @@ class WorldModel:
             progress: Called after every step.
 
         Warns:
-            UserWarning: Hardly a step of the first data ends an episode of the environment.
+            UserWarning: Hardly a step of an environment's first data ends an episode, or what is observed, done or paid
+                is the same in all of them.
 
         Raises:
             OSError: A file that is to be written cannot be: a folder, or in a folder that is not there.
@@ -330,8 +331,9 @@ class WorldModel:
         if n_steps is not None:
             config = TrainConfig(**{**asdict(config), "n_steps": n_steps})
         world_data = self.as_data(data)
-        if self.signature is not None and not self.trained and (words := few_ends(world_data, self.bound)):
-            warnings.warn(words, stacklevel=2)
+        if self.signature is not None and not self.trained:
+            for words in blind_spots(world_data, self.bound, self.signature):
+                warnings.warn(words, stacklevel=2)
         before = deepcopy(self.model.state_dict())
         try:
             fit_normalisers(self.model.codec, world_data, self.trained, self.model.config.ticks_per_step)
