@@ -83,7 +83,7 @@ class Lines(Progress):
         task.fields["due"] = now + LINE_EVERY
         words = [f"{task.description} {task.completed:,.0f}/{task.total:,.0f}"]
         if task.finished:
-            words.append(f"in {timedelta(seconds=round(task.elapsed or 0.0))}")
+            words[0] += f" in {timedelta(seconds=round(task.elapsed or 0.0))}"
         elif task.speed:
             words += [f"{task.speed:,.1f}/s", f"{timedelta(seconds=task.time_remaining or 0.0)} left"]
         self.console.print(", ".join([*words, *filter(None, [task.fields["note"]])]))
