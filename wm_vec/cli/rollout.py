@@ -113,7 +113,9 @@ def imagine(
     def actions(observation: Tree) -> torch.Tensor:
         if policy is None:
             return env.sample_actions()
-        return action_tensor(env.engine, act(policy, tree_map(lambda part: part.cpu().numpy(), observation), env.action_space))
+        return action_tensor(
+            env.engine, act(policy, tree_map(lambda part: part.cpu().numpy(), observation), env.action_space)
+        )
 
     observation, _ = env.reset(seed=seed)
     env.step(actions(observation))  # the first step of all prepares tables
