@@ -425,7 +425,9 @@ def test_a_state_dict_carries_a_world_over_as_a_file_does(tmp_path):
     assert torch.equal(other.bank, before), "a world shares no bank with the one that it took over"
 
 
-@pytest.mark.parametrize("how", ["missing", "unexpected", "shape", "bank", "foreign", "network", "path", "numbers"])
+@pytest.mark.parametrize(
+    "how", ["missing", "unexpected", "shape", "bank", "foreign", "network", "path", "numbers", "keys"]
+)
 def test_a_state_dict_that_does_not_fit_leaves_the_world_as_it_was(how):
     made = priced(1.0)
     before = {name: t.clone() for name, t in made.state_dict().items()}
@@ -434,8 +436,9 @@ def test_a_state_dict_that_does_not_fit_leaves_the_world_as_it_was(how):
         state["optimizer.step"], named = torch.zeros(1), "optimizer.step"
     elif how == "network":
         state, named = made.model.state_dict(), "codec"
-    elif how in ("path", "numbers"):
-        state, named = {"path": "w.pt", "numbers": {"bank": [1.0]}}[how], "takes names -> tensors"
+    elif how in ("path", "numbers", "keys"):
+        wrong = {"path": "w.pt", "numbers": {"bank": [1.0]}, "keys": {3: torch.zeros(1)}}
+        state, named = wrong[how], "takes names -> tensors"
     else:
         named = spoil(state, {}, how)
     with pytest.raises((CheckpointError, TypeError), match=named):
@@ -840,6 +843,14 @@ def test_first_data_in_which_something_never_varies_warn(still, words):
     said = [str(w.message) for w in caught if w.category is UserWarning]
     assert len(said) == len(words), said
     assert all(re.search(*pair) for pair in zip(words, said, strict=True)), said
+
+
+@pytest.mark.parametrize("logger", ["tensorboard", print, TensorboardLogger])
+def test_what_is_no_logger_is_refused_before_the_first_step(world, logger):
+    before = {name: tensor.clone() for name, tensor in world.state_dict().items()}
+    with pytest.raises(TypeError, match=r"logger must be one of torchrl\.record\.loggers"):
+        world.finetune({"market.price": np.arange(20.0)}, config=QUICK, logger=logger)
+    assert all(torch.equal(before[name], tensor) for name, tensor in world.state_dict().items())
 
 
 def test_training_writes_to_tensorboard(tmp_path):

@@ -355,11 +355,18 @@ class WorldModel:
 
         Raises:
             OSError: A file that is to be written cannot be: a folder, or in a folder that is not there.
+            TypeError: `logger` is no logger.
             DataError: The data do not fit the world.
             FloatingPointError: The loss turned non-finite.
             KeyboardInterrupt: Ctrl-C. As after any error in training, the world is as it was before; what was learned
                 until then is in `resume_path`, from which the same call goes on.
         """
+        # Not by its class: one that runs in another process is a stand-in.
+        if logger is not None and (isinstance(logger, type) or not callable(getattr(logger, "log_scalar", None))):
+            raise TypeError(
+                f"finetune: logger must be one of torchrl.record.loggers, got {logger!r}. Make one, e.g. "
+                "TensorboardLogger('run', log_dir='logs')."
+            )
         for written in (log_path, resume_path, save_path):
             if written is not None:
                 check_file(written)
