@@ -377,6 +377,12 @@ def test_a_bug_keeps_its_traceback(trained, tmp_path, monkeypatch):
         main(["rollout", "CartPole-v1", "--num-envs", "2", "--policy", "faulty_policy:f"])
 
 
+def test_help_says_how_long_training_takes(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    assert "3 to 7 minutes" in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize("name", ["train", "check", "rollout"])
 def test_help_shows_examples_that_parse(name, capsys):
     with pytest.raises(SystemExit) as stop:

@@ -3,6 +3,9 @@
 Any registered Gymnasium environment will do whose observations are numbers or classes, also several in Dict and
 Tuple spaces. Beside FILE stand FILE.jsonl, a line per evaluation, and, during training, FILE.resume: after a
 crash or a kill the same command continues from it and ends in the same world, bit for bit.
+
+The default steps take one core of a CPU 3 to 7 minutes where observations are 1 to 8 numbers (CartPole-v1: 5), and
+about 14 where they are 24. After its first steps a run says how long it still takes.
 """
 
 from __future__ import annotations
