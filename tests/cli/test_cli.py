@@ -161,7 +161,7 @@ def test_check_says_how_few_ends_its_figures_rest_on(capsys):
     assert "With 0 terminal steps these say little" in capsys.readouterr().out
 
 
-def test_a_game_of_cards_is_learned_and_checked_by_its_id(tmp_path, capsys):
+def test_a_game_of_cards_is_learned_checked_and_played_by_its_id(tmp_path, capsys):
     file = str(tmp_path / "cards.safetensors")
     assert main(f"train --env Blackjack-v1 --out {file} --transitions 200 --steps 3 --no-check --json".split()) == 0
     assert WorldModel.load(file).to_env().observation_space == gym.make("Blackjack-v1").observation_space
@@ -172,6 +172,11 @@ def test_a_game_of_cards_is_learned_and_checked_by_its_id(tmp_path, capsys):
     random = said["policies"]["random"]
     assert random["one_step"]["n_transitions"] == 100
     assert random["open_loop"]["names"] == ["observation.0", "observation.1", "observation.2"]
+    policy = tmp_path / "cards.py"
+    policy.write_text("def below_17(observation):\n    return (observation[0] < 17).astype('int64')\n")
+    play = f"rollout {file} --num-envs 4 --steps 3 --policy {policy}:below_17 --video {tmp_path / 'cards.gif'}"
+    assert main(play.split()) == 0
+    assert (tmp_path / "cards.gif").read_bytes().startswith(b"GIF")
 
 
 @pytest.mark.long

@@ -76,14 +76,14 @@ class Lines(Progress):
     def update(self, task_id: TaskID, **changes: Any) -> None:
         """Change a task; a line where one is due, and one when the task is done."""
         super().update(task_id, **changes)
-        task, now = self._tasks[task_id], self.get_time()
-        begun = now - (task.elapsed or 0.0)
-        if not task.finished and now < task.fields.get("due", begun + FIRST_LINE):
+        task = self._tasks[task_id]
+        elapsed = task.elapsed or 0.0
+        if not task.finished and elapsed < task.fields.get("due", FIRST_LINE):
             return
-        task.fields["due"] = now + LINE_EVERY
+        task.fields["due"] = elapsed + LINE_EVERY
         words = [f"{task.description} {task.completed:,.0f}/{task.total:,.0f}"]
         if task.finished:
-            words[0] += f" in {timedelta(seconds=round(task.elapsed or 0.0))}"
+            words[0] += f" in {timedelta(seconds=round(elapsed))}"
         elif task.speed:
             words += [f"{task.speed:,.1f}/s", f"{timedelta(seconds=task.time_remaining or 0.0)} left"]
         self.console.print(", ".join([*words, *filter(None, [task.fields["note"]])]))
