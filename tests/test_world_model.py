@@ -426,7 +426,7 @@ def test_a_state_dict_carries_a_world_over_as_a_file_does(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "how", ["missing", "unexpected", "shape", "bank", "foreign", "network", "path", "numbers", "keys"]
+    "how", ["missing", "unexpected", "shape", "bank", "foreign", "network", "dtype", "nan", "path", "numbers", "keys"]
 )
 def test_a_state_dict_that_does_not_fit_leaves_the_world_as_it_was(how):
     made = priced(1.0)
@@ -436,6 +436,11 @@ def test_a_state_dict_that_does_not_fit_leaves_the_world_as_it_was(how):
         state["optimizer.step"], named = torch.zeros(1), "optimizer.step"
     elif how == "network":
         state, named = made.model.state_dict(), "codec"
+    elif how == "dtype":
+        state["bank"], named = state["bank"].int(), "another shape or dtype: bank"
+    elif how == "nan":
+        state = {name: t.clone() for name, t in made.state_dict().items()}
+        state["bank"][1, 2], named = np.nan, "broken numbers: 'bank'"
     elif how in ("path", "numbers", "keys"):
         wrong = {"path": "w.pt", "numbers": {"bank": [1.0]}, "keys": {3: torch.zeros(1)}}
         state, named = wrong[how], "takes names -> tensors"

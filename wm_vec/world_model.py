@@ -286,7 +286,7 @@ class WorldModel:
             name
             for name, tensor in like.items()
             if (given := state_dict[name]).shape != tensor.shape
-            or not (given.dtype == tensor.dtype or given.is_floating_point() and tensor.is_floating_point())
+            or not (given.dtype == tensor.dtype or (given.is_floating_point() and tensor.is_floating_point()))
         ]
         if wrong:
             words = f"missing, unexpected or of another shape or dtype: {', '.join(wrong[:6])}"
