@@ -1,13 +1,24 @@
 """What README and docs show, runs."""
 
 import re
+import shlex
+import warnings
 from pathlib import Path
 
 import pytest
 
+from wm_vec.cli import main
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+TRAINING = "30_000), n_steps=4_000"
+"""What the README trains for; minutes, so that the test takes less."""
+SMALL = {
+    "train": "--transitions 800 --steps 20 --no-check",
+    "check": "--transitions 100 --starts 2 --horizon 2",
+    "rollout": "--num-envs 4 --steps 5",
+}
 
 
 @pytest.mark.parametrize(
@@ -18,8 +29,21 @@ BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 def test_code_blocks_run_one_after_another(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict = {"__name__": "__main__"}
-    for block in BLOCK.findall(page.read_text()):
-        exec(compile(block, str(page), "exec"), names)
+    text = page.read_text()
+    assert text.count(TRAINING) == (page.name == "README.md")
+    with warnings.catch_warnings(record=True) as caught:
+        for block in BLOCK.findall(text.replace(TRAINING, "800), n_steps=20")):
+            exec(compile(block, str(page), "exec"), names)
+    assert not [w for w in caught if page.name == "README.md" and "transitions" in str(w.message)], "poor data"
+
+
+def test_the_commands_of_the_readme_run_one_after_another(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    commands = re.findall(r"^wm-vec (\w+)(.*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert [name for name, _ in commands] == ["train", "check", "rollout"]
+    for name, arguments in commands:
+        assert main([name, *shlex.split(arguments, comments=True), *SMALL[name].split()]) == 0
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_the_readme_opens_with_the_two_commands_and_has_code():

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import pickle
+import re
 import warnings
 
 import gymnasium as gym
@@ -11,6 +12,8 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete
 from gymnasium.vector import AutoresetMode
+from tensordict import TensorDict
+from torchrl.record.loggers import TensorboardLogger
 
 from wm_vec import ModelConfig, TrainConfig, WorldModel, collect_transitions, compile_schema
 from wm_vec.canvas import EnvSignature, Field, SchemaError, UnknownFieldError, UnsupportedSpaceError
@@ -401,6 +404,66 @@ def test_weights_that_do_not_fit_leave_the_world_as_it_was(how, tmp_path):
         WorldModel.load(tmp_path / "w")
 
 
+def test_a_state_dict_carries_a_world_over_as_a_file_does(tmp_path):
+    made, other = priced(1.0), firm(seed=1)
+    fields = (["market.price"], ["market.rate"], by_market)
+    other.trained = True
+    env, expected = other.to_vector_env(2, *fields), made.to_vector_env(2, *fields)
+    other.trained = False
+    torch.save(made.state_dict(), tmp_path / "w.pt")
+    other.load_state_dict(torch.load(tmp_path / "w.pt", weights_only=True))
+    assert other.trained
+    assert torch.equal(env.reset(seed=0)[0], expected.reset(seed=0)[0])
+    action = torch.ones(2, 1)
+    assert all(torch.equal(a, b) for a, b in zip(env.step(action)[:4], expected.step(action)[:4], strict=True))
+    made.save(tmp_path / "w")
+    tensors, _ = read_checkpoint(tmp_path / "w")
+    assert tensors.keys() == made.state_dict().keys()
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in other.state_dict().items())
+    before = other.bank.clone()
+    made.bank += 1.0
+    assert torch.equal(other.bank, before), "a world shares no bank with the one that it took over"
+
+
+@pytest.mark.parametrize(
+    "how", ["missing", "unexpected", "shape", "bank", "foreign", "network", "dtype", "nan", "path", "numbers", "keys"]
+)
+def test_a_state_dict_that_does_not_fit_leaves_the_world_as_it_was(how):
+    made = priced(1.0)
+    before = {name: t.clone() for name, t in made.state_dict().items()}
+    state = {name: t + 1 if t.is_floating_point() else t for name, t in priced(-1.5).state_dict().items()}
+    if how == "foreign":
+        state["optimizer.step"], named = torch.zeros(1), "optimizer.step"
+    elif how == "network":
+        state, named = made.model.state_dict(), "codec"
+    elif how == "dtype":
+        state["bank"], named = state["bank"].int(), "another shape or dtype: bank"
+    elif how == "nan":
+        state = {name: t.clone() for name, t in made.state_dict().items()}
+        state["bank"][1, 2], named = np.nan, "broken numbers: 'bank'"
+    elif how in ("path", "numbers", "keys"):
+        wrong = {"path": "w.pt", "numbers": {"bank": [1.0]}, "keys": {3: torch.zeros(1)}}
+        state, named = wrong[how], "takes names -> tensors"
+    else:
+        named = spoil(state, {}, how)
+    with pytest.raises((CheckpointError, TypeError), match=named):
+        made.load_state_dict(state)
+    assert all(torch.equal(before[name], tensor) for name, tensor in made.state_dict().items())
+
+
+def test_what_torch_users_type_first(world):
+    assert world.eval() is world.cpu() is world
+    assert {id(p) for p in world.parameters()} == {id(p) for p in world.model.parameters()}
+    torch.optim.SGD(world.parameters(), lr=0.1)
+    assert world.device.type == "cpu"
+    if torch.cuda.is_available():
+        assert world.cuda().device.type == world.cuda(0).device.type == "cuda"
+    else:
+        with pytest.raises((AssertionError, RuntimeError), match=r"CUDA|NVIDIA"):
+            world.cuda()
+        assert {p.device.type for p in world.parameters()} == {"cpu"}
+
+
 def test_a_missing_folder_is_named_before_any_work(world, tmp_path):
     with pytest.raises(FileNotFoundError, match=f"no folder {tmp_path / 'none'}"):
         world.save(tmp_path / "none" / "w")
@@ -744,3 +807,64 @@ def test_a_single_class_is_all_that_a_world_ever_shows_and_its_rollouts_are_data
         world.finetune(rollout, config=QUICK)
     world.save(tmp_path / "world")
     assert WorldModel.load(tmp_path / "world").bound == world.bound
+
+
+BLIND = EnvSignature(gym.spaces.Dict(eye=Box(-9, 9, (5,)), mode=Discrete(3)), Box(-1, 1, (2,)))
+
+
+def blind_steps(n=60):
+    """Steps in which everything varies, and one in two ends an episode."""
+    random = np.random.default_rng(0)
+    flags = torch.arange(n)[:, None] % 2 == 0
+    seen = [{"eye": torch.from_numpy(random.uniform(-9, 9, (n, 5))), "mode": torch.arange(n) % 3} for _ in range(2)]
+    following = {"observation": seen[1], "reward": torch.arange(n)[:, None] * 1.0, "terminated": flags, "done": flags}
+    actions = torch.from_numpy(random.uniform(-1, 1, (n, 2)))
+    return TensorDict({"observation": seen[0], "action": actions, "next": following}, batch_size=[n])
+
+
+@pytest.mark.parametrize(
+    ("still", "words"),
+    [
+        ({}, []),
+        ({("observation", "eye"): (1, 0)}, [r"1 of 6 numbers \(observation.eye\[0\]\) of the observation"]),
+        ({("observation", "eye"): (5, 0)}, [r"5 of 6 numbers \(observation.eye\[0\], .*, ...\) of the observation"]),
+        ({("observation", "mode"): (1, 0)}, [r"1 of 6 numbers \(observation.mode\) of the observation"]),
+        ({"action": (2, 0)}, [r"2 of 2 numbers \(action\[0\], action\[1\]\) of the action"]),
+        ({"reward": (1, -1)}, []),  # there are ends, which a policy can avoid or reach
+        ({"reward": (1, 0)}, ["every transition is paid 0:"]),
+        ({"reward": (1, -1), "terminated": (1, -1)}, ["none of 60 .* ends an episode", "is paid 59:"]),
+    ],
+    ids=str,
+)
+def test_first_data_in_which_something_never_varies_warn(still, words):
+    steps = blind_steps()
+    for key, (count, row) in still.items():
+        column = (steps if key == "action" else steps["next"])[key].reshape(len(steps), -1)
+        column[:, :count] = column[row, :count].clone()
+    world = WorldModel.from_signature(BLIND)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        world.finetune(steps, config=QUICK)
+    said = [str(w.message) for w in caught if w.category is UserWarning]
+    assert len(said) == len(words), said
+    assert all(re.search(*pair) for pair in zip(words, said, strict=True)), said
+
+
+@pytest.mark.parametrize("logger", ["tensorboard", print, TensorboardLogger])
+def test_what_is_no_logger_is_refused_before_the_first_step(world, logger):
+    before = {name: tensor.clone() for name, tensor in world.state_dict().items()}
+    with pytest.raises(TypeError, match=r"logger must be one of torchrl\.record\.loggers"):
+        world.finetune({"market.price": np.arange(20.0)}, config=QUICK, logger=logger)
+    assert all(torch.equal(before[name], tensor) for name, tensor in world.state_dict().items())
+
+
+def test_training_writes_to_tensorboard(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    logger = TensorboardLogger("run", log_dir=str(tmp_path))
+    report = firm().finetune({"market.price": np.arange(20.0)}, config=QUICK, logger=logger)
+    logger.experiment.close()
+    events = accumulator.EventAccumulator(str(tmp_path / "run")).Reload()
+    assert sorted(events.Tags()["scalars"]) == ["held_out_loss", "learning_rate", "loss"]
+    (event,) = events.Scalars("held_out_loss")
+    assert event.step == 5
+    assert event.value == pytest.approx(report.held_out_loss)

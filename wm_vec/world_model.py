@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict
 from importlib import resources
@@ -16,6 +16,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 from torchrl.data import ReplayBuffer
 from torchrl.envs import EnvBase
+from torchrl.record.loggers import Logger
 
 from wm_vec.canvas import BoundSchema, EnvSignature, SchemaError, compile_schema
 from wm_vec.canvas.signature import RealEnv
@@ -43,7 +44,7 @@ from wm_vec.train import (
     write_checkpoint,
 )
 from wm_vec.train.checkpoint import CheckpointFile, check_file
-from wm_vec.train.data import DataError, few_ends
+from wm_vec.train.data import DataError, blind_spots
 from wm_vec.train.normalise import fit_normalisers
 
 DEFAULT_D_MODEL = 32
@@ -195,12 +196,9 @@ class WorldModel:
             ValueError: Weights or a bank that `load` would refuse; the old file stays.
         """
         check_state(self.model, self.model.state_dict(), self.bank)
-        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        if self.bank is not None:
-            tensors["bank"] = self.bank
         write_checkpoint(
             path,
-            tensors,
+            self.state_dict(),
             {
                 "schema": self.bound.to_dict(),
                 "model": asdict(self.model.config),
@@ -265,21 +263,57 @@ class WorldModel:
             )
         self._take(file)
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """What `save` writes, as live tensors: weights and normalisers ``model.<name>``, and ``bank`` ``(M, N)``."""
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        return tensors if self.bank is None else {**tensors, "bank": self.bank}
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Take what `state_dict` of a world of the same schema and network gave, as by `load_weights`.
+
+        Raises:
+            TypeError: No mapping of names to tensors.
+            CheckpointError: Tensors are missing, unexpected or of another shape or dtype, or hold broken numbers;
+                nothing has changed then.
+        """
+        if not isinstance(state_dict, Mapping) or not all(
+            isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state_dict.items()
+        ):
+            raise TypeError("load_state_dict takes names -> tensors, as `state_dict` gives them; `load` takes a path.")
+        bank = state_dict.get("bank")
+        like = _tensors_like(self.model, None if bank is None else tuple(bank.shape))
+        wrong = sorted(state_dict.keys() ^ like.keys()) or [
+            name
+            for name, tensor in like.items()
+            if (given := state_dict[name]).shape != tensor.shape
+            or not (given.dtype == tensor.dtype or (given.is_floating_point() and tensor.is_floating_point()))
+        ]
+        if wrong:
+            words = f"missing, unexpected or of another shape or dtype: {', '.join(wrong[:6])}"
+            raise CheckpointError(f"load_state_dict: the tensors are not those of this schema and network; {words}.")
+        self._take_tensors("load_state_dict", state_dict, "bank" in state_dict)
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]:
+        """The network's, for an optimizer of your own."""
+        return self.model.parameters()
+
     def _take(self, file: CheckpointFile) -> None:
         # All of it is checked before anything is copied: load_state_dict copies what fits and complains afterwards.
         _check_tensors(file, self.model)
         trained = file.config.get("trained")
         if not isinstance(trained, bool):
             raise CheckpointError(f"{file.path}: its configuration does not say whether the world is trained.")
-        tensors = file.tensors()
-        bank = tensors.pop("bank", None)
-        weights = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
+        self._take_tensors(file.path, file.tensors(), trained)
+
+    def _take_tensors(self, source: Any, tensors: Mapping[str, Tensor], trained: bool) -> None:
+        bank = tensors.get("bank")
+        weights = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name != "bank"}
         try:
             check_state(self.model, weights, bank)
         except ValueError as error:
-            raise CheckpointError(f"{file.path} holds broken numbers: {error}.") from error
+            raise CheckpointError(f"{source} holds broken numbers: {error}.") from error
         self.model.load_state_dict(weights)
-        self._learned(None if bank is None else bank.to(self.device), trained)
+        self._learned(None if bank is None else bank.to(self.device, copy=True), trained)
 
     def _learned(self, bank: Tensor | None, trained: bool = True) -> None:
         self.bank, self.trained = bank, trained
@@ -297,6 +331,7 @@ class WorldModel:
         resume_path: str | os.PathLike[str] | None = None,
         save_path: str | os.PathLike[str] | None = None,
         progress: Callable[[int, dict[str, float]], None] | None = None,
+        logger: Logger | None = None,
     ) -> TrainReport:
         """Learn from data, in place; also the first time.
 
@@ -312,17 +347,26 @@ class WorldModel:
             save_path: Where the trained world is saved, before `resume_path` is removed: a kill at any moment
                 loses nothing.
             progress: Called after every step.
+            logger: See `train_model`.
 
         Warns:
-            UserWarning: Hardly a step of the first data ends an episode of the environment.
+            UserWarning: Hardly a step of an environment's first data ends an episode, or what is observed, done or paid
+                is the same in all of them.
 
         Raises:
             OSError: A file that is to be written cannot be: a folder, or in a folder that is not there.
+            TypeError: `logger` is no logger.
             DataError: The data do not fit the world.
             FloatingPointError: The loss turned non-finite.
             KeyboardInterrupt: Ctrl-C. As after any error in training, the world is as it was before; what was learned
                 until then is in `resume_path`, from which the same call goes on.
         """
+        # Not by its class: one that runs in another process is a stand-in.
+        if logger is not None and (isinstance(logger, type) or not callable(getattr(logger, "log_scalar", None))):
+            raise TypeError(
+                f"finetune: logger must be one of torchrl.record.loggers, got {logger!r}. Make one, e.g. "
+                "TensorboardLogger('run', log_dir='logs')."
+            )
         for written in (log_path, resume_path, save_path):
             if written is not None:
                 check_file(written)
@@ -330,14 +374,14 @@ class WorldModel:
         if n_steps is not None:
             config = TrainConfig(**{**asdict(config), "n_steps": n_steps})
         world_data = self.as_data(data)
-        if self.signature is not None and not self.trained and (words := few_ends(world_data, self.bound)):
-            warnings.warn(words, stacklevel=2)
+        if self.signature is not None and not self.trained:
+            for words in blind_spots(world_data, self.bound, self.signature):
+                warnings.warn(words, stacklevel=2)
         before = deepcopy(self.model.state_dict())
         try:
             fit_normalisers(self.model.codec, world_data, self.trained, self.model.config.ticks_per_step)
-            report = train_model(
-                self.model, world_data, config, log_path=log_path, resume_path=resume_path, progress=progress
-            )
+            paths: dict[str, Any] = {"log_path": log_path, "resume_path": resume_path}
+            report = train_model(self.model, world_data, config, **paths, progress=progress, logger=logger)
             bank = bank_from_data(self.model, world_data, config.seed)
         except BaseException as error:  # Ctrl-C among them
             self.model.load_state_dict(before)
@@ -440,6 +484,19 @@ class WorldModel:
         self.model.to(device)
         self.bank = None if self.bank is None else self.bank.to(device)
         self._observed, self._observed_known = self._observed.to(device), self._observed_known.to(device)
+        return self
+
+    def cuda(self, device: int | None = None) -> Self:
+        """`to` a CUDA device; None for the current one."""
+        return self.to("cuda" if device is None else f"cuda:{device}")
+
+    def cpu(self) -> Self:
+        """`to` the CPU."""
+        return self.to("cpu")
+
+    def eval(self) -> Self:
+        """The world itself: its network does the same in training and evaluation."""
+        self.model.eval()
         return self
 
     # -- environments ---------------------------------------------------------------------------------------------
@@ -582,12 +639,17 @@ class WorldModel:
 
 def _check_tensors(file: CheckpointFile, model: CanvasModel) -> None:
     """Refuse a file of other tensors than a world of this model has, before any of them is read."""
+    file.check_tensors(_tensors_like(model, file.shapes.get("bank")))
+
+
+def _tensors_like(model: CanvasModel, bank: tuple[int, ...] | None) -> dict[str, Tensor]:
+    """What a world of this model has by name, beside a bank of such a shape, or of the nearest that can be."""
     like = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    if (shape := file.shapes.get("bank")) is not None:
+    if bank is not None:
         width = model.bound.layout.num_positions
-        rows = shape[0] if shape and 0 < shape[0] <= LARGEST_BANK // width else 1
+        rows = bank[0] if bank and 0 < bank[0] <= LARGEST_BANK // width else 1
         like["bank"] = torch.empty(rows, width, device="meta")
-    file.check_tensors(like)
+    return like
 
 
 def _checked_dtype(dtype: torch.dtype | None) -> torch.dtype:

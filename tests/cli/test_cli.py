@@ -8,14 +8,18 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import gymnasium as gym
+import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageSequence
 
 from wm_vec import WorldModel, collect_transitions
 from wm_vec.cli import main
+from wm_vec.cli.output import Reporter
 from wm_vec.train import read_checkpoint, save_transitions
 
 ROOT = Path(__file__).parents[2]
@@ -81,7 +85,48 @@ def test_train_writes_a_world_and_a_log_and_says_how_good_it_is(trained):
     assert said["training"]["steps"] == 150
     names = [d["name"] for d in said["reality"]["policies"]["random"]["one_step"]["dimensions"]]
     assert names == ["cart position", "cart velocity", "pole angle", "pole velocity"]
-    assert "gradient steps" in stderr
+    assert "gradient steps 150/150 in 0:0" in stderr
+
+
+def test_without_a_terminal_progress_is_lines_that_say_how_long_it_takes(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr("rich.console.monotonic", lambda: now[0])
+    with Reporter(sys.stdout, as_json=False).progress() as progress:
+        task = progress.add_task("gradient steps", total=4000, note="")
+        for step in range(1, 4001):
+            now[0] += 1 / 16
+            progress.update(task, completed=step, note="held-out loss 0.5" if step >= 200 else "")
+    captured = capsys.readouterr()
+    lines = captured.err.splitlines()
+    assert captured.out == ""
+    # 250 seconds in all: a line after 2, one every 10 from then on, and the last.
+    assert len(lines) == 1 + 24 + 1
+    assert lines[0] == "gradient steps 32/4,000, 16.0/s, 0:04:08 left"
+    assert lines[2] == "gradient steps 352/4,000, 16.0/s, 0:03:48 left, held-out loss 0.5"
+    assert lines[-1] == "gradient steps 4,000/4,000 in 0:04:10, held-out loss 0.5"
+
+
+def test_on_a_terminal_progress_is_a_bar(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # what makes rich take standard error for a terminal
+    with Reporter(sys.stdout, as_json=False).progress() as progress:
+        progress.update(progress.add_task("gradient steps", total=4, note=""), completed=4)
+    assert "━━━" in capsys.readouterr().err
+
+
+def test_train_logs_by_a_logger_of_torchrl(tmp_path):
+    few = "train --env CartPole-v1 --transitions 400 --steps 3 --batch-size 8 --no-check --logger csv"
+    assert main([*few.split(), "--out", str(tmp_path / "w")]) == 0
+    (line,) = [json.loads(line) for line in (tmp_path / "w.jsonl").read_text().splitlines()]
+    for name in ("held_out_loss", "loss", "learning_rate"):
+        (row,) = (tmp_path / "w.logs" / "CartPole-v1" / "scalars" / f"{name}.csv").read_text().splitlines()
+        assert [float(x) for x in row.split(",")] == [3, line[name]]
+
+
+def test_a_logger_that_is_not_installed_is_refused_before_the_work(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("torchrl.record.loggers.tensorboard._has_tb", False)
+    assert main([*TRAIN.split(), "--out", str(tmp_path / "w"), "--logger", "tensorboard"]) == 2
+    assert "pip install tensorboard" in capsys.readouterr().err
+    assert not list(tmp_path.glob("w*"))
 
 
 def test_train_takes_a_policy_from_a_file_and_transitions_from_another(tmp_path, monkeypatch, capsys):
@@ -116,7 +161,7 @@ def test_check_says_how_few_ends_its_figures_rest_on(capsys):
     assert "With 0 terminal steps these say little" in capsys.readouterr().out
 
 
-def test_a_game_of_cards_is_learned_and_checked_by_its_id(tmp_path, capsys):
+def test_a_game_of_cards_is_learned_checked_and_played_by_its_id(tmp_path, capsys):
     file = str(tmp_path / "cards.safetensors")
     assert main(f"train --env Blackjack-v1 --out {file} --transitions 200 --steps 3 --no-check --json".split()) == 0
     assert WorldModel.load(file).to_env().observation_space == gym.make("Blackjack-v1").observation_space
@@ -127,6 +172,11 @@ def test_a_game_of_cards_is_learned_and_checked_by_its_id(tmp_path, capsys):
     random = said["policies"]["random"]
     assert random["one_step"]["n_transitions"] == 100
     assert random["open_loop"]["names"] == ["observation.0", "observation.1", "observation.2"]
+    policy = tmp_path / "cards.py"
+    policy.write_text("def below_17(observation):\n    return (observation[0] < 17).astype('int64')\n")
+    play = f"rollout {file} --num-envs 4 --steps 3 --policy {policy}:below_17 --video {tmp_path / 'cards.gif'}"
+    assert main(play.split()) == 0
+    assert (tmp_path / "cards.gif").read_bytes().startswith(b"GIF")
 
 
 @pytest.mark.long
@@ -191,9 +241,35 @@ def test_rollout_figures(capsys):
     assert (said["episodes"], said["return"], said["length"]) == (0, None, None)
 
 
+@pytest.mark.parametrize(("env_id", "size"), [("CartPole-v1", 4), ("FrozenLake-v1", 1)])
+def test_rollout_films_the_first_env(env_id, size, tmp_path, capsys):
+    film = tmp_path / "film.gif"
+    assert main(f"rollout {env_id} --num-envs 3 --steps 6 --seed 5 --video {film}".split()) == 0
+    envs = WorldModel.bundled(env_id).to_vector_env(3, seed=5, render_mode="rgb_array")
+    envs.reset(seed=5)
+    envs.step(envs.sample_actions())  # `imagine` steps once before it begins
+    envs.reset(seed=5)
+    expected = []
+    for _ in range(6):
+        envs.step(envs.sample_actions())
+        expected.append(envs.render()[0])
+    with Image.open(film) as picture:
+        shown, times = [], []
+        for frame in ImageSequence.Iterator(picture):
+            shown.append(np.asarray(frame.convert("RGB"), int))
+            times.append(frame.info["duration"])
+    assert sum(times) == 6 * 30  # equal frames in a row are one that is shown for longer
+    distinct = [expected[0], *(b for a, b in pairwise(expected) if (a != b).any())]
+    assert len(shown) == len(distinct)
+    for one, other in zip(shown, distinct, strict=True):
+        assert abs(one - other).mean() < 2  # a GIF has 256 colours
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
+        ("rollout CartPole-v1 --video film.mp4", ["--video film.mp4", ".gif"]),
+        ("rollout CartPole-v1 --video no/folder/film.gif", ["no folder no/folder"]),
         ("check nowhere.safetensors", ["nowhere.safetensors", "no such file", "CartPole-v1, Pendulum-v1"]),
         ("check .", ["is a folder"]),
         ("check broken.safetensors", ["broken.safetensors", "cut short"]),
@@ -304,6 +380,12 @@ def test_a_bug_keeps_its_traceback(trained, tmp_path, monkeypatch):
     Path("faulty_policy.py").write_text("def f(observation):\n    raise ZeroDivisionError('mine')\n")
     with pytest.raises(ZeroDivisionError, match="mine"):
         main(["rollout", "CartPole-v1", "--num-envs", "2", "--policy", "faulty_policy:f"])
+
+
+def test_help_says_how_long_training_takes(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    assert "3 to 7 minutes" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("name", ["train", "check", "rollout"])

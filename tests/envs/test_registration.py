@@ -16,6 +16,7 @@ from gymnasium.vector import AutoresetMode
 import wm_vec  # noqa: F401 - registers the worlds
 from wm_vec.envs import WorldModelEnv, WorldModelVectorEnv
 from wm_vec.envs.registration import BUNDLED
+from wm_vec.train import CheckpointError
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted(file.stem for file in (ROOT / "wm_vec" / "worlds").glob("*.safetensors"))
@@ -123,6 +124,65 @@ def test_bad_options_are_refused(options, message):
         gym.make_vec("wm_vec/CartPole-v1", **options)
 
 
+@pytest.fixture(scope="module")
+def saved(pendulum, tmp_path_factory):
+    """The file of a world."""
+    path = tmp_path_factory.mktemp("saved") / "my_world.safetensors"
+    pendulum.save(path)
+    return path
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_saved_world_goes_by_its_path(saved, pendulum, kind):
+    envs, expected = gym.make_vec("wm_vec/World-v0", num_envs=3, path=kind(saved)), pendulum.to_vector_env(3)
+    assert isinstance(envs, WorldModelVectorEnv)
+    assert torch.equal(envs.reset(seed=4)[0], expected.reset(seed=4)[0])
+    actions = torch.ones(3, 1)
+    assert all(torch.equal(a, b) for a, b in zip(envs.step(actions)[:4], expected.step(actions)[:4], strict=True))
+    env = gym.make("wm_vec/World-v0", path=kind(saved))
+    assert isinstance(env.unwrapped, WorldModelEnv)
+    assert torch.equal(torch.from_numpy(env.reset(seed=4)[0]), expected.reset(seed=4)[0][0])
+    each = gym.make_vec("wm_vec/World-v0", num_envs=2, vectorization_mode="sync", path=kind(saved))
+    np.testing.assert_array_equal(each.reset(seed=4)[0][0], env.reset(seed=4)[0])
+
+
+@pytest.mark.parametrize(("given", "length"), [({}, 200), ({"max_episode_steps": 7}, 7)])
+def test_episodes_of_a_saved_world_are_as_long_as_in_its_environment(saved, given, length):
+    assert gym.make_vec("wm_vec/World-v0", num_envs=2, path=saved, **given).max_episode_steps == length
+    env = gym.make("wm_vec/World-v0", path=saved, n_denoise_steps=1, **given)
+    env.reset(seed=0)
+    flags = [env.step(env.action_space.sample())[2:4] for _ in range(length)]
+    assert flags == [(False, False)] * (length - 1) + [(False, True)]
+
+
+def test_options_of_a_saved_world_pass_through(saved):
+    envs = gym.make_vec(
+        "wm_vec/World-v0",
+        num_envs=2,
+        path=saved,
+        dtype=torch.float64,
+        autoreset_mode="disabled",
+        obs_fields=["observation"],
+        act_fields=["action"],
+        reward_fn=lambda obs, act, info: 7.0 + 0.0 * act.sum(),
+    )
+    assert envs.engine.dtype == torch.float64
+    assert envs.autoreset_mode is AutoresetMode.DISABLED
+    envs.reset(seed=0)
+    assert envs.step(torch.zeros(2, 1))[1].tolist() == [7.0, 7.0]
+
+
+@pytest.mark.parametrize("make", [gym.make, gym.make_vec])
+def test_a_path_that_is_missing_or_no_world_is_refused(make, tmp_path):
+    with pytest.raises(TypeError, match="needs the file of a world: path="):
+        make("wm_vec/World-v0")
+    with pytest.raises(FileNotFoundError, match="no checkpoint here"):
+        make("wm_vec/World-v0", path=tmp_path / "none")
+    (tmp_path / "cut").write_bytes(b"\x10\x00")
+    with pytest.raises(CheckpointError, match="cut short"):
+        make("wm_vec/World-v0", path=tmp_path / "cut")
+
+
 def in_a_fresh_process(script) -> str:
     path = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
     done = subprocess.run(
@@ -148,11 +208,13 @@ def test_registering_imports_nothing_heavy():
     assert out.splitlines() == ["[]", "[]", "True True"]
 
 
-def test_an_id_with_its_module_needs_no_import():
+def test_an_id_with_its_module_needs_no_import(saved):
     out = in_a_fresh_process(
         "import gymnasium\n"
         "print(gymnasium.make('wm_vec:wm_vec/CartPole-v1').unwrapped)\n"
         "print(gymnasium.make_vec('wm_vec:wm_vec/Pendulum-v1', num_envs=2))\n"
+        f"print(gymnasium.make_vec('wm_vec:wm_vec/World-v0', num_envs=2, path={str(saved)!r}))\n"
     )
     assert "WorldModelEnv" in out
     assert "WorldModelVectorEnv(wm_vec/Pendulum-v1, num_envs=2)" in out
+    assert "WorldModelVectorEnv(wm_vec/World-v0, num_envs=2)" in out

@@ -22,7 +22,7 @@ COMMANDS = {
 EXAMPLES = """\
 examples:
   wm-vec demo
-  wm-vec train --env Acrobot-v1 --out acrobot.safetensors
+  wm-vec train --env Acrobot-v1 --policy sticky --out acrobot.safetensors
   wm-vec check acrobot.safetensors --out-png acrobot.png
   wm-vec rollout CartPole-v1 --num-envs 4096       (a bundled world, by its name)
   wm-vec check CartPole-v1 --json > figures.json

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torchrl.record.loggers import Logger, get_logger
 
 from wm_vec.canvas import EnvSignature, SchemaError
 from wm_vec.cli.arguments import CommandError
@@ -67,6 +68,14 @@ def _module(name: str, module_name: str) -> Any:
         raise CommandError(
             f"--policy {name}: there is no module {module_name!r} here or among the installed ones."
         ) from error
+
+
+def load_logger(kind: str | None, folder: str, name: str) -> Logger | None:
+    """TorchRL's logger of that kind, whose files are under ``folder/name``; None for None."""
+    try:
+        return get_logger(kind, folder, name)
+    except Exception as error:  # whatever a service that is not ours may raise
+        raise CommandError(f"--logger {kind}: {error}. It needs the package: pip install {kind}.") from error
 
 
 def load_device(name: str) -> torch.device:

@@ -7,15 +7,26 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
+from datetime import timedelta
 from typing import IO, Any
 
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from wm_vec.plain import printable
 
 MIN_WIDTH = 110
 """Characters that tables may take where the output is no terminal."""
+FIRST_LINE, LINE_EVERY = 2.0, 10.0
+"""Seconds until progress says something for the first time where no terminal shows its bar, and from then on."""
 
 
 class Reporter:
@@ -46,8 +57,8 @@ class Reporter:
             console.print(renderable)
 
     def progress(self) -> Progress:
-        """A progress bar on standard error, whose tasks have a field ``note``."""
-        return Progress(
+        """Progress on standard error, whose tasks have a field ``note``: a bar on a terminal, lines elsewhere."""
+        return (Progress if self._notes.is_terminal else Lines)(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -55,7 +66,27 @@ class Reporter:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
             console=self._notes,
+            disable=not self._notes.is_terminal,
         )
+
+
+class Lines(Progress):
+    """Progress as plain lines, for logs: how far, how fast, how long it will take, and the task's note."""
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        """Change a task; a line where one is due, and one when the task is done."""
+        super().update(task_id, **changes)
+        task = self._tasks[task_id]
+        elapsed = task.elapsed or 0.0
+        if not task.finished and elapsed < task.fields.get("due", FIRST_LINE):
+            return
+        task.fields["due"] = elapsed + LINE_EVERY
+        words = [f"{task.description} {task.completed:,.0f}/{task.total:,.0f}"]
+        if task.finished:
+            words[0] += f" in {timedelta(seconds=round(elapsed))}"
+        elif task.speed:
+            words += [f"{task.speed:,.1f}/s", f"{timedelta(seconds=task.time_remaining or 0.0)} left"]
+        self.console.print(", ".join([*words, *filter(None, [task.fields["note"]])]))
 
 
 @contextmanager

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import argparse
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wm_vec.cli.arguments import add_common, add_world, positive, size
+from wm_vec.cli.arguments import CommandError, add_common, add_world, check_writable, positive, size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from wm_vec.core.trees import Tree
     from wm_vec.envs import WorldModelVectorEnv
     from wm_vec.train.collect import Policy
 
@@ -24,6 +26,7 @@ EXAMPLES = """
 wm-vec rollout CartPole-v1 --num-envs 4096                   (a bundled world, by its name)
 wm-vec rollout pendulum.safetensors --num-envs 1024 --steps 200 --device cuda
 wm-vec rollout cartpole.safetensors --policy my_policies:balance --steps 500 --json
+wm-vec rollout CartPole-v1 --num-envs 1 --video cartpole.gif
 """
 
 
@@ -34,6 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=positive, default=200, metavar="T", help="steps of each env (default: 200)")
     parser.add_argument("--policy", metavar="MODULE:FUNCTION", help="batch of observations -> batch of actions")
     parser.add_argument("--max-episode-steps", type=positive, metavar="H", help="horizon (default: the environment's)")
+    words = "a film of the first env's observations, FILE.gif (needs matplotlib)"
+    parser.add_argument("--video", type=Path, metavar="FILE", help=words)
     add_common(parser, EXAMPLES)
 
 
@@ -43,7 +48,12 @@ def run(args: argparse.Namespace) -> int:
 
     from wm_vec.cli.loading import load_device, load_policy, load_world
     from wm_vec.cli.output import reporting
+    from wm_vec.compat import tree_map
 
+    if args.video is not None:
+        check_writable(args.video, "--video", picture=True)
+        if args.video.suffix.lower() != ".gif":
+            raise CommandError(f"--video {args.video}: expected a name that ends in .gif.")
     with reporting(args.json) as reporter:
         device = load_device(args.device)
         world = load_world(args.world, device)
@@ -53,7 +63,17 @@ def run(args: argparse.Namespace) -> int:
         )
         with reporter.progress() as progress:
             task = progress.add_task("imagined steps", total=args.steps, note="")
-            statistics, seconds = imagine(env, policy, args.steps, args.seed, lambda: progress.advance(task))
+            shown: list[Tree] = []
+
+            def watch(observation: Tree) -> None:
+                progress.update(task, advance=1)
+                if args.video is not None:
+                    shown.append(tree_map(lambda part: part[:1].clone(), observation))
+
+            statistics, seconds = imagine(env, policy, args.steps, args.seed, watch)
+        if args.video is not None:
+            _write_video(env, shown, args.video)
+            reporter.note(f"wrote {args.video}")
         payload: dict[str, Any] = {
             "world": args.world,
             "num_envs": args.num_envs,
@@ -73,22 +93,29 @@ def run(args: argparse.Namespace) -> int:
 
 
 def imagine(
-    env: WorldModelVectorEnv, policy: Policy | None, steps: int, seed: int, advance: Callable[[], None] = lambda: None
+    env: WorldModelVectorEnv,
+    policy: Policy | None,
+    steps: int,
+    seed: int,
+    watch: Callable[[Tree], None] = lambda observation: None,
 ) -> tuple[dict[str, Any], float]:
-    """Step every env, from a reset with `seed`, under a policy or random actions.
+    """Step every env, from a reset with `seed`, under a policy or random actions; `watch` sees every observation.
 
     Returns:
         Statistics of the episodes that ended, and the seconds that all steps took, actions included.
     """
     import torch
 
+    from wm_vec.compat import tree_map
     from wm_vec.train.collect import act
     from wm_vec.train.episodes import action_tensor
 
-    def actions(observation: torch.Tensor) -> torch.Tensor:
+    def actions(observation: Tree) -> torch.Tensor:
         if policy is None:
             return env.sample_actions()
-        return action_tensor(env.engine, act(policy, observation.cpu().numpy(), env.action_space))
+        return action_tensor(
+            env.engine, act(policy, tree_map(lambda part: part.cpu().numpy(), observation), env.action_space)
+        )
 
     observation, _ = env.reset(seed=seed)
     env.step(actions(observation))  # the first step of all prepares tables
@@ -105,7 +132,7 @@ def imagine(
         totals += torch.stack([torch.where(ended, column, 0.0).sum() for column in columns])
         low = torch.minimum(low, torch.where(ended, returns, low).min())
         high = torch.maximum(high, torch.where(ended, returns, high).max())
-        advance()
+        watch(observation)
     count, total, squares, steps_in_all, diverged = totals.tolist()  # waits for the device
     seconds = time.perf_counter() - started
     statistics: dict[str, Any] = {"episodes": int(count), "diverged": int(diverged), "return": None, "length": None}
@@ -115,6 +142,16 @@ def imagine(
         statistics["return"] = {"mean": mean, "std": std, "min": float(low), "max": float(high)}
         statistics["length"] = {"mean": steps_in_all / count}
     return statistics, seconds
+
+
+def _write_video(env: WorldModelVectorEnv, shown: Sequence[Tree], path: Path) -> None:
+    """A film of one env's observations ``(1, ...)``."""
+    from wm_vec.envs.numpy_io import element_of, painter_of
+    from wm_vec.render.video import write_gif
+
+    space = env.single_observation_space
+    paint = painter_of(env.engine.only_perspective("--video"), space)
+    write_gif((paint(element_of(seen, space)) for seen in shown), path)
 
 
 def _summary(payload: dict[str, Any]) -> str:

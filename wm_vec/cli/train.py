@@ -3,12 +3,16 @@
 Any registered Gymnasium environment will do whose observations are numbers or classes, also several in Dict and
 Tuple spaces. Beside FILE stand FILE.jsonl, a line per evaluation, and, during training, FILE.resume: after a
 crash or a kill the same command continues from it and ends in the same world, bit for bit.
+
+The default steps take one core of a CPU 3 to 7 minutes where observations are 1 to 8 numbers (CartPole-v1: 5), and
+about 14 where they are 24. After its first steps a run says how long it still takes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import time
 from dataclasses import asdict
@@ -52,6 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(option, type=kind, metavar="N", help=words)
     words = "width of the network, a multiple of 32 (default: 32)"
     parser.add_argument("--d-model", type=positive, default=32, metavar="D", help=words)
+    words = "also log to FILE.logs by TorchRL's logger of this kind: tensorboard, csv or wandb"
+    parser.add_argument("--logger", choices=("tensorboard", "csv", "wandb"), help=words)
     parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
     parser.add_argument("--no-check", action="store_true", help="leave out the comparison at the end")
     add_common(parser, EXAMPLES, real_env=True)
@@ -102,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
 def _train(args: argparse.Namespace, reporter: Reporter) -> tuple[WorldModel, int, TrainReport]:
     """Collect or load transitions and train on them, with progress: the world, their number, the report."""
     from wm_vec.canvas.layout import MAX_D_MODEL
-    from wm_vec.cli.loading import load_device, load_policy, load_signature
+    from wm_vec.cli.loading import load_device, load_logger, load_policy, load_signature
     from wm_vec.train import TrainConfig, collect_transitions, load_transitions
     from wm_vec.world_model import WorldModel
 
@@ -116,6 +122,7 @@ def _train(args: argparse.Namespace, reporter: Reporter) -> tuple[WorldModel, in
     policy = args.policy if args.policy in (None, "random", "sticky") else load_policy(args.policy)
     transitions = None if args.data is None else load_transitions(args.data)
     log, resume = Path(f"{args.out}.jsonl"), Path(f"{args.out}.resume")
+    logger = load_logger(args.logger, f"{args.out}.logs", signature.env_id or "environment")
     _continue_log(log, resume, reporter)
     with reporter.progress() as progress:
         if transitions is None:
@@ -131,10 +138,17 @@ def _train(args: argparse.Namespace, reporter: Reporter) -> tuple[WorldModel, in
         training = progress.add_task("gradient steps", total=config.n_steps, note="")
 
         def show(step: int, metrics: dict[str, float]) -> None:
-            progress.update(training, completed=step, note=f"held-out loss {metrics['held_out_loss']:.4g}")
+            loss = metrics["held_out_loss"]  # infinite before the first evaluation
+            progress.update(training, completed=step, note=f"held-out loss {loss:.4g}" if math.isfinite(loss) else "")
 
         report = world.finetune(
-            transitions, config=config, log_path=log, resume_path=resume, save_path=args.out, progress=show
+            transitions,
+            config=config,
+            log_path=log,
+            resume_path=resume,
+            save_path=args.out,
+            progress=show,
+            logger=logger,
         )
     return world, len(transitions), report
 

@@ -187,7 +187,30 @@ def data_from_transitions(transitions: TensorDictBase, bound: BoundSchema, signa
     return data.within(bound)
 
 
-def few_ends(data: WorldData, bound: BoundSchema) -> str | None:
+def blind_spots(data: WorldData, bound: BoundSchema, signature: EnvSignature) -> list[str]:
+    """Warnings about what steps of an environment cannot teach: hardly an end, or the same in all of them."""
+    ends = _few_ends(data, bound)
+    found = [ends] if ends else []
+    still = (data.next_values == data.next_values[:1]).all(0)
+    for what, parts, follows in (
+        ("observation", signature.observation_fields, "the imagined world keeps them so"),
+        ("action", signature.action_fields, "what others do cannot be learned; collect with a policy that varies them"),
+    ):
+        names, same = position_names(parts), still[bound.indices(parts)]
+        if bool(same.any()):
+            first = [name for name, it in zip(names, same, strict=True) if it][:4]
+            more = ", ..." if int(same.sum()) > 4 else ""
+            listed = f"{int(same.sum())} of {len(names)} numbers ({', '.join(first)}{more})"
+            found.append(f"{listed} of the {what} are the same in all transitions: {follows}.")
+    (reward,) = bound.indices([REWARD])
+    paid = data.next_values[0, reward].item()
+    # A steady reward with ends to avoid or to reach, as CartPole-v1 has, is worth learning.
+    if bool(still[reward]) and (paid == 0.0 or bool(still[bound.indices([TERMINATED])].all())):
+        found.append(f"every transition is paid {paid:g}: the imagined world will pay that whatever is done.")
+    return found
+
+
+def _few_ends(data: WorldData, bound: BoundSchema) -> str | None:
     """A warning about steps that hold too few ends of episodes, or None where there are enough."""
     steps, ends = len(data), int(data.next_values[:, bound[TERMINATED].indices()].sum())
     remedy = "collect with a policy that reaches ends, e.g. policy='sticky' (--policy sticky), or more transitions"

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torchrl.record.loggers import Logger
 
 from wm_vec.model import CanvasModel, check_state
 from wm_vec.plain import LARGEST_WHOLE, take_numbers
@@ -100,6 +101,7 @@ def train_model(
     log_path: str | os.PathLike[str] | None = None,
     resume_path: str | os.PathLike[str] | None = None,
     progress: Callable[[int, dict[str, float]], None] | None = None,
+    logger: Logger | None = None,
 ) -> TrainReport:
     """Train `model` in place; it ends with the EMA weights that did best on held-out data.
 
@@ -112,6 +114,7 @@ def train_model(
             continues from it and ends in the same weights, bit for bit, as an uninterrupted run. The file stays: the
             caller removes it once the trained model is saved.
         progress: Called after every step with its number and the latest metrics.
+        logger: One of TorchRL's, for TensorBoard, Weights & Biases and others; gets what the log gets.
 
     Raises:
         CheckpointError: `resume_path` holds the state of another run, or is broken; the model is as it was then.
@@ -132,10 +135,13 @@ def train_model(
                     f"Training diverged by step {run.step}: its held-out loss is {metrics['held_out_loss']}; the best "
                     f"was {run.best_loss:.4g}, of step {run.best_step}. Lower `learning_rate`."
                 )
+            logged = {"learning_rate": run.learning_rate, **metrics}
             if log_path is not None:
-                line = {"step": run.step, "learning_rate": run.learning_rate, **metrics}
                 with Path(log_path).open("a") as log:
-                    log.write(json.dumps(line) + "\n")
+                    log.write(json.dumps({"step": run.step, **logged}) + "\n")
+            if logger is not None:
+                for name, value in logged.items():
+                    logger.log_scalar(name, value, step=run.step)
         if progress is not None:
             progress(run.step, metrics)
         if resume_path is not None and run.step % config.checkpoint_every == 0:
