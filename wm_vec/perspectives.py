@@ -16,7 +16,7 @@ from wm_vec.canvas import BoundField, BoundSchema, EnvSignature, SchemaError
 from wm_vec.core import ActionSpec, Perspective
 from wm_vec.core.perspective import ObservedPart
 from wm_vec.settings import CanvasConfig
-from wm_vec.spaces import Path, classes_of, map_leaves, space_of_parts
+from wm_vec.spaces import Path, box_bounds, classes_of, map_leaves, space_of_parts
 
 
 class View(NamedTuple):
@@ -135,8 +135,9 @@ def _field_action(
 def _space_action(space: gym.Space) -> ActionSpec:
     shape, classes = tuple(space.shape or ()), classes_of(space)
     if classes is None:
-        low, high = (bound.astype(np.float64).ravel().tolist() for bound in (space.low, space.high))  # type: ignore[attr-defined]
-        return ActionSpec("box", shape, tuple(low), tuple(high))
+        assert isinstance(space, Box)
+        low, high = (tuple(bound.ravel().tolist()) for bound in box_bounds(space))
+        return ActionSpec("box" if space.dtype.kind == "f" else "discrete", shape, low, high)
     counts, first = (array.ravel().tolist() for array in classes)
     return ActionSpec("discrete", shape, (0.0,) * len(counts), tuple(n - 1.0 for n in counts), first[0])
 
@@ -151,7 +152,13 @@ def _observed_parts(space: gym.Space, device: torch.device) -> Any:
         end = start + math.prod(shape)
         shifted = classes is not None and classes[1].any()
         offset = torch.as_tensor(classes[1], device=device) if classes is not None and shifted else None
-        return ObservedPart(slice(start, end), shape, torch.from_numpy(np.zeros(0, leaf.dtype)).dtype, offset)
+        bounds = None
+        if isinstance(leaf, Box) and leaf.dtype.kind != "f":
+            # What int64 holds: the next float64 is beyond it.
+            ends = (np.clip(bound.astype(np.float64), -(2.0**63), 2.0**63 - 1024) for bound in (leaf.low, leaf.high))
+            low, high = (torch.as_tensor(end, device=device) for end in ends)
+            bounds = low, high
+        return ObservedPart(slice(start, end), shape, torch.from_numpy(np.zeros(0, leaf.dtype)).dtype, offset, bounds)
 
     return map_leaves(part, space)
 

@@ -60,6 +60,18 @@ def space_of_parts(tree: Tree) -> gym.Space:
     return spaces.Tuple([space_of_parts(part) for part in tree]) if isinstance(tree, tuple) else tree
 
 
+def box_bounds(space: spaces.Box) -> tuple[np.ndarray, np.ndarray]:
+    """A Box's bounds as float64 of its shape, infinite where there is none.
+
+    Of whole numbers Gymnasium writes the ends of int32 and int64 for none.
+    """
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    if space.dtype.kind == "f":
+        return low, high
+    ends = np.iinfo(np.int32 if space.dtype == np.int32 else np.int64)
+    return np.where(low <= float(ends.min), -np.inf, low), np.where(high >= float(ends.max), np.inf, high)
+
+
 def classes_of(leaf: gym.Space) -> tuple[np.ndarray, np.ndarray] | None:
     """Of every element of a Discrete, MultiDiscrete or MultiBinary space, the number of its classes and the first one.
 
@@ -89,5 +101,51 @@ def read_one_hot(hot: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
     hot = hot.to(torch.promote_types(hot.dtype, torch.float32))
     parts = hot.split(list(counts), -1)
     index = torch.stack([part.argmax(-1) for part in parts], -1)
-    ones = [torch.nn.functional.one_hot(at, n) for at, n in zip(index.unbind(-1), counts, strict=True)]
-    return index, ((hot - torch.cat(ones, -1)).abs() <= tolerance).all(-1)
+    return index, ((hot - write_one_hot(index, counts)).abs() <= tolerance).all(-1)
+
+
+def write_one_hot(index: Tensor, counts: Sequence[int]) -> Tensor:
+    """The inverse of `read_one_hot`, ``(..., n)`` int64; torch's own reads the host to check the classes."""
+    columns = zip(index.unbind(-1), counts, strict=True)
+    return torch.cat([at.unsqueeze(-1) == torch.arange(n, device=index.device) for at, n in columns], -1).long()
+
+
+def without_one_hot(space: gym.Space, batch: Tree, where: str) -> Tree:
+    """A batch of a space's elements with class indices in place of one-hot vectors, as TorchRL's GymEnv shows classes.
+
+    Args:
+        space: The space.
+        batch: Tensors ``(M, ...)`` in its structure; class indices stay as they are.
+        where: Who asks, for the error.
+
+    Raises:
+        ValueError: A vector that is not one-hot.
+    """
+
+    def read(path: Path, leaf: gym.Space, part: Tensor) -> Tensor:
+        classes = classes_of(leaf)
+        if classes is None or isinstance(leaf, spaces.MultiBinary):
+            return part
+        counts = classes[0].ravel().tolist()
+        if part.dim() < 2 or part.shape[1:] == leaf.shape or part.shape[1:].numel() != sum(counts):
+            return part
+        index, clear = read_one_hot(part.flatten(1), counts)
+        if part.device.type != "meta":
+            check_one_hot(part, clear, leaf, f"{where}: the observation" + "".join(f"[{key!r}]" for key in path))
+        return index.reshape(-1, *(leaf.shape or ())) + torch.as_tensor(classes[1], device=part.device)
+
+    return map_leaves(read, space, batch)
+
+
+def check_one_hot(hot: Tensor, clear: Tensor, space: gym.Space, where: str) -> None:
+    """Refuse vectors ``(M, ...)`` that `read_one_hot` did not find `clear` ``(M,)``; reads the host.
+
+    Raises:
+        ValueError: Naming the first one.
+    """
+    if not bool(clear.all()):
+        env = int(clear.logical_not().nonzero()[0])
+        raise ValueError(
+            f"{where} {env} is {hot[env].tolist()}, no one-hot vector of {space}: that has one 1 for each class, and 0 "
+            "elsewhere. Of probabilities, draw one first, or take the argmax."
+        )

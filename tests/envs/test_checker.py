@@ -209,3 +209,10 @@ def test_a_leak_of_arrays_is_found():
 def test_too_few_steps_are_refused(cartpole):
     with pytest.raises(ValueError, match="num_steps must be at least 8"):
         check_vector_env(make(cartpole), num_steps=7)
+
+
+def test_an_environment_of_ours_that_is_running_is_checked_for_all_else(cartpole):
+    env = make(cartpole, 2)
+    env.reset(seed=0)
+    report = check_vector_env(env, num_steps=8)
+    assert report.skipped["step_before_reset"] == "the environment was reset before; hand in a fresh one, or make_env"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from tests.envs.rollouts import MODES, random_actions, start
+from wm_vec import WorldModel
 
 SAME, NEXT, DISABLED = AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED
 
@@ -157,7 +160,10 @@ def test_sampled_actions_depend_on_the_envs_own_step_alone(pendulum):
 @pytest.mark.parametrize(
     ("action", "error", "message"),
     [
-        (np.zeros((4, 1), np.float32), TypeError, "torch tensor"),
+        ([[0.0]] * 4, TypeError, "torch tensor"),
+        (np.full((4, 1), np.nan, np.float32), ValueError, "finite numbers; env 0"),
+        (np.zeros((4, 1), np.int64), TypeError, "floating point"),
+        (np.zeros(4, np.float32), ValueError, r"shape \(4, 1\), got \(4,\)"),
         (torch.zeros(4), ValueError, r"shape \(4, 1\), got \(4,\)"),
         (torch.zeros(3, 1), ValueError, r"shape \(4, 1\), got \(3, 1\)"),
         (torch.zeros(4, 1, dtype=torch.int64), TypeError, "floating point"),
@@ -170,6 +176,33 @@ def test_bad_actions_are_refused_and_nothing_is_lost(pendulum, action, error, me
         env.step(action)
     good = torch.zeros(4, 1)
     assert torch.equal(env.step(good)[0], other.step(good)[0])
+
+
+@pytest.mark.parametrize("env_id", ["cartpole", "pendulum"])
+@pytest.mark.parametrize("mode", MODES)
+def test_arrays_of_the_action_space_are_taken_as_tensors_are(env_id, mode, request, recwarn):
+    world = request.getfixturevalue(env_id)
+    ours, other = (start(world, mode=mode, horizon=5) for _ in range(2))
+    for _ in range(8):
+        action = ours.action_space.sample()
+        kept = action.copy()
+        results = ours.step(action), other.step(torch.from_numpy(action))
+        for got, expected in zip(*(result[:4] for result in results), strict=True):
+            assert torch.equal(got, expected)
+        np.testing.assert_array_equal(action, kept)
+    ours.step(action[::-1])
+    assert not recwarn.list, "in host memory they cost nothing"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_arrays_are_warned_of_once_where_they_must_travel():
+    env = WorldModel.bundled("CartPole-v1", device="cuda").to_vector_env(4, seed=0)
+    env.reset()
+    with pytest.warns(UserWarning, match="NumPy actions go to the device at every step"):
+        env.step(env.action_space.sample())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        env.step(env.action_space.sample())
 
 
 def test_values_are_checked_under_validate(pendulum, cartpole):

@@ -17,7 +17,7 @@ from wm_vec.adapters.errors import ENV_BY_ENV, AdapterError, describe
 from wm_vec.compat import tree_leaves, tree_map
 from wm_vec.core import ActionSpec
 from wm_vec.core.trees import OBSERVATION, Tree
-from wm_vec.spaces import Path, dotted, map_leaves
+from wm_vec.spaces import Path, box_bounds, dotted, map_leaves
 
 _HOST = torch.device("cpu")
 LEAF_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
@@ -164,8 +164,6 @@ class ActionCodec:
         self.space = space
         low, high = _bounds(space)
         whole = np.issubdtype(space.dtype, np.integer)
-        if whole and not np.isfinite(low + high).all():
-            raise AdapterError(f"action_space: whole numbers need finite bounds, got {space}.")
         shape = tuple(space.shape or ())
         self.spec = ActionSpec("discrete" if whole else "box", shape, tuple(low.tolist()), tuple(high.tolist()))
         self.dtype = torch.float64 if space.dtype == np.float64 else torch.float32
@@ -181,7 +179,8 @@ class ActionCodec:
 
 def _bounds(space: gym.Space) -> tuple[np.ndarray, np.ndarray]:
     if isinstance(space, spaces.Box):
-        return space.low.astype(np.float64).ravel(), space.high.astype(np.float64).ravel()
+        low, high = box_bounds(space)
+        return low.ravel(), high.ravel()
     if isinstance(space, spaces.Discrete):
         return np.array([float(space.start)]), np.array([float(space.start + space.n - 1)])
     if isinstance(space, spaces.MultiDiscrete):

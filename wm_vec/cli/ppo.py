@@ -79,6 +79,8 @@ class Policy(nn.Module):
         spaces: list[Any] = [getattr(world.signature, name, None) for name in ("observation_space", "action_space")]
         if not all(isinstance(s, Discrete) or (isinstance(s, Box) and len(s.shape) == 1) for s in spaces):
             raise ValueError(f"Policy: a Box of one axis or Discrete to observe, and to act; got {spaces}.")
+        if isinstance(spaces[1], Box) and spaces[1].dtype.kind != "f":
+            raise ValueError(f"Policy: acts on a Box by fractions, got {spaces[1]}, which has none.")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             if isinstance(spaces[0], Discrete):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,6 +30,12 @@ class JointAction:
     ) -> None:
         self.perspectives, self.dtype, self.device, self.validate = tuple(perspectives), dtype, device, validate
         self._specs = [p.action for p in self.perspectives]
+        exact = [dtype if spec.kind == "box" else torch.float64 for spec in self._specs]
+        bounds = [
+            torch.tensor((spec.low, spec.high), dtype=wide) for spec, wide in zip(self._specs, exact, strict=True)
+        ]
+        self._open = [not bool(bound.isfinite().all()) for bound in bounds]
+        self._bounds = [bound.to(device) for bound in bounds]
         self.may_diverge = any(spec.kind == "box" for spec in self._specs)
         self._low = torch.tensor([x for spec in self._specs for x in spec.low], dtype=dtype, device=device)
         self._high = torch.tensor([x for spec in self._specs for x in spec.high], dtype=dtype, device=device)
@@ -77,7 +82,7 @@ class JointAction:
     def sample(self, rng: CounterRNG, draw: int) -> dict[str, Tensor]:
         """Random actions ``(B, *shape)`` by perspective name.
 
-        Uniform between finite bounds, standard normal clipped to the bounds otherwise.
+        They spread as Gymnasium's do, see `box_numbers`. Bounds beyond the range of the joint dtype count as none.
 
         Args:
             rng: The envs' counters.
@@ -86,25 +91,51 @@ class JointAction:
         stream, size = STREAM_ACTION + (draw << 8), self._low.shape[0]
         words = rng.words(size, stream)
         sampled, first = {}, 0
-        for perspective in self.perspectives:
+        for perspective, (low, high), is_open in zip(self.perspectives, self._bounds, self._open, strict=True):
             spec = perspective.action
             mine = slice(first, first + spec.size)
-            low, high, first = self._low[mine], self._high[mine], mine.stop
-            if spec.kind == "discrete":
-                count = (high - low).to(torch.int64) + 1
-                action = ((words[:, mine] * count) >> 32) + low.to(torch.int64) + spec.offset
-            elif all(map(math.isfinite, (*spec.low, *spec.high))):
-                action = low + (high - low) * ((words[:, mine] >> 8).to(self.dtype) * 2.0**-24)
+            mixed, first, whole = words[:, mine], mine.stop, spec.kind == "discrete"
+            if whole and all(b - a < 2**31 for a, b in zip(spec.low, spec.high, strict=True)):
+                action = ((mixed * ((high - low).to(torch.int64) + 1)) >> 32) + low.to(torch.int64) + spec.offset
             else:
-                action = torch.clamp(rng.normal(size, stream, self.dtype)[:, mine], low, high)
+                uniform = mixed.double() * 2.0**-32 if whole else (mixed >> 8).float() * 2.0**-24
+                normal = rng.normal(size, stream, low.dtype)[:, mine] if is_open else None
+                action = box_numbers(low, high, uniform, normal, whole)
             sampled[perspective.name] = action.reshape(len(words), *spec.shape)
         return sampled
 
     def middle(self, num_envs: int) -> list[Tensor]:
         """An action ``(B, *shape)`` per perspective from the middle of its bounds, 0 where there are none."""
         middle = torch.where(self._high - self._low < 1e6, (self._low + self._high) / 2, 0.0)
+        middle = middle.clamp(self._low, self._high)
         actions = []
         for spec, part in zip(self._specs, middle.split([spec.size for spec in self._specs]), strict=True):
             part = part.to(torch.int64) + spec.offset if spec.kind == "discrete" else part
             actions.append(part.expand(num_envs, -1).reshape(num_envs, *spec.shape))
         return actions
+
+
+def box_numbers(low: Tensor, high: Tensor, uniform: Tensor, normal: Tensor | None, whole: bool = False) -> Tensor:
+    """Numbers that spread as those of Gymnasium's `Box.sample`, all finite; nothing is read on the host.
+
+    Uniform between two bounds, exponential from a single one, standard normal without any; whole numbers are the floor
+    of these.
+
+    Args:
+        low, high: Bounds ``(...)``, infinite where there is none; of whole numbers float64.
+        uniform: ``(B, ...)`` in [0, 1), float32 or float64.
+        normal: ``(B, ...)`` standard normals in the dtype of the bounds; None where all bounds are finite.
+        whole: Whether to give whole numbers.
+
+    Returns:
+        ``(B, ...)`` in the dtype of the bounds; int64 where whole.
+    """
+    last, high = high, high + whole
+    portion, width = uniform.to(low.dtype), high - low
+    # Between huge bounds the width overflows.
+    drawn = torch.where(width.isfinite(), low + width * portion, low * (1 - portion) + high * portion)
+    if normal is not None:
+        excess = (-torch.log1p(-uniform)).to(low.dtype)
+        beyond = torch.where(low.isfinite(), low + excess, torch.where(high.isfinite(), high - excess, normal))
+        drawn = torch.where(low.isfinite() & high.isfinite(), drawn, beyond)
+    return drawn.floor().clamp(low, last).to(torch.int64) if whole else drawn

@@ -19,7 +19,7 @@ class ActionSpec:
     """Which actions a perspective takes.
 
     Attributes:
-        kind: ``"box"`` for numbers, ``"discrete"`` for whole numbers: a class index, or several.
+        kind: ``"box"`` for numbers, ``"discrete"`` for whole numbers: class indices, or those of a Box of integers.
         shape: Shape of one env's action; ``()`` for a class index.
         low: Lower bound of each element in row-major order; actions are clipped to it.
         high: Upper bound, likewise.
@@ -69,12 +69,13 @@ class ActionSpec:
                 refused.
         """
         if self.kind == "discrete":
-            first, last = [int(x) + self.offset for x in self.low], [int(x) + self.offset for x in self.high]
-            low, high = (action.new_tensor(bound).view(self.shape) for bound in (first, last))
-            bad = (action < low) | (action > high)
+            given = action.double()  # narrow whole numbers cannot hold all bounds
+            low, high = (given.new_tensor(bound).view(self.shape) + self.offset for bound in (self.low, self.high))
+            bad = (given < low) | (given > high)
+            first, last = ([f"{x + self.offset:.0f}" for x in bound] for bound in (self.low, self.high))
             what = f"a class index from {first[0]} to {last[0]}"
             if self.shape:
-                what = f"class indices from {first} to {last}"
+                what = f"whole numbers from [{', '.join(first)}] to [{', '.join(last)}]"
         else:
             bad, what = ~torch.isfinite(action), "finite numbers"
         if bool(bad.any()):
@@ -90,6 +91,7 @@ class ObservedPart:
         columns: Its columns of the flat observation.
         shape: Shape of one env's.
         dtype: Its dtype; whole numbers are rounded.
+        bounds: Lower and upper bounds ``shape`` float64 of the whole numbers of a Box, which are clipped to them.
         offset: Added to it: ``shape`` int64, the first class indices of a space that does not count from 0; None for 0.
     """
 
@@ -97,12 +99,14 @@ class ObservedPart:
     shape: tuple[int, ...]
     dtype: torch.dtype
     offset: Tensor | None = None
+    bounds: tuple[Tensor, Tensor] | None = None
 
     def of(self, flat: Tensor) -> Tensor:
         """The part ``(B, *shape)`` of flat observations ``(B, n)``."""
         seen = flat[:, self.columns].reshape(flat.shape[0], *self.shape)
         if seen.dtype != self.dtype:
-            seen = (seen if self.dtype.is_floating_point else seen.round()).to(self.dtype)
+            seen = seen if self.dtype.is_floating_point else seen.round()
+            seen = (seen if self.bounds is None else seen.clamp(*self.bounds)).to(self.dtype)
         return seen if self.offset is None else seen + self.offset
 
     def to_flat(self, seen: Any, like: Tensor, name: str) -> Tensor:

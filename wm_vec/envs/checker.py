@@ -61,7 +61,8 @@ def check_vector_env(
     Rolls out about ten times `num_steps` steps and keeps one rollout in memory: a few envs are enough.
 
     Args:
-        env: The environment, not yet reset. It is left wherever the checks end, and not closed.
+        env: The environment, not yet reset; of ours that were, ``step_before_reset`` is skipped. It is left wherever
+            the checks end, and not closed.
         num_steps: Steps of a rollout; long enough for episodes to end.
         seed: Seed of resets and actions.
         make_env: ``num_envs -> the same environment`` of another size, not yet reset. Without it
@@ -126,6 +127,9 @@ def _check_step_before_reset(driver: Driver, make_env: Callable[[int], VectorEnv
     fresh = driver if make_env is None else Driver(make_env(driver.num_envs))
     if isinstance(fresh.env.unwrapped, AsyncVectorEnv):
         report.skipped[STEP_BEFORE_RESET] = "an error in a worker would end an AsyncVectorEnv"
+        return
+    if getattr(getattr(fresh.env.unwrapped, "engine", None), "started", False):
+        report.skipped[STEP_BEFORE_RESET] = "the environment was reset before; hand in a fresh one, or make_env"
         return
     try:
         fresh.env.step(fresh.hand_in(driver.actions(1, 0)[0]))

@@ -10,6 +10,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from wm_vec.core.trees import Tree, is_nested, observation_in, observation_keys
+from wm_vec.spaces import without_one_hot
 
 PADDING_MASK = ("collector", "mask")
 """Where TorchRL marks the steps of split trajectories that are real."""
@@ -20,7 +21,8 @@ def sampled_observations(source: Any, space: gym.Space, num_states: int) -> Tree
 
     Args:
         source: A replay buffer of TensorDicts, whose sampler is left alone, or a TensorDict of any batch size, with
-            observations. Of more than `num_states` torch's generator draws that many, all alike likely.
+            observations, classes also one-hot. Of more than `num_states` torch's generator draws that many, all alike
+            likely.
         space: One env's observations.
         num_states: How many.
 
@@ -55,4 +57,4 @@ def sampled_observations(source: Any, space: gym.Space, num_states: int) -> Tree
         flat = flat[real.reshape(-1)]
     if flat.shape[0] > num_states:
         flat = flat[torch.randperm(flat.shape[0])[:num_states].to(flat.device or "cpu")]
-    return observation_in(flat, space, nested)
+    return without_one_hot(space, observation_in(flat, space, nested), "start_from")

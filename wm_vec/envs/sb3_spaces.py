@@ -55,7 +55,7 @@ def checked_actions(actions: Any, space: gym.Space, num_envs: int) -> np.ndarray
     """A copy of the actions ``(B, *shape)`` in the space's dtype. They are on the host, so their values are checked.
 
     Raises:
-        ValueError: Another shape, a number that is not finite, or no element of a discrete space.
+        ValueError: Another shape, a number that is not finite, or no element of a space of whole numbers.
     """
     given = np.asarray(actions)
     shape = (num_envs, *(space.shape or ()))
@@ -63,8 +63,11 @@ def checked_actions(actions: Any, space: gym.Space, num_envs: int) -> np.ndarray
         raise ValueError(
             f"SB3VecEnv.step: actions must be numbers of shape {shape}, got shape {given.shape}, {given.dtype}."
         )
-    if isinstance(space, spaces.Box):
+    if isinstance(space, spaces.Box) and space.dtype.kind == "f":
         bad, wanted = ~np.isfinite(given), "finite numbers"
+    elif isinstance(space, spaces.Box):
+        bad = ~((given >= space.low) & (given <= space.high) & (given % 1 == 0))
+        wanted = f"whole numbers of {space} (round what a policy gives)"
     else:
         classes = 2 if isinstance(space, spaces.MultiBinary) else getattr(space, "nvec", getattr(space, "n", 0))
         bad, wanted = ~((given >= 0) & (given < classes) & (given % 1 == 0)), f"elements of {space}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
@@ -72,6 +73,7 @@ class WorldModelVectorEnv(VectorEnv):
         self.metadata = {"autoreset_mode": engine.autoreset_mode, "render_modes": ["rgb_array"], "render_fps": 32}
         self._perspective = engine.only_perspective("WorldModelVectorEnv")
         self._draws = 0
+        self._warned = False
         self.world_model: Any = None
         self._render_call: UserCall | None = None
         self._painter: FramePainter | None = None
@@ -220,15 +222,25 @@ class WorldModelVectorEnv(VectorEnv):
         info = LazyInfo(copies(self.engine.start_info), self._lazy(self.engine.model_state()))
         return observation[self._perspective.name], info
 
-    def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
+    def step(self, actions: Tensor | np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
         """Step all envs; no host sync.
 
         Args:
-            actions: ``(B, ...)`` tensor on `device`; floats for a Box, clipped to its bounds, integers for all else.
+            actions: ``(B, ...)`` tensor on `device`; floats for a Box of floats, clipped to its bounds, integers for
+                all else. Also an array, as ``action_space.sample()`` gives it, whose values are checked.
 
         Returns:
             Observations ``(B, ...)``, rewards ``(B,)`` float, terminated and truncated ``(B,)`` bool, info.
+
+        Raises:
+            RuntimeError: Before the first reset.
+            TypeError, ValueError: Actions of another shape, dtype or device; of an array, values that are no actions.
+
+        Warns:
+            UserWarning: The first array for envs that are not in host memory.
         """
+        if isinstance(actions, np.ndarray):
+            actions = self._transferred(actions)
         output = self.engine.step({self._perspective.name: actions})
         self._draws = 0
         observation = output.observation[self._perspective.name]
@@ -289,6 +301,17 @@ class WorldModelVectorEnv(VectorEnv):
         if self._painter is None:
             self._painter = painter_of(self._perspective, space)
         return self._painter.batch(seen)
+
+    def _transferred(self, actions: np.ndarray) -> Tensor:
+        """Actions of host memory on the device, checked."""
+        taken, host = torch.from_numpy(actions.copy()), torch.device("cpu")
+        self._perspective.action.check(taken, self.num_envs, host, "step")
+        self._perspective.action.check_values(taken, "step")
+        if self.device.type not in ("cpu", "meta") and not self._warned:
+            self._warned = True
+            text = "step: NumPy actions go to the device at every step; sample_actions() or a policy there saves that."
+            warnings.warn(text, stacklevel=3)
+        return taken.to(self.device)
 
     def _info(self, output: StepOutput) -> dict[str, Any]:
         episode = {"r": output.episode_return[:, 0], "l": output.episode_length}

@@ -13,6 +13,7 @@ from torchrl.data import Bounded, Composite, TensorSpec, Unbounded
 
 from wm_vec.envs.torchrl.specs import STATE_KEY, one_hot_actions
 from wm_vec.envs.torchrl.stateless import StatelessTorchRLEnv
+from wm_vec.spaces import box_bounds
 
 
 class ActionEncoding:
@@ -42,10 +43,11 @@ class ActionEncoding:
             self._scale_by_bounds(self._space, env.engine.device)
 
     def _scale_by_bounds(self, space: spaces.Box, device: torch.device) -> None:
+        lower, upper = box_bounds(space)
         with np.errstate(over="ignore", invalid="ignore"):
-            bounded = np.isfinite(space.high - space.low)
-            center, half = (space.low + space.high) / 2, (space.high - space.low) / 2
-        pairs = (center, 0.0), (half, 1.0), (np.float32(-1), space.low), (np.float32(1), space.high)
+            bounded = np.isfinite(upper - lower)
+            center, half = (lower + upper) / 2, (upper - lower) / 2
+        pairs = (center, 0.0), (half, 1.0), (np.float32(-1), lower), (np.float32(1), upper)
         tables = [np.where(bounded, scaled, plain) for scaled, plain in pairs]
         self._center, self._half, low, high = (
             torch.as_tensor(table.ravel(), dtype=torch.float32, device=device) for table in tables
@@ -58,7 +60,8 @@ class ActionEncoding:
         """Vectors ``(*N, A)`` as the environment's actions ``(*N, *shape)``."""
         shape = (*code.shape[:-1], *self._shape)
         if isinstance(self._space, spaces.Box):
-            return (self._center + self._half * code).to(self._dtype).reshape(shape)
+            scaled = self._center + self._half * code
+            return (scaled if self._dtype.is_floating_point else scaled.round()).to(self._dtype).reshape(shape)
         if not self._classes:
             return (code > 0).to(self._dtype).reshape(shape)
         chosen = torch.stack([scores.argmax(-1) for scores in code.split(self._classes, -1)], -1)

@@ -11,13 +11,14 @@ from tensordict import TensorDict
 from torchrl.collectors import Collector
 from torchrl.envs import TransformedEnv
 from torchrl.envs import transforms as T
+from torchrl.envs.utils import check_env_specs
 
 from tests.envs.torchrl.kinds import ACTIONS, BY_NAME, PLANE, SEEN, STARTS, seen, walk
 from wm_vec import WorldModel
 from wm_vec.adapters import CallableDynamics
 from wm_vec.canvas import EnvSignature
 from wm_vec.core import CounterRNG, Dynamics, Transition
-from wm_vec.envs import TorchRLEnv
+from wm_vec.envs import TorchRLEnv, WorldModelVectorEnv
 
 B = 3
 
@@ -391,3 +392,48 @@ def test_a_world_on_another_device_takes_actions_there_alone():
     td = env.reset().clear_device_()
     with pytest.raises(ValueError, match="'action' is on cpu, the environment on meta"):
         env.step(td.set("action", torch.zeros(B, 1)))
+
+
+# -- names ----------------------------------------------------------------------------------------------------------
+
+KEPT = ("action", "next", "reward", "done", "terminated", "truncated", "collector", "world_state")
+KEPT_ANYWHERE = ("", "_reset", "_step", "device", "dtype", "shape", "space")
+
+
+def named(*path):
+    """A vector environment whose Dict observations have a part there."""
+
+    def shown(place):
+        part = place
+        for name in reversed(path):
+            part = {name: part}
+        return {**part, "place": place}
+
+    def step(state, action):
+        return {"state": state + 1, "observation": shown(state + 1), "reward": state.sum(-1)}
+
+    observed = PLANE
+    for name in reversed(path):
+        observed = Dict({name: observed})
+    observed = Dict({**observed, "place": PLANE})
+    start = {"initial_state": torch.zeros(2), "initial_observation": shown(torch.zeros(2))}
+    return WorldModelVectorEnv.from_callables(step, observed, Box(-1, 1, (2,)), num_envs=B, **start)
+
+
+@pytest.mark.parametrize("path", [*[(name,) for name in (*KEPT, *KEPT_ANYWHERE)], *[("eye", n) for n in KEPT_ANYWHERE]])
+def test_observations_by_names_that_torchrl_keeps_are_refused_at_construction(path):
+    with pytest.raises(ValueError, match=f"has a part '{path[-1]}', a name that TorchRL keeps for itself. Rename it"):
+        named(*path).to_torchrl()
+
+
+TAKEN = [*[("eye", name) for name in KEPT], *[(name,) for name in ("observation", "state", "batch_size", "keys")]]
+
+
+@pytest.mark.parametrize("path", TAKEN)
+def test_other_names_lose_nothing(path):
+    env = named(*path).to_torchrl(expose_state=True)
+    check_env_specs(env)
+    rollout = env.rollout(3)
+    key = path if len(path) > 1 else path[0]
+    assert torch.equal(rollout[key], rollout["place"])
+    assert torch.equal(rollout["next"][key], rollout["next", "place"])

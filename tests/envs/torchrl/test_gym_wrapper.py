@@ -111,11 +111,9 @@ def test_what_torchrl_makes_of_the_bare_environment():
     assert td["next", "episode_reward"].shape == (B, B), "the sum of (B, 1) and (B,)"
 
 
-def test_actions_as_numpy_or_one_hot_are_refused_with_a_reason():
+def test_actions_as_numpy_are_taken_and_one_hot_refused_with_a_reason():
     vector = BY_NAME["cartpole"].disabled(2)
-    numpy = GymWrapper(vector, categorical_action_encoding=True)
-    with pytest.raises(TypeError, match="must be a torch tensor"):
-        numpy.rollout(2)
+    assert GymWrapper(vector, categorical_action_encoding=True).rollout(2).batch_size[0] == 2
     one_hot = GymWrapper(vector, convert_actions_to_numpy=False)
     with pytest.raises(ValueError, match=r"must have shape \(2,\), got \(2, 2\)"):
         one_hot.rollout(2)

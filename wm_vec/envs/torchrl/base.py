@@ -13,18 +13,19 @@ from torch import Tensor
 from torchrl.envs import EnvBase
 
 from wm_vec.core import AutoresetMode, Engine, StepOutput
-from wm_vec.core.trees import Tree, observation_keys
+from wm_vec.core.trees import Tree, observation_in, observation_keys
 from wm_vec.envs.torchrl.checks import check_device, check_observation, check_spaces_fit
 from wm_vec.envs.torchrl.resets import MaskedResets
 from wm_vec.envs.torchrl.specs import (
     DONE_KEYS,
     STATE_KEY,
     as_specified,
-    class_indices,
     env_specs,
     observation_entries,
     one_hot_actions,
+    one_hot_parts,
 )
+from wm_vec.spaces import check_one_hot, map_leaves, read_one_hot, without_one_hot
 
 
 class EngineEnv(MaskedResets):
@@ -35,7 +36,7 @@ class EngineEnv(MaskedResets):
         observation_space: One env's observations.
         action_space: One env's actions.
         batched: Whether it is of the engine's B envs; if not, of one without a batch axis.
-        one_hot: Discrete actions as one-hot vectors in place of class indices.
+        one_hot: Discrete actions and observations as one-hot vectors in place of class indices.
         state: Whether TensorDicts carry the state of the world.
 
     Raises:
@@ -69,11 +70,15 @@ class EngineEnv(MaskedResets):
         super().__init__(device=engine.device, batch_size=[] if num_envs is None else [num_envs])
         self.engine = engine
         self.observation_space, self.action_space = observation_space, action_space
+        self._asked_one_hot = one_hot
+        # Spaces hold NumPy, which `torch.compile` would trace.
+        self._hot_parts = one_hot_parts(observation_space) if one_hot else None
+        self._hot_action = one_hot_parts(action_space)
         self.one_hot = one_hot and isinstance(action_space, (gym.spaces.Discrete, gym.spaces.MultiDiscrete))
         # An attribute, not a method of the class: over classes that override it, TorchRL's TransformedEnv refuses
         # transforms that change actions. As it is, those draw from the transformed spec.
         self.rand_action = self._random_actions
-        specs = env_specs(engine, observation_space, action_space, num_envs or 1, one_hot=self.one_hot, state=state)
+        specs = env_specs(engine, observation_space, action_space, num_envs or 1, one_hot=one_hot, state=state)
         specs = specs.of_one() if num_envs is None else specs
         self.observation_spec, self.state_spec = specs.observation, specs.state
         self.action_spec, self.reward_spec, self.done_spec = specs.action, specs.reward, specs.done
@@ -114,6 +119,19 @@ class EngineEnv(MaskedResets):
             )
         return tensordict.select(*keys, *DONE_KEYS, strict=False)
 
+    def _shown(self, observation: Mapping[str, Tree]) -> dict[str, Any]:
+        """The agent's observation, of those by perspective name, as entries."""
+        seen = observation[self._perspective.name]
+        if self._hot_parts is not None:
+            parts = self.observation_space, self._hot_parts, seen
+            seen = map_leaves(lambda _, leaf, part, value: value if part is None else part.of(value), *parts)
+        return observation_entries(seen)
+
+    def _given(self, tensordict: TensorDictBase) -> dict[str, Tree]:
+        """The observations of a TensorDict ``(M,)`` by perspective name, as the engine takes them."""
+        seen = observation_in(tensordict, self.observation_space)
+        return {self._perspective.name: without_one_hot(self.observation_space, seen, f"{type(self).__name__}.reset")}
+
     def _fresh(self, observation: Mapping[str, Tree], num_envs: int) -> dict[str, Any]:
         """The entries of envs none of which is done; the first time they are checked against the spec.
 
@@ -124,7 +142,7 @@ class EngineEnv(MaskedResets):
         Raises:
             ValueError: Other observations than the space says.
         """
-        entries = observation_entries(observation[self._perspective.name])
+        entries = self._shown(observation)
         if not self._observations_fit:
             check_observation(entries, self._observations if self.batch_locked else self._observations.expand(num_envs))
             self._observations_fit = True
@@ -133,7 +151,7 @@ class EngineEnv(MaskedResets):
 
     def _ended(self, output: StepOutput) -> dict[str, Any]:
         """Where a step ended, before any reset: the entries under ``next``."""
-        entries = observation_entries(output.final_observation[self._perspective.name])
+        entries = self._shown(output.final_observation)
         entries["reward"] = output.reward
         entries["done"], entries["truncated"] = output.finished.unsqueeze(1), output.truncated.unsqueeze(1)
         entries["terminated"] = output.terminated
@@ -144,8 +162,17 @@ class EngineEnv(MaskedResets):
         """`tensordict` with random actions that were made on the device."""
 
     def _engine_action(self, action: Tensor) -> Tensor:
-        """Actions ``(B, ...)`` as the engine takes them."""
-        return class_indices(action, self.action_space) if self.one_hot else action
+        """Actions ``(B, ...)`` as the engine takes them.
+
+        Raises:
+            ValueError: No one-hot vectors, where values may be read: in host memory, and under `validate`.
+        """
+        if not self.one_hot:
+            return action
+        index, clear = read_one_hot(action, self._hot_action.counts)
+        if (action.is_cpu and not torch.compiler.is_compiling()) or self.engine.config.validate:
+            check_one_hot(action, clear, self.action_space, f"{type(self).__name__}.step: the action of env")
+        return index if self._perspective.action.shape else index[:, 0]
 
     def _own_action(self, action: Tensor) -> Tensor:
         """The engine's actions ``(B, *shape)`` as this environment's."""

@@ -18,12 +18,12 @@ from wm_vec.adapters.spaces import ActionCodec, check_spaces
 from wm_vec.compat import COMPILED_STEP, new_tensordict, set_entry
 from wm_vec.core import AutoresetMode, Dynamics, Engine, EngineConfig, EnvState, GivenStart, Perspective, StepOutput
 from wm_vec.core.config import EngineKeywords
-from wm_vec.core.trees import observation_in, select_envs
+from wm_vec.core.trees import select_envs
 from wm_vec.envs.replay import sampled_observations
 from wm_vec.envs.torchrl.base import EngineEnv
 from wm_vec.envs.torchrl.checks import ActionCheck, check_compilable, check_mask, not_done_in, read_state
 from wm_vec.envs.torchrl.resets import known_to_be_running
-from wm_vec.envs.torchrl.specs import DONE_KEYS, STATE_KEY, carried_state, observation_entries
+from wm_vec.envs.torchrl.specs import DONE_KEYS, STATE_KEY, carried_state
 from wm_vec.envs.torchrl.stateless import StatelessTorchRLEnv
 
 
@@ -48,7 +48,9 @@ class TorchRLEnv(EngineEnv):
         observation_space: One env's observations; those of a Dict space stand under its keys, others under
             ``"observation"``, the parts of a Tuple by their places.
         action_space: One env's actions.
-        one_hot: Discrete actions as one-hot vectors in place of class indices.
+        one_hot: Discrete actions and observations as one-hot vectors in place of class indices, as TorchRL's GymEnv has
+            them by default. In host memory, and under `validate`, actions that are none are refused; elsewhere the
+            largest entry counts.
         expose_state: Carry the state of the world in the TensorDict, under ``"world_state"``; ``reset(td,
             set_state=True)`` then goes on from there. Without it replay buffers do not fill with states.
 
@@ -94,7 +96,7 @@ class TorchRLEnv(EngineEnv):
             action_space: One env's actions.
             num_envs: B.
             bank: Initial states ``(M,)``; None for the dynamics' own, or `bank_size` fresh ones.
-            one_hot: Discrete actions as one-hot vectors.
+            one_hot: Discrete actions and observations as one-hot vectors.
             expose_state: Carry the state of the world in the TensorDict.
             **settings: See `wm_vec.core.EngineConfig`; `autoreset_mode` is none of them.
         """
@@ -118,7 +120,7 @@ class TorchRLEnv(EngineEnv):
         It takes the seed that this environment was made with.
         """
         spaces = self.observation_space, self.action_space
-        return StatelessTorchRLEnv(self.engine.sibling(1), *spaces, one_hot=self.one_hot)
+        return StatelessTorchRLEnv(self.engine.sibling(1), *spaces, one_hot=self._asked_one_hot)
 
     # -- EnvBase --------------------------------------------------------------------------------------------------
 
@@ -152,7 +154,7 @@ class TorchRLEnv(EngineEnv):
         if given is None:
             return self._restarted(None)
         not_done = not_done_in(given, self.engine.num_envs)
-        return self._restarted(None, observation_in(given, self.observation_space), not_done)
+        return self._restarted(None, self._given(given), not_done)
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
         stepped = tensordict.get("_step", None)
@@ -302,7 +304,7 @@ class TorchRLEnv(EngineEnv):
 
         Args:
             mask: ``(B,)`` bool, or None.
-            given: Observations ``(B, ...)`` that they start from; None for none.
+            given: Observations ``(B, ...)`` that they start from, by perspective name; None for none.
             given_mask: ``(B,)`` bool, the envs that do; None for all.
         """
         seed = None
@@ -311,7 +313,7 @@ class TorchRLEnv(EngineEnv):
             self._draws = 0
         if given is None:
             return self._seen(self.engine.reset(seed, mask))
-        starts = GivenStart(partial(self.engine.encode, {self._perspective.name: given}), given_mask)
+        starts = GivenStart(partial(self.engine.encode, given), given_mask)
         return self._seen(self.engine.reset(seed, mask, given=starts))
 
     def _held(
@@ -323,7 +325,7 @@ class TorchRLEnv(EngineEnv):
         with among it, and earn nothing.
         """
         seen = self.engine.set_state(self.engine.state().where(stepped, before))
-        held = observation_entries(seen[self._perspective.name])
+        held = self._shown(seen)
         for key in ("reward", *DONE_KEYS):
             shown = None if key == "reward" else tensordict.get(key, None)
             held[key] = torch.zeros_like(entries[key]) if shown is None else shown

@@ -55,7 +55,9 @@ def space_of(spec: TensorSpec, role: str) -> gym.Space:
     if isinstance(spec, Composite) and role == OBSERVATION:
         return spaces.Dict([(key, space_of(part, role)) for key, part in spec.items()])
     if type(spec) in (Categorical, OneHot):  # others are made of these, with several parts
-        return spaces.Discrete(int(spec.space.n))
+        several = spec.shape[:-1] if type(spec) is OneHot else spec.shape
+        n = int(spec.space.n)
+        return spaces.Discrete(n) if several.numel() == 1 else spaces.MultiDiscrete(np.full(several, n))
     if isinstance(spec, (MultiCategorical, MultiOneHot)) and len(spec.shape) == 1:
         counts = spec.nvec.tolist() if isinstance(spec, MultiCategorical) else [box.n for box in spec.space.boxes]
         return spaces.MultiDiscrete(counts)

@@ -25,8 +25,9 @@ from torchrl.data import (
 
 from wm_vec.adapters.spaces import torch_dtype
 from wm_vec.core import Engine, EnvState
+from wm_vec.core.actions import box_numbers
 from wm_vec.core.trees import Tree, as_entry
-from wm_vec.spaces import map_leaves
+from wm_vec.spaces import Path, box_bounds, leaves, map_leaves, write_one_hot
 
 DONE_KEYS = ("done", "terminated", "truncated")
 OBSERVATION = "observation"
@@ -34,6 +35,10 @@ STATE_KEY = "world_state"
 """Where a TensorDict carries the state of the world, an `EnvState`."""
 REWARD_STATE = "reward_state"
 """What reward functions carry, in there."""
+KEPT_ANYWHERE = ("", "_reset", "_step", "device", "dtype", "shape", "space")
+"""Names of observations that TorchRL has no entries for, however deep they lie; those of a spec's own attributes."""
+KEPT = ("action", "next", "reward", *DONE_KEYS, "collector", STATE_KEY)
+"""Names beside which an observation cannot stand in one TensorDict."""
 
 
 class EnvSpecs(NamedTuple):
@@ -50,6 +55,36 @@ class EnvSpecs(NamedTuple):
         return EnvSpecs(*(spec[0] for spec in self))
 
 
+class _WideBoxes(type(Bounded)):  # type: ignore[misc]
+    """Keeps the class of `WideBox`, where TorchRL's own makes one of its two of every bounded spec."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        made = super().__call__(*args, **kwargs)
+        made.__class__ = cls
+        return made
+
+
+class WideBox(Bounded, metaclass=_WideBoxes):
+    """Numbers of which some lack a bound or have huge ones, where TorchRL's own spec draws infinities."""
+
+    def rand(self, shape: torch.Size | None = None) -> Tensor:
+        """Numbers ``(*shape, *self.shape)`` that spread as Gymnasium's."""
+        size, whole = (*(shape or ()), *self.shape), not self.dtype.is_floating_point
+        dtype = torch.float64 if whole else self.dtype
+        low, high = self.space.low.to(dtype), self.space.high.to(dtype)
+        if whole:  # as `box_bounds` has it
+            ends = torch.iinfo(torch.int32 if self.dtype is torch.int32 else torch.int64)
+            low = torch.where(low <= float(ends.min), -torch.inf, low)
+            high = torch.where(high >= float(ends.max), torch.inf, high)
+        uniform = torch.rand(size, device=self.device, dtype=torch.promote_types(dtype, torch.float32))
+        return box_numbers(low, high, uniform, torch.randn(size, device=self.device, dtype=dtype), whole).to(self.dtype)
+
+    def to(self, dest: torch.dtype | torch.device | str | int) -> TensorSpec:
+        """As TorchRL's own, but of this class."""
+        moved = super().to(dest)
+        return WideBox(*moved.space, shape=moved.shape, device=moved.device, dtype=moved.dtype)
+
+
 def env_specs(
     engine: Engine, observation_space: gym.Space, action_space: gym.Space, num_envs: int, *, one_hot: bool, state: bool
 ) -> EnvSpecs:
@@ -60,14 +95,14 @@ def env_specs(
         observation_space: One env's observations.
         action_space: One env's actions.
         num_envs: B.
-        one_hot: Discrete actions as one-hot vectors in place of class indices.
+        one_hot: Discrete actions and observations as one-hot vectors in place of class indices.
         state: Whether TensorDicts carry the state of the world, as an observation does.
 
     Raises:
         ValueError: Spaces that TorchRL has no specs for.
     """
     device, batch = engine.device, (num_envs,)
-    observation = observation_specs(observation_space, num_envs, device)
+    observation = observation_specs(observation_space, num_envs, device, one_hot)
     carried = Composite({}, shape=batch, device=device)
     if state:
         example = carried_state(engine.world.layout.example())
@@ -82,18 +117,21 @@ def env_specs(
     )
 
 
-def observation_specs(space: gym.Space, num_envs: int, device: torch.device) -> Composite:
+def observation_specs(space: gym.Space, num_envs: int, device: torch.device, one_hot: bool = False) -> Composite:
     """The observations of B envs: under ``"observation"``, or under the keys of a Dict space.
 
     Args:
         space: One env's observations; Dict and Tuple spaces may nest, and the parts of a Tuple go by their places.
         num_envs: B.
         device: Where they live.
+        one_hot: Discrete ones as one-hot vectors, see `one_hot_parts`.
 
     Raises:
-        ValueError: A space that TorchRL has no spec for.
+        ValueError: A space that TorchRL has no spec for, or a part by a name that TorchRL keeps for itself.
     """
-    tree = map_leaves(lambda path, leaf: _leaf(leaf, num_envs, device), space)
+    _check_names(space)
+    hot = one_hot_parts(space) if one_hot else map_leaves(lambda path, leaf: None, space)
+    tree = map_leaves(lambda path, leaf, part: _leaf(leaf, num_envs, device, part), space, hot)
 
     def composite(entries: Any) -> Any:
         if isinstance(entries, TensorSpec):
@@ -152,25 +190,48 @@ def action_spec(space: gym.Space, num_envs: int, device: torch.device, one_hot: 
         return MultiCategorical(sizes, shape=(num_envs, len(sizes)), device=device, dtype=torch.int64)
     if isinstance(space, spaces.MultiBinary) and len(space.shape) == 1:
         return Binary(int(space.shape[0]), shape=(num_envs, int(space.shape[0])), device=device, dtype=torch.int64)
-    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
+    if isinstance(space, spaces.Box) and space.dtype.kind in "fiu":
         return _box(space, num_envs, device)
     raise ValueError(f"TorchRLEnv: there is no spec for actions of {space}.")
 
 
-def class_indices(action: Tensor, space: gym.Space) -> Tensor:
-    """One-hot actions ``(B, n)`` as class indices ``(B,)``, or ``(B, k)`` of a MultiDiscrete space."""
-    if isinstance(space, spaces.MultiDiscrete):
-        parts = action.split([int(n) for n in space.nvec], -1)
-        return torch.stack([part.to(torch.int8).argmax(-1) for part in parts], -1)
-    return action.to(torch.int8).argmax(-1)
-
-
 def one_hot_actions(action: Tensor, space: gym.Space) -> Tensor:
-    """The inverse of `class_indices`."""
-    sizes = [int(n) for n in space.nvec] if isinstance(space, spaces.MultiDiscrete) else [int(space.n)]  # type: ignore[attr-defined]
-    columns = action.reshape(action.shape[0], len(sizes)).unbind(1)
-    hot = [torch.nn.functional.one_hot(column, n) for column, n in zip(columns, sizes, strict=True)]
-    return torch.cat(hot, -1).bool()
+    """The inverse of `class_indices`, bool."""
+    return write_one_hot(action.reshape(action.shape[0], -1), _sizes(space)).bool()
+
+
+class OneHotPart(NamedTuple):
+    """Classes as int64 one-hot vectors, of the shape that TorchRL's GymEnv gives them.
+
+    Attributes:
+        first: The first class of each of k elements.
+        counts: Their numbers of classes.
+        shape: ``(k, n)`` where there are several, all of n classes; else ``(n,)``, side by side.
+    """
+
+    first: list[int]
+    counts: list[int]
+    shape: tuple[int, ...]
+
+    def of(self, classes: Tensor) -> Tensor:
+        """``(B, *shape)`` of class indices ``(B, ...)``."""
+        columns = classes.to(torch.int64).reshape(classes.shape[0], -1).unbind(1)
+        index = torch.stack([column - first for column, first in zip(columns, self.first, strict=True)], 1)
+        return write_one_hot(index, self.counts).reshape(-1, *self.shape)
+
+
+def one_hot_parts(space: gym.Space) -> Tree:
+    """An `OneHotPart` of every leaf of a space that has one in TorchRL, None of the others, in its structure."""
+
+    def part(_: Path, leaf: gym.Space) -> OneHotPart | None:
+        one, several = isinstance(leaf, spaces.Discrete), isinstance(leaf, spaces.MultiDiscrete)
+        if not one and not (several and len(leaf.shape or ()) == 1):
+            return None
+        counts, first = _sizes(leaf), np.asarray(leaf.start).reshape(-1).tolist()  # type: ignore[attr-defined]
+        alike = len(counts) > 1 and len({*counts}) == 1
+        return OneHotPart(first, counts, (len(counts), counts[0]) if alike else (sum(counts),))
+
+    return map_leaves(part, space)
 
 
 def as_specified(action: Tensor, spec: TensorSpec) -> Tensor:
@@ -190,9 +251,26 @@ def _like(example: TensorDictBase, num_envs: int, device: torch.device) -> Compo
     return Composite(entries, shape=(num_envs,), device=device)
 
 
-def _leaf(space: gym.Space, num_envs: int, device: torch.device) -> TensorSpec:
+def _sizes(space: gym.Space) -> list[int]:
+    return [int(n) for n in space.nvec] if isinstance(space, spaces.MultiDiscrete) else [int(space.n)]  # type: ignore[attr-defined]
+
+
+def _check_names(space: gym.Space) -> None:
+    for path, _ in leaves(space):
+        kept = [name for name in path if name in KEPT_ANYWHERE or (name is path[0] and name in KEPT)]
+        if kept:
+            raise ValueError(
+                f"TorchRLEnv: the observation space has a part {kept[0]!r}, a name that TorchRL keeps for itself. "
+                "Rename it, for example by gymnasium.wrappers.TransformObservation."
+            )
+
+
+def _leaf(space: gym.Space, num_envs: int, device: torch.device, hot: OneHotPart | None) -> TensorSpec:
     if isinstance(space, spaces.Box):
         return _box(space, num_envs, device)
+    if hot is not None:
+        options: dict[str, Any] = {"shape": (num_envs, *hot.shape), "device": device, "dtype": torch.int64}
+        return OneHot(hot.counts[0], **options) if len({*hot.counts}) == 1 else MultiOneHot(hot.counts, **options)
     if not isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
         raise ValueError(f"TorchRLEnv: there is no spec for observations of {space}.")
     shape, dtype = (num_envs, *(space.shape or ())), torch_dtype(space)
@@ -211,7 +289,11 @@ def _box(space: spaces.Box, num_envs: int, device: torch.device) -> TensorSpec:
     if device.type == "meta" or (np.isinf(space.low).all() and np.isinf(space.high).all()):
         return Unbounded(shape, device=device, dtype=dtype)
     low, high = (torch.as_tensor(bound, dtype=dtype, device=device).expand(shape) for bound in (space.low, space.high))
-    return Bounded(low, high, shape=shape, device=device, dtype=dtype)
+    lowest, highest = box_bounds(space)
+    with np.errstate(over="ignore"):
+        width = (highest - lowest).astype(space.dtype if dtype.is_floating_point else np.float64)
+    kind = Bounded if np.isfinite(width).all() else WideBox
+    return kind(low, high, shape=shape, device=device, dtype=dtype)
 
 
 def _require_zero(space: gym.Space, start: np.ndarray) -> None:

@@ -13,7 +13,6 @@ from torchrl.data import Composite
 from wm_vec.compat import new_tensordict
 from wm_vec.core import CounterRNG, Engine, EnvState, GivenStart, spawn_seeds, step
 from wm_vec.core.resets import fork_state, restart, start
-from wm_vec.core.trees import observation_in
 from wm_vec.envs.torchrl.base import EngineEnv
 from wm_vec.envs.torchrl.checks import ActionCheck, check_mask, not_done_in, read_state
 from wm_vec.envs.torchrl.resets import known_to_be_running
@@ -42,7 +41,7 @@ class StatelessTorchRLEnv(EngineEnv):
         observation_space: One env's observations; those of a Dict space stand under its keys, others under
             ``"observation"``.
         action_space: One env's actions.
-        one_hot: Discrete actions as one-hot vectors in place of class indices.
+        one_hot: Discrete actions and observations as one-hot vectors in place of class indices, see `TorchRLEnv`.
 
     Raises:
         ValueError: An engine with several perspectives or autoreset, or spaces that TorchRL has no specs for.
@@ -136,7 +135,7 @@ class StatelessTorchRLEnv(EngineEnv):
         """The first episodes ``(M,)`` of new envs; of `given`, a TensorDict of `batch`, from its observations."""
         num_envs, starts = batch.numel(), None
         if given is not None:
-            seen = {self._perspective.name: observation_in(given.reshape(num_envs), self.observation_space)}
+            seen = self._given(given.reshape(num_envs))
             starts = GivenStart(partial(self.engine.encode, seen), not_done_in(given, batch))
         return start(self.engine.world, self._seeds(num_envs), num_envs, starts)
 
