@@ -412,6 +412,13 @@ def test_a_resume_file_that_is_cut_short_is_refused(tmp_path):
         trained(resume_path=path)
 
 
+def test_settings_of_numpys_numbers_resume(tmp_path):
+    settings = {**SMALL.__dict__, "seed": np.int64(SMALL.seed), "n_steps": np.int32(SMALL.n_steps)}
+    path = tmp_path / "run.resume"
+    killed_at(9, world(), path, config=TrainConfig(**settings))
+    assert world().finetune(recording(), config=SMALL, resume_path=path).resumed_from == 8
+
+
 BROKEN = {
     "no generator": lambda tensors, config: tensors.pop("generator"),
     "another generator": lambda tensors, config: tensors.update(generator=torch.zeros(9, dtype=torch.uint8)),

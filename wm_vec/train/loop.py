@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, S
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from wm_vec.model import CanvasModel, check_state
+from wm_vec.plain import unwrap_scalars
 from wm_vec.train.checkpoint import CheckpointError, CheckpointFile, write_checkpoint
 from wm_vec.train.context_dropout import context_batch
 from wm_vec.train.data import WorldData
@@ -63,6 +64,7 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        unwrap_scalars(self)
         for name in ("n_steps", "batch_size", "eval_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"TrainConfig: `{name}` must be at least 1, got {getattr(self, name)}.")
