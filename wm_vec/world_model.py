@@ -221,7 +221,7 @@ class WorldModel:
         config = file.config
         try:
             schema, model_config = BoundSchema.from_dict(config["schema"]), ModelConfig(**config["model"])
-            signature = EnvSignature.from_dict(config["signature"]) if config["signature"] else None
+            signature = None if config["signature"] is None else EnvSignature.from_dict(config["signature"])
             if signature is not None:
                 signature.check_fits(schema)
             with torch.device("meta"):  # nothing is allocated before the file has what its configuration says

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -288,6 +290,10 @@ def test_rollout_films_the_first_env(env_id, size, tmp_path, capsys):
         ("train --env CartPole-v1 --out no/folder/w", ["no folder no/folder"]),
         ("train --env CartPole-v1 --out kept.safetensors", ["exists", "--overwrite"]),
         ("train --env CartPole-v1 --out w --d-model 40", ["--d-model", "multiple of 32", "40"]),
+        (
+            "train --env CartPole-v1 --out w --d-model 320000000",
+            ["--d-model", "multiple of 32 up to 4096", "320000000"],
+        ),
         ("train --env CartPole-v1 --out w --policy no/such.py:f", ["--policy no/such.py:f", "no file no/such.py"]),
         ("train --env CartPole-v1 --out w --policy stiky", ["--policy stiky", "module:function or file.py:function"]),
         ("train --env CartPole-v1 --out w --data nowhere", ["nowhere", "no file of transitions"]),
@@ -329,6 +335,17 @@ def test_what_users_get_wrong_is_one_line_and_exit_code_2(arguments, expected, t
         ("train --env CartPole-v1 --out w --policy sticky --data x", "--data: not allowed with argument --policy"),
         ("rollout CartPole-v1 --num-envs many", "--num-envs: must be a whole number"),
         ("dance", "invalid choice"),
+        ("rollout CartPole-v1 --seed -1", "--seed: must be a whole number of at least 0, got '-1'"),
+        ("train --env CartPole-v1 --out w --seed 9223372036854775808", "--seed: must be a whole number"),
+        (f"check CartPole-v1 --seed {2**62 + 1}", f"at least 0 and at most {2**62}, got"),
+        ("rollout CartPole-v1 --num-envs 10000000000", "--num-envs: must be a whole number of at least 1 and at most"),
+        ("demo --num-envs 10000000000", "--num-envs: must be a whole number"),
+        ("rollout CartPole-v1 --steps 99999999999999999999", "--steps: must be a whole number"),
+        ("rollout CartPole-v1 --max-episode-steps 99999999999999999999", "--max-episode-steps: must be"),
+        ("rollout CartPole-v1 --denoise-steps 1000000000", "--denoise-steps: must be a whole number"),
+        ("train --env CartPole-v1 --out w --batch-size 1_000_000_000_000", "--batch-size: must be a whole number"),
+        ("check CartPole-v1 --transitions 1000000000000000000000", "--transitions: must be a whole number"),
+        ("check CartPole-v1 --starts 1000000000000", "--starts: must be a whole number"),
     ],
 )
 def test_wrong_arguments_are_one_line_and_exit_code_2(arguments, expected, capsys):
@@ -338,6 +355,40 @@ def test_wrong_arguments_are_one_line_and_exit_code_2(arguments, expected, capsy
     error = capsys.readouterr().err
     assert expected in error
     assert error.count("\n") == 1
+
+
+def test_sizes_that_memory_has_no_room_for_are_one_line(capsys):
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (held + 2**29, before[1]))
+    try:
+        assert main(["rollout", "CartPole-v1", "--num-envs", "16777216", "--steps", "2"]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    error = capsys.readouterr().err
+    assert error.startswith("wm-vec rollout: error: there is not enough memory for such sizes")
+    assert error.count("\n") == 1
+
+
+def test_the_largest_seed_and_an_output_that_knows_ascii_alone(monkeypatch):
+    for stream in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, stream, io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    arguments = f"rollout CartPole-v1 --num-envs 2 --steps 4 --max-episode-steps 2 --seed {2**62}"
+    assert main(arguments.split()) == 0
+    sys.stdout.flush()
+    assert b"return 2 ? 0" in sys.stdout.buffer.getvalue()
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "", "x" * 200, b"\xff\xfe\x00"])
+def test_a_resume_file_or_log_that_is_broken_is_one_line(text, tmp_path, capsys):
+    data = text if isinstance(text, bytes) else text.encode()
+    (tmp_path / "w.resume").write_bytes(data)
+    (tmp_path / "w.jsonl").write_bytes(data)
+    assert main([*TRAIN.split(), "--out", str(tmp_path / "w")]) == 2
+    error = capsys.readouterr().err
+    assert "broken state of a training run" in error
+    assert "Delete the file to start afresh" in error
+    assert "Traceback" not in error
 
 
 def test_a_resume_file_of_other_settings_is_refused(trained, tmp_path, capsys):

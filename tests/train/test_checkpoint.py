@@ -1,18 +1,23 @@
 """Files that survive, and files that are no worlds."""
 
+import fcntl
 import json
 import multiprocessing
+import os
 import pickle
 import re
+import stat
 import time
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from tensordict import TensorDict
 
 from wm_vec import WorldModel
 from wm_vec.canvas import Field
-from wm_vec.train import CheckpointError, read_checkpoint, write_checkpoint
+from wm_vec.model import ModelConfig
+from wm_vec.train import CheckpointError, read_checkpoint, save_transitions, write_checkpoint
 
 TENSORS = {
     "weights": torch.randn(7, 3, generator=torch.Generator().manual_seed(0)),
@@ -138,7 +143,14 @@ def test_safetensors_of_others_are_refused(file):
         read_checkpoint(file)
 
 
-@pytest.mark.parametrize("header", ["", "{", "[]", "3", "null", '{"schema": {}}', '"text"'])
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["", "{", "[]", "3", "null", '{"schema": {}}', '"text"', DEEP, '{"format_version": 2, "x": NaN}', "9" * 5000],
+    ids=lambda text: text[:20],
+)
 def test_a_header_that_cannot_be_read(file, header):
     save_file({"w": torch.ones(2)}, file, metadata={"wm_vec": header})
     with pytest.raises(CheckpointError, match="configuration in its header cannot be read"):
@@ -240,11 +252,11 @@ def test_worlds_that_contradict_themselves(change, tmp_path):
 
 
 def save_for_ever(path, ready):
-    ready.set()
     i = 0
     while True:
         i += 1
         write_checkpoint(path, {"w": torch.full((500_000,), float(i))}, {"i": i})
+        ready.set()
 
 
 def test_a_run_killed_while_it_saves_leaves_a_whole_file(tmp_path):
@@ -264,3 +276,89 @@ def test_a_run_killed_while_it_saves_leaves_a_whole_file(tmp_path):
         assert bool((tensors["w"] == config["i"]).all()), "old or new, never a mixture"
         last = max(last, config["i"])
     assert last > 0, "the run never got to save anything"
+    write_checkpoint(path, {"w": torch.zeros(1)}, {"i": 0})
+    assert os.listdir(tmp_path) == [path.name], "what killed saves left is gone after the next save"
+
+
+def test_a_save_leaves_alone_what_a_living_one_writes(tmp_path):
+    path = tmp_path / "world.safetensors"
+    with (tmp_path / f".{path.name}.0123.tmp").open("wb") as living, (tmp_path / ".other.0123.tmp").open("wb") as other:
+        fcntl.flock(living, fcntl.LOCK_EX)
+        for file in (living, other):
+            file.write(b"half of it")
+            file.flush()
+        write_checkpoint(path, {"w": torch.zeros(1)}, {})
+        assert sorted(os.listdir(tmp_path)) == [".other.0123.tmp", f".{path.name}.0123.tmp", path.name]
+    write_checkpoint(path, {"w": torch.zeros(1)}, {})
+    assert sorted(os.listdir(tmp_path)) == [".other.0123.tmp", path.name]
+
+
+# -- modes, links and folders -------------------------------------------------------------------------------
+
+
+def saves(path):
+    """Every way to save."""
+    steps = TensorDict({"observation": torch.zeros(3, 1)}, batch_size=3)
+    return [
+        lambda: write_checkpoint(path, TENSORS, CONFIG),
+        lambda: WorldModel({"a": Field()}).save(path),
+        lambda: save_transitions(steps, path),
+    ]
+
+
+def mode(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_new_files_follow_the_umask_and_old_ones_keep_their_mode(which, tmp_path):
+    path = tmp_path / "w"
+    for umask, expected in ((0o077, 0o600), (0o022, 0o644), (0o002, 0o664)):
+        before = os.umask(umask)
+        try:
+            path.unlink(missing_ok=True)
+            saves(path)[which]()
+            assert mode(path) == expected
+            path.chmod(0o640)
+            saves(path)[which]()
+            assert mode(path) == 0o640
+        finally:
+            os.umask(before)
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_a_link_stays_and_what_it_points_to_is_replaced(which, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    link, target = tmp_path / "a" / "link", tmp_path / "b" / "target"
+    link.symlink_to(target)
+    for _ in range(2):  # the target is not there yet, and then is
+        saves(link)[which]()
+        assert link.is_symlink()
+        assert target.is_file()
+        assert not target.is_symlink()
+    assert os.listdir(tmp_path / "a") == ["link"]
+    assert os.listdir(tmp_path / "b") == ["target"]
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_a_folder_is_no_file_to_save_to(which, tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    for path in (tmp_path / "folder", tmp_path / "link", f"{tmp_path}/new/", f"{tmp_path}/folder/"):
+        with pytest.raises(IsADirectoryError, match="is a folder; expected a file"):
+            saves(path)[which]()
+    assert sorted(os.listdir(tmp_path)) == ["folder", "link"]
+
+
+@pytest.mark.parametrize("argument", ["log_path", "resume_path", "save_path"])
+def test_finetune_refuses_before_the_first_step_what_it_could_not_write(argument, tmp_path):
+    world = WorldModel({"a": Field()}, config=ModelConfig(num_blocks=1))
+    for path, error in (
+        (tmp_path, IsADirectoryError),
+        (f"{tmp_path}/new/", IsADirectoryError),
+        (tmp_path / "no" / "x", OSError),
+    ):
+        with pytest.raises(error):
+            world.finetune({"a": torch.zeros(9)}, 3, **{argument: path}, progress=lambda *_: pytest.fail("trained"))
+    assert not world.trained

@@ -11,7 +11,7 @@ import torch
 
 from wm_vec import ModelConfig, TrainConfig, WorldModel, compile_schema
 from wm_vec.canvas import Field
-from wm_vec.train import CheckpointError, data_from_mapping, train_model
+from wm_vec.train import CheckpointError, data_from_mapping, read_checkpoint, train_model, write_checkpoint
 from wm_vec.train.loop import EMA_DECAY, _Run, learning_rate_schedule
 from wm_vec.train.normalise import fit_normalisers
 
@@ -481,8 +481,56 @@ def test_a_resume_file_that_is_cut_short_is_refused(tmp_path):
     path = tmp_path / "run.resume"
     killed_at(9, world(), path)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match="cut short"):
+    with pytest.raises(CheckpointError, match=r"cut short.*Delete the file to start afresh"):
         trained(resume_path=path)
+
+
+def test_settings_of_numpys_numbers_resume(tmp_path):
+    settings = {**SMALL.__dict__, "seed": np.int64(SMALL.seed), "n_steps": np.int32(SMALL.n_steps)}
+    path = tmp_path / "run.resume"
+    killed_at(9, world(), path, config=TrainConfig(**settings))
+    assert world().finetune(recording(), config=SMALL, resume_path=path).resumed_from == 8
+
+
+BROKEN = {
+    "no generator": lambda tensors, config: tensors.pop("generator"),
+    "another generator": lambda tensors, config: tensors.update(generator=torch.zeros(9, dtype=torch.uint8)),
+    "a generator of zeros": lambda tensors, config: tensors["generator"].zero_(),
+    "step x": lambda tensors, config: config["numbers"].update(step="x"),
+    "step -1": lambda tensors, config: config["numbers"].update(step="-1"),
+    "step 10 ** 9": lambda tensors, config: config["numbers"].update(step=str(10**9)),
+    "no best loss": lambda tensors, config: config["numbers"].update(best_loss="nan"),
+    "no numbers": lambda tensors, config: config.pop("numbers"),
+    "null numbers": lambda tensors, config: config.update(numbers=None),
+    "a tensor less": lambda tensors, config: tensors.pop("adam0.exp_avg"),
+    "a tensor more": lambda tensors, config: tensors.update(more=torch.zeros(2)),
+    "another shape": lambda tensors, config: tensors.update({"adam1.exp_avg": torch.zeros(1)}),
+    "NaN weights": lambda tensors, config: tensors["live.codec.weight"].fill_(math.nan),
+    "NaN averages": lambda tensors, config: tensors["ema.module.codec.weight"].fill_(math.nan),
+    "too many classes": lambda tensors, config: tensors["best.codec.num_classes"].fill_(99),
+}
+
+
+@pytest.fixture(scope="module")
+def state_of_a_run(tmp_path_factory):
+    path = tmp_path_factory.mktemp("run") / "run.resume"
+    killed_at(9, world(), path)
+    return path
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_broken_state_of_the_same_run_is_refused_and_changes_nothing(how, state_of_a_run, tmp_path):
+    tensors, config = read_checkpoint(state_of_a_run)
+    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    del config["format_version"]
+    BROKEN[how](tensors, config)
+    write_checkpoint(tmp_path / "r", tensors, config)
+    made = world()
+    before = weights(made)
+    with pytest.raises(CheckpointError, match=r"broken state of a training run.*Delete the file"):
+        made.finetune(recording(), config=SMALL, resume_path=tmp_path / "r")
+    assert_same_weights(weights(made), before)
+    assert not made.trained
 
 
 # -- settings -----------------------------------------------------------------------------------------------

@@ -164,16 +164,12 @@ def _check_paths(out: Path, overwrite: bool) -> None:
 
 def _continue_log(log: Path, resume: Path, reporter: Reporter) -> None:
     """Cut the log back to the state that the run continues from, so that no step is logged twice."""
-    from wm_vec.train.checkpoint import CheckpointError, CheckpointFile
+    from wm_vec.train.loop import read_state
 
     if not resume.exists():
         log.unlink(missing_ok=True)
         return
-    numbers = CheckpointFile(resume).config.get("numbers", {})
-    try:
-        step = int(numbers["step"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{resume} is no state of a training run. Delete the file to start afresh.") from error
+    _, step = read_state(resume)
     reporter.note(f"going on from step {step} ({resume})")
     if log.exists():
         lines = [line for line in log.read_text(errors="replace").splitlines() if _step_of(line) <= step]

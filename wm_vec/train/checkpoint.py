@@ -25,7 +25,7 @@ if sys.platform != "win32":
     import fcntl
 
 FORMAT_VERSION = 2
-MAX_HEADER = 8 * 2**20
+MAX_HEADER = 4 * 2**20
 """Bytes: parsed, a header takes many times its size."""
 FLOATS = ("F32", "F64", "BF16")
 OTHERS = {torch.int64: "I64", torch.bool: "BOOL", torch.uint8: "U8"}
@@ -134,9 +134,13 @@ def write_checkpoint(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]
 
     Raises:
         OSError: The file cannot be written there, see `check_file`.
+        ValueError: The configuration takes more than `MAX_HEADER`, or is no plain data.
     """
     header = {_KEY: json.dumps({"format_version": FORMAT_VERSION, **config}, allow_nan=False)}
-    write_file(path, save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, metadata=header))
+    data = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, metadata=header)
+    if (length := int.from_bytes(data[:8], "little")) > MAX_HEADER:
+        raise ValueError(f"{path}: a header takes at most {MAX_HEADER} bytes, got {length}. Shorten the fields' names.")
+    write_file(path, data)
 
 
 def write_file(path: str | os.PathLike[str], data: bytes) -> None:

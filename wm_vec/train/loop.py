@@ -151,6 +151,23 @@ def train_model(
     return TrainReport(run.step, run.mean_loss, run.best_loss, run.best_step, run.step < config.n_steps, resumed_from)
 
 
+def read_state(path: str | os.PathLike[str]) -> tuple[CheckpointFile, int]:
+    """The state of an unfinished run, and the step that it was written at.
+
+    Raises:
+        CheckpointError: It is none, or not whole.
+    """
+    try:
+        file = CheckpointFile(path)
+        return file, int(file.config["numbers"]["step"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise _broken_state(path, error) from error
+
+
+def _broken_state(path: str | os.PathLike[str], error: Exception) -> CheckpointError:
+    return CheckpointError(f"{path} is a broken state of a training run ({error}). Delete the file to start afresh.")
+
+
 class _Run:
     """The state of a training run; `save` writes all of it and `restore` reads it."""
 
@@ -264,20 +281,20 @@ class _Run:
 
     def restore(self, path: str | os.PathLike[str]) -> None:
         """Continue what `save` wrote; the model is touched last, when all of it has been found whole."""
-        file = CheckpointFile(path)
+        file, _ = read_state(path)
         if file.config.get("run") != self._identity():
             raise CheckpointError(
                 f"{path} is the state of another training run (other data, schema, settings or version of wm_vec). "
                 "Repeat the run that wrote it to finish it, or delete the file to start afresh."
             )
-        file.check_tensors(self._tensors())
-        tensors = file.tensors()
 
         def part(name: str, like: Iterable[str]) -> dict[str, Tensor]:
             return {key: tensors[f"{name}.{key}"] for key in like}
 
-        live, ema, best = part("live", self.best), part("ema", self.ema.state_dict()), part("best", self.best)
         try:
+            file.check_tensors(self._tensors())
+            tensors = file.tensors()
+            live, ema, best = part("live", self.best), part("ema", self.ema.state_dict()), part("best", self.best)
             for state in (live, {name.removeprefix("module."): ema[name] for name in ema if "." in name}, best):
                 check_state(self.model, state)
             for name in NUMBERS:
@@ -288,9 +305,7 @@ class _Run:
                 raise ValueError("the best loss is NaN")
             self.generator.set_state(tensors["generator"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise CheckpointError(
-                f"{path} is a broken state of this training run ({error}). Delete the file to start afresh."
-            ) from error
+            raise _broken_state(path, error) from error
         self.loss_sum = tensors["loss_sum"].to(self.device)
         self.ema.load_state_dict(ema)
         self.best = {name: tensor.to(self.device) for name, tensor in best.items()}
