@@ -542,6 +542,44 @@ def test_environments_that_cannot_be(world, options, error, message):
         world.to_vector_env(**{**given, **options})
 
 
+@pytest.mark.parametrize("device", [torch.float16, "nonsense", "cuda:77", -1, True, 2.5, "float32"])
+def test_what_is_no_device_is_refused_and_changes_nothing(world, device):
+    before = world.device, {name: tensor.clone() for name, tensor in world.model.state_dict().items()}
+    acts = {"obs_fields": ["market.price"], "act_fields": ["market.rate"], "reward_fn": by_market}
+    for move in (world.to, lambda device: world.to_vector_env(2, device=device, **acts)):
+        with pytest.raises(ValueError, match=r"device must be a torch\.device that is there or its name"):
+            move(device)
+    assert world.device == before[0]
+    for name, tensor in world.model.state_dict().items():
+        assert tensor.dtype == before[1][name].dtype
+        assert torch.equal(tensor, before[1][name])
+
+
+def test_a_world_is_moved_only_if_the_rest_of_the_call_is_right(world, monkeypatch):
+    moved = []
+    monkeypatch.setattr(world, "to", moved.append)
+    with pytest.raises(ValueError, match="autoreset_mode"):
+        world.to_vector_env(2, device="cpu", autoreset_mode="never")
+    assert not moved
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        *(
+            ({"num_samples": n}, ValueError, "num_samples must be a whole number")
+            for n in (-1, 0, 1.5, True, "2", None)
+        ),
+        *(({"n_steps": n}, ValueError, "n_denoise_steps must be a whole number") for n in (-1, 0, 1.5, True)),
+        *(({"seed": s}, ValueError, "seeds must lie in") for s in (-1, 2**63)),
+        *(({"seed": s}, TypeError, "seed must be an int") for s in (1.5, "x", None, True)),
+    ],
+)
+def test_predictions_that_cannot_be(world, options, error, message):
+    with pytest.raises(error, match=message):
+        world.predict(**options)
+
+
 @pytest.mark.parametrize(
     ("make", "unknown", "nearest"),
     [

@@ -14,7 +14,7 @@ from wm_vec.adapters.canvas import denoise_steps
 from wm_vec.canvas import BoundField
 from wm_vec.core import CounterRNG, Engine
 from wm_vec.core.resets import make_bank
-from wm_vec.core.rng import STREAM_BANK
+from wm_vec.core.rng import STREAM_BANK, seed_list
 from wm_vec.model import CanvasModel
 from wm_vec.train import WorldData
 
@@ -55,7 +55,7 @@ def fill_in(
     model: CanvasModel, values: Tensor, known: Tensor, seed: int = 0, n_denoise_steps: int | None = None
 ) -> Tensor:
     """States ``(M, N)`` in which what is not `known`, ``(M, N)`` bool, is sampled: state i at the seed ``seed + i``."""
-    seeds = torch.arange(seed, seed + len(values), device=values.device)
+    seeds = torch.tensor(seed_list(seed, len(values)), dtype=torch.int64, device=values.device)
     dtype = model.codec.mean.dtype
     noise = CounterRNG.from_seeds(seeds).normal(model.noise_size, STREAM_BANK, dtype)
     return model.fill_in(values.to(dtype), known, noise, denoise_steps(model, n_denoise_steps))
@@ -71,7 +71,7 @@ def bank_from_data(model: CanvasModel, data: WorldData, seed: int) -> Tensor:
 
 def bank_from_function(model: CanvasModel, initial_obs_fn: Callable[[], Mapping[str, Any]]) -> Tensor:
     """`FUNCTION_BANK` states from a user's function, what it does not name filled in by the model."""
-    values = torch.zeros(FUNCTION_BANK, model.bound.layout.num_positions)
+    values = torch.zeros(FUNCTION_BANK, model.bound.layout.num_positions, dtype=torch.float32)
     known = torch.zeros_like(values, dtype=torch.bool)
     for i in range(FUNCTION_BANK):
         given = initial_obs_fn()

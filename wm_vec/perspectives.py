@@ -33,6 +33,7 @@ class View(NamedTuple):
     action_space: gym.Space
 
 
+@torch.inference_mode(False)
 def view_of(
     bound: BoundSchema,
     signature: EnvSignature | None,

@@ -450,6 +450,7 @@ class WorldModel:
         self._observed[0, index] = field_values(field, value, "observe").to(self._observed)
         self._observed_known[0, index] = True
 
+    @torch.inference_mode(False)
     def clear_observations(self) -> None:
         """Forget all observed values."""
         self._observed = torch.zeros(1, self.num_positions, device=self.device, dtype=self.model.codec.mean.dtype)
@@ -461,11 +462,16 @@ class WorldModel:
         Args:
             n_steps: Denoiser evaluations; None for the model's own number.
             num_samples: Independent samples S.
-            seed: Seeds them.
+            seed: Seeds them: sample i at ``seed + i``.
 
         Returns:
             Field path -> ``(n,)`` float tensor over the field's positions, ``(S, n)`` with several samples.
+
+        Raises:
+            ValueError: No whole number of steps or samples of at least 1, or seeds outside [0, 2^63).
+            TypeError: A seed that is no whole number.
         """
+        num_samples = whole_number(num_samples, "num_samples")
         self._warn_if_untrained()
         values = self._observed.expand(num_samples, -1)
         filled = fill_in(self.model, values, self._observed_known.expand(num_samples, -1), seed, n_steps)
@@ -480,7 +486,17 @@ class WorldModel:
             warnings.warn(text, stacklevel=stacklevel)
 
     def to(self, device: torch.device | str) -> Self:
-        """Move the world; environments made before must be made again."""
+        """Move the world; environments made before must be made again.
+
+        Raises:
+            ValueError: No device, or one that is not there.
+        """
+        try:
+            device = torch.empty(0, device=torch.device(device)).device
+        except (TypeError, RuntimeError, AssertionError) as error:
+            raise ValueError(
+                f"device must be a torch.device that is there or its name, as 'cpu' or 'cuda', got {device!r}."
+            ) from error
         self.model.to(device)
         self.bank = None if self.bank is None else self.bank.to(device)
         self._observed, self._observed_known = self._observed.to(device), self._observed_known.to(device)
@@ -554,8 +570,6 @@ class WorldModel:
             ValueError: A setting that is out of its range.
             TypeError: A setting that there is not.
         """
-        if device is not None:
-            self.to(device)
         if max_steps is not None:
             whole_number(max_steps, "max_steps")
             if (other := settings.get("max_episode_steps")) not in (None, max_steps):
@@ -565,6 +579,8 @@ class WorldModel:
             settings["max_episode_steps"] = max_steps
         view = obs_fields, act_fields, reward_fn, terminated_fn
         factory = self._factory(self.to_vector_env, VectorSettings, settings, *view)
+        if device is not None:
+            self.to(device)
         return factory.vector_env(num_envs, render_mode)
 
     def to_torchrl_env(

@@ -36,6 +36,7 @@ class CanvasDynamics(Dynamics):
         bank: ``(M, N)`` values of initial states; None draws them from the model's prior.
     """
 
+    @torch.inference_mode(False)
     def __init__(
         self,
         model: CanvasModel,

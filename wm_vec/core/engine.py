@@ -26,6 +26,7 @@ from wm_vec.core.state import EnvState, StateLayout, StepOutput, warn_of_diverge
 from wm_vec.core.step import World, step
 from wm_vec.core.trees import Tree, copies, num_observations
 from wm_vec.plain import whole_number
+from wm_vec.torch_settings import without_autocast
 
 
 class EngineFamily(WeakSet["Engine"]):
@@ -59,6 +60,8 @@ class Engine:
         ValueError: A number of envs or perspectives that cannot be, or a bank of another world.
     """
 
+    @torch.inference_mode(False)  # a step that keeps its graph cannot save tensors that are made in it
+    @without_autocast
     def __init__(
         self,
         dynamics: Dynamics,
@@ -145,6 +148,7 @@ class Engine:
         self.world.resets.load(leaves)
 
     @torch.no_grad()
+    @without_autocast
     def encode(self, observation: Mapping[str, Tree], rng: CounterRNG | None = None) -> TensorDictBase:
         """States ``(M,)`` at which the perspectives see given, real observations; for `load_bank` and `reset`.
 

@@ -14,6 +14,7 @@ from wm_vec.core.dynamics import Dynamics
 from wm_vec.core.rng import CounterRNG, fork_seeds, seed_list, start_words
 from wm_vec.core.state import EnvState, StateLayout
 from wm_vec.core.trees import select_envs
+from wm_vec.torch_settings import without_autocast
 
 if TYPE_CHECKING:
     from wm_vec.core.step import World
@@ -144,6 +145,7 @@ class Fresh:
         return self
 
 
+@without_autocast
 def make_bank(dynamics: Dynamics, size: int) -> TensorDictBase:
     """Fresh initial states ``(size,)``, the same for every number of envs."""
     seeds = torch.arange(BANK_SEED, BANK_SEED + size, device=dynamics.device)
@@ -173,6 +175,7 @@ class GivenStart(NamedTuple):
     mask: Tensor | None = None
 
 
+@without_autocast
 def restart(
     world: World,
     state: EnvState,

@@ -21,6 +21,7 @@ from wm_vec.core.rewards import RewardFunctions
 from wm_vec.core.rng import CounterRNG, step_numbers
 from wm_vec.core.state import EnvState, StateLayout, StepOutput
 from wm_vec.core.trees import Tree, copies, finite_envs, in_chunks, select_envs
+from wm_vec.torch_settings import without_autocast
 
 EXACT_ROWS_CHUNK = 32
 """Envs that go through the network together under ``exact_rows``."""
@@ -62,6 +63,7 @@ class World:
         return self.see(self.dynamics.observe(state.dynamics))
 
 
+@without_autocast
 def step(
     world: World, state: EnvState, actions: Sequence[Tensor], autoreset_mode: AutoresetMode | None = None
 ) -> tuple[EnvState, StepOutput]:

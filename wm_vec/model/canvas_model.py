@@ -19,6 +19,7 @@ from wm_vec.model.codec import KNOWN, SAME_TICK, UNKNOWN, FieldCodec
 from wm_vec.model.denoiser import Denoiser, karras_sigmas, masked_mean
 from wm_vec.model.packed_weights import PackedWeights
 from wm_vec.plain import take_numbers
+from wm_vec.torch_settings import float32_by_default, without_autocast
 
 MAX_DEPTH = 128
 RANGES: dict[str, tuple[float, float]] = {
@@ -95,6 +96,8 @@ class CanvasModel(nn.Module):
         noise_size: Standard normals that a predict takes per env, N.
     """
 
+    @torch.inference_mode(False)  # nobody could learn, or keep a graph over, parameters that are made in it
+    @float32_by_default()
     def __init__(self, bound: BoundSchema, config: ModelConfig | None = None) -> None:
         super().__init__()
         self.bound = bound
@@ -248,6 +251,7 @@ class CanvasModel(nn.Module):
         return held
 
     @torch.no_grad()
+    @without_autocast
     def fill_in(self, values: Tensor, known: Tensor, noise: Tensor, n_denoise_steps: int) -> Tensor:
         """Complete partly known states of one tick.
 
@@ -277,6 +281,7 @@ class CanvasModel(nn.Module):
         self._sources = None
         self._refreshes += 1
 
+    @torch.inference_mode(False)
     def _apply(self, fn: Any, recurse: bool = True) -> CanvasModel:
         """Moves and casts make tensors of another kind, so packed weights are made anew."""
         self._packed, self._sources = {}, None

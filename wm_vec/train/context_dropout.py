@@ -45,9 +45,9 @@ def context_batch(
     same_tick = torch.zeros(size, dtype=torch.bool, device=device)
     if dropout == 0:
         return values, next_values, known, same_tick, told, weight
-    choice = torch.rand(size, generator=generator).to(device) / dropout
-    share = torch.rand(size, 1, generator=generator)
-    kept = (torch.rand(*values.shape, generator=generator) < share).to(device)
+    choice = torch.rand(size, generator=generator, dtype=torch.float32).to(device) / dropout
+    share = torch.rand(size, 1, generator=generator, dtype=torch.float32)
+    kept = (torch.rand(values.shape, generator=generator, dtype=torch.float32) < share).to(device)
     drawn = torch.randint(len(data.starts), (size,), generator=generator).to(device)
 
     hidden, start = choice < 1, choice < START_SHARE

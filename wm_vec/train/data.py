@@ -163,7 +163,7 @@ def data_from_transitions(transitions: TensorDictBase, bound: BoundSchema, signa
         real = _column(flat, PADDING_MASK).bool()
         flat, begins = flat[real], begins[real]
     steps = flat.shape[0]
-    values = torch.zeros(steps, bound.layout.num_positions)
+    values = torch.zeros(steps, bound.layout.num_positions, dtype=torch.float32)
     next_values = torch.zeros_like(values)
     observation, action, reward, terminated = (
         bound.indices(paths)
@@ -305,7 +305,7 @@ def data_from_mapping(series: Mapping[str, Any], bound: BoundSchema) -> WorldDat
     length = next(iter(lengths.values()))
     if len(set(lengths.values())) != 1 or length < 3:
         raise DataError(f"All arrays need one common length of at least 3 time steps, got {lengths}.")
-    table = torch.full((length, bound.layout.num_positions), float("nan"))
+    table = torch.full((length, bound.layout.num_positions), float("nan"), dtype=torch.float32)
     for path, array in arrays.items():
         field = bound[path]
         if array.size != length * field.num_positions:

@@ -20,6 +20,7 @@ from torchrl.record.loggers import Logger
 
 from wm_vec.model import CanvasModel, check_state
 from wm_vec.plain import LARGEST_WHOLE, take_numbers
+from wm_vec.torch_settings import without_autocast
 from wm_vec.train.checkpoint import CheckpointError, CheckpointFile, write_checkpoint
 from wm_vec.train.context_dropout import context_batch
 from wm_vec.train.data import WorldData
@@ -93,6 +94,9 @@ class TrainReport:
     resumed_from: int
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
+@without_autocast  # which backward would run in, too
 def train_model(
     model: CanvasModel,
     data: WorldData,
@@ -194,7 +198,7 @@ class _Run:
             self.ema = AveragedModel(model, multi_avg_fn=self._average)
         self.best: dict[str, Tensor] = deepcopy(model.state_dict())
         self.best_loss, self.best_step = math.inf, 0
-        self.step, self.loss_sum, self.loss_count = 0, torch.zeros((), device=self.device), 0
+        self.step, self.loss_sum, self.loss_count = 0, torch.zeros((), dtype=torch.float32, device=self.device), 0
         self.mean_loss = math.nan
 
     @property
@@ -231,8 +235,8 @@ class _Run:
         share = len(self.ends) / len(self.training)
         extra = max(0.0, (END_SHARE - share) / (1 - share)) if len(self.ends) else 0.0
         if extra == 0.0:
-            return index, torch.ones(size)
-        chosen = torch.rand(size, generator=self.generator) < extra
+            return index, torch.ones(size, dtype=torch.float32)
+        chosen = torch.rand(size, generator=self.generator, dtype=torch.float32) < extra
         ends = self.ends[torch.randint(len(self.ends), (size,), generator=self.generator)]
         index = torch.where(chosen, ends, index)
         return index, torch.where(torch.isin(index, self.ends), share / END_SHARE, (1 - share) / (1 - END_SHARE))
@@ -346,8 +350,8 @@ class _Run:
             # What is predicted given the end does not depend on how often ends are drawn.
             given_end = (torch.arange(len(index), device=self.device) >= num_first) & ~same_tick
             weight = weight * torch.where(given_end, 1.0, importance.to(self.device))[:, None]
-        noise_level = torch.randn(len(index), generator=generator).to(self.device, dtype)
-        noise = torch.randn(values.shape, generator=generator).to(self.device, dtype)
+        noise_level = torch.randn(len(index), generator=generator, dtype=torch.float32).to(self.device, dtype)
+        noise = torch.randn(values.shape, generator=generator, dtype=torch.float32).to(self.device, dtype)
         return model.loss(
             values.to(dtype),
             next_values.to(dtype),
