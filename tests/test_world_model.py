@@ -888,18 +888,25 @@ def test_first_data_in_which_something_never_varies_warn(still, words):
     assert all(re.search(*pair) for pair in zip(words, said, strict=True)), said
 
 
+def test_what_has_a_single_class_is_not_warned_of():
+    steps, zeros = blind_steps(), torch.zeros(60, dtype=torch.int64)
+    alone = steps.replace(observation=zeros, action=zeros, next={**steps["next"], "observation": zeros})
+    with warnings.catch_warnings(action="error"):
+        WorldModel.from_signature(EnvSignature(Discrete(1), Discrete(1))).finetune(alone, config=QUICK)
+
+
 @pytest.mark.parametrize("logger", ["tensorboard", print, TensorboardLogger])
 def test_what_is_no_logger_is_refused_before_the_first_step(world, logger):
     before = {name: tensor.clone() for name, tensor in world.state_dict().items()}
     with pytest.raises(TypeError, match=r"logger must be one of torchrl\.record\.loggers"):
-        world.finetune({"market.price": np.arange(20.0)}, config=QUICK, logger=logger)
+        world.finetune({"market.price": np.linspace(-1, 1, 20)}, config=QUICK, logger=logger)
     assert all(torch.equal(before[name], tensor) for name, tensor in world.state_dict().items())
 
 
 def test_training_writes_to_tensorboard(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     logger = TensorboardLogger("run", log_dir=str(tmp_path))
-    report = firm().finetune({"market.price": np.arange(20.0)}, config=QUICK, logger=logger)
+    report = firm().finetune({"market.price": np.linspace(-1, 1, 20)}, config=QUICK, logger=logger)
     logger.experiment.close()
     events = accumulator.EventAccumulator(str(tmp_path / "run")).Reload()
     assert sorted(events.Tags()["scalars"]) == ["held_out_loss", "learning_rate", "loss"]

@@ -197,6 +197,8 @@ def blind_spots(data: WorldData, bound: BoundSchema, signature: EnvSignature) ->
         ("action", signature.action_fields, "what others do cannot be learned; collect with a policy that varies them"),
     ):
         names, same = position_names(parts), still[bound.indices(parts)]
+        single = [field.num_classes == 1 for field in parts.values() for _ in range(field.num_positions)]
+        same &= ~torch.tensor(single)  # what has one class only cannot vary
         if bool(same.any()):
             first = [name for name, it in zip(names, same, strict=True) if it][:4]
             more = ", ..." if int(same.sum()) > 4 else ""
