@@ -32,9 +32,9 @@ def test_observations_of_several_parts_keep_their_names(tmp_path):
 def test_a_file_written_by_hand_trains_a_world(tmp_path):
     n = 40
     tensors = {
-        "observation": torch.randn(n, 4),
+        "observation": 0.1 * torch.randn(n, 4),
         "action": torch.zeros(n, dtype=torch.int64),
-        "next/observation": torch.randn(n, 4),
+        "next/observation": 0.1 * torch.randn(n, 4),
         "next/reward": torch.ones(n),
         "next/terminated": torch.arange(n) % 2 == 0,
     }
