@@ -15,6 +15,7 @@ from torch import nn
 
 import wm_vec
 from tests.adapters.ways import PLANE, PUSH, make, ways
+from tests.core.walk import Walk
 from wm_vec import AdapterError
 from wm_vec.envs import WorldModelEnv, WorldModelVectorEnv
 
@@ -259,3 +260,22 @@ def test_the_env_goes_on_after_an_exception(shape, batching):
     raised_by(lambda: env.step(action))
     fail[0] = False
     assert (np.asarray(env.step(action)[0]) == 1.0).all()
+
+
+@pytest.mark.parametrize(
+    ("seen", "space", "message"),
+    [
+        (lambda x: x.to(torch.complex64), PLANE, "has dtype torch.complex64, its space torch.float32"),
+        (lambda x: x[:, :1], PLANE, r"must have shape \(0, 2\), got \(0, 1\)"),
+        (lambda x: {"x": x}, PLANE, "must be numbers"),
+        (lambda x: x, Dict(x=PLANE), "must be a mapping with the keys"),
+        (lambda x: x, Box(0, 255, (2,), np.uint8), "has dtype torch.float32, its space torch.uint8"),
+    ],
+)
+def test_observations_of_a_dynamics_that_are_none_of_its_space(seen, space, message):
+    class Seen(Walk):
+        def observe(self, state):
+            return seen(super().observe(state))
+
+    with pytest.raises(AdapterError, match=f"Seen, observe: observation.*{message}"):
+        WorldModelVectorEnv.from_dynamics(Seen(), space, Box(-1.0, 1.0, (1,)), num_envs=2)

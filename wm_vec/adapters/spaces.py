@@ -44,6 +44,15 @@ def check_spaces(observation_space: Any, action_space: Any, where: str = "Callab
             )
 
 
+def check_observations(observation: Tree, space: gym.Space, device: torch.device, where: str) -> None:
+    """A dynamics' observation of no env, ``(0, ...)``, must be one of its space; `where` is who asks.
+
+    Raises:
+        AdapterError: Another structure, shape, or kind of dtype, complex numbers among them.
+    """
+    ObservationCodec(space).tensors(observation, (0,), device, f"{where}, observe")
+
+
 def space_signature(space: gym.Space) -> str:
     """A space in words that are the same in every process, unlike its repr, which NumPy's print options shape."""
     if isinstance(space, (spaces.Dict, spaces.Tuple)):

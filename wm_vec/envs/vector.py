@@ -17,7 +17,7 @@ from torch import Tensor
 from wm_vec.adapters import CallableDynamics
 from wm_vec.adapters.callables import Batching
 from wm_vec.adapters.calls import UserCall
-from wm_vec.adapters.spaces import ActionCodec, check_spaces
+from wm_vec.adapters.spaces import ActionCodec, check_observations, check_spaces
 from wm_vec.compat import tree_map
 from wm_vec.core import Dynamics, Engine, EngineConfig, EnvState, Perspective, StepOutput
 from wm_vec.core.config import EngineKeywords
@@ -106,6 +106,8 @@ class WorldModelVectorEnv(VectorEnv):
         engine = Engine(
             dynamics, num_envs, [Perspective(ActionCodec(action_space).spec)], EngineConfig(**settings), bank=bank
         )
+        seen = dynamics.observe(engine.world.layout.example().dynamics)
+        check_observations(seen, observation_space, dynamics.device, type(dynamics).__name__)
         return cls(engine, observation_space, action_space, render_mode)
 
     @classmethod
