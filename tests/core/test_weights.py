@@ -147,7 +147,7 @@ def test_weights_packed_under_inference_mode_or_grad_need_no_graph_and_can_be_in
 
 def test_load_weights_serves_environments_that_exist(tmp_path):
     world, other = untrained(), untrained(seed=1)
-    other.bank = torch.full((1, world.num_positions), 0.25)
+    other.bank = torch.full((1, world.num_positions), 0.25) * ~world.model.codec.is_class
     other.save(tmp_path / "other")
     env = world.to_vector_env(3, autoreset_mode="disabled")
     env.reset(seed=0)
