@@ -10,12 +10,13 @@ import gymnasium as gym
 
 from wm_vec.adapters import CanvasDynamics
 from wm_vec.canvas import SchemaError
+from wm_vec.canvas.schema import check_paths
 from wm_vec.canvas.signature import REWARD, TERMINATED
 from wm_vec.canvas_states import bank_from_function
 from wm_vec.core import AutoresetMode, Engine, Perspective
 from wm_vec.core.config import EngineConfig
 from wm_vec.envs import TorchRLEnv, WorldModelEnv, WorldModelVectorEnv
-from wm_vec.perspectives import View, check_paths, view_of
+from wm_vec.perspectives import View, view_of
 from wm_vec.settings import CanvasConfig
 
 if TYPE_CHECKING:

@@ -13,8 +13,10 @@ import torch
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
 from wm_vec.canvas import BoundField, BoundSchema, EnvSignature, SchemaError
+from wm_vec.canvas.schema import check_paths
 from wm_vec.core import ActionSpec, Perspective
 from wm_vec.core.perspective import ObservedPart
+from wm_vec.plain import real_number
 from wm_vec.settings import CanvasConfig
 from wm_vec.spaces import Path, box_bounds, classes_of, map_leaves, space_of_parts
 
@@ -91,19 +93,6 @@ def view_of(
     return View(perspective, space, action_space)
 
 
-def check_paths(role: str, paths: Sequence[str]) -> None:
-    """Check what is given as a list of field paths; `role` names it.
-
-    Raises:
-        SchemaError: No list, an empty one, or a path that stands more than once.
-    """
-    if isinstance(paths, str) or not paths:
-        raise SchemaError(f"{role} must be a non-empty list of field paths, got {paths!r}.")
-    twice = sorted({path for path in paths if list(paths).count(path) > 1})
-    if twice:
-        raise SchemaError(f"{role} overlap: {', '.join(twice)} stands more than once. Name each field once.")
-
-
 def _observed_bounds(fields: Sequence[BoundField]) -> tuple[np.ndarray, np.ndarray]:
     low, high = ([b for field in fields for b in field.spec.span()[end]] for end in (0, 1))
     return np.array(low, np.float32), np.array(high, np.float32)
@@ -125,8 +114,8 @@ def _field_action(
         return _space_action(space), space
     lows = [x for f in fields for x in f.spec.bounds("low")]
     highs = [x for f in fields for x in f.spec.bounds("high")]
-    low = [(x if math.isfinite(x) else -1.0) if act_low is None else float(act_low) for x in lows]
-    high = [(x if math.isfinite(x) else 1.0) if act_high is None else float(act_high) for x in highs]
+    low = [(x if math.isfinite(x) else -1.0) if act_low is None else real_number(act_low, "act_low") for x in lows]
+    high = [(x if math.isfinite(x) else 1.0) if act_high is None else real_number(act_high, "act_high") for x in highs]
     if not all(a < b for a, b in zip(low, high, strict=True)):
         raise SchemaError(f"act_low must be below act_high, got {low} and {high}.")
     space = Box(np.array(low, np.float32), np.array(high, np.float32), dtype=np.float32)

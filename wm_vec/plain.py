@@ -1,12 +1,16 @@
-"""Settings as people and files give them, NumPy's scalars among them, as plain Python values."""
+"""Arguments as people and files give them: of a type, or as plain Python values, NumPy's scalars among them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+LARGEST_SEED = 2**63 - 1
 LARGEST_WHOLE = 2**53
 """Whole numbers up to here are exact as floats, and have room to be added in int64."""
 
@@ -26,7 +30,7 @@ def whole_number(value: Any, name: str, low: int = 1, high: int = LARGEST_WHOLE)
     return int(value)
 
 
-def real_number(value: Any, name: str, low: float, high: float) -> float:
+def real_number(value: Any, name: str, low: float = -1e30, high: float = 1e30) -> float:
     """A number, Python's or NumPy's, as a Python float.
 
     Raises:
@@ -36,6 +40,64 @@ def real_number(value: Any, name: str, low: float, high: float) -> float:
     if not (real and low <= value <= high):
         raise ValueError(f"{name} must be a number from {low:g} to {high:g}, got {value!r} ({type(value).__name__}).")
     return float(value)
+
+
+def truth(value: Any, name: str) -> bool:
+    """True or False, Python's or NumPy's, as Python's.
+
+    Raises:
+        ValueError: Something else, 1 and None among them.
+    """
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name} must be True or False, got {value!r} ({type(value).__name__}).")
+    return bool(value)
+
+
+def as_path(value: Any, name: str) -> Path:
+    """A path, a string or bytes as a path.
+
+    Raises:
+        TypeError: Something else.
+    """
+    try:
+        return Path(os.fsdecode(value))
+    except TypeError as error:
+        raise TypeError(f"{name} must be a path, got {value!r} ({type(value).__name__}).") from error
+
+
+def as_device(value: Any) -> torch.device | None:
+    """A device that is there, by itself or its name; None stays None.
+
+    Raises:
+        ValueError: Something else, or one that is not there.
+    """
+    try:
+        return None if value is None else torch.empty(0, device=torch.device(value)).device
+    except (AssertionError, RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"device must be a torch.device that is there or its name, as 'cpu' or 'cuda', got {value!r}."
+        ) from error
+
+
+def check_type(value: Any, kind: type | tuple[type, ...], name: str, advice: str = "") -> None:
+    """Refuse what is of no type that there should be.
+
+    Raises:
+        TypeError: It is not; the message ends in `advice`.
+    """
+    if not isinstance(value, kind):
+        kinds = " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
+        raise TypeError(f"{name} must be a {kinds}, got {value!r} ({type(value).__name__}). {advice}".rstrip())
+
+
+def check_callable(value: Callable[..., Any] | None, name: str) -> None:
+    """Refuse what cannot be called; None may be left out.
+
+    Raises:
+        TypeError: It cannot.
+    """
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} must be callable, got {value!r} ({type(value).__name__}).")
 
 
 def unwrap_scalars(config: object) -> None:

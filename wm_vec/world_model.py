@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict
 from importlib import resources
-from pathlib import Path
 from typing import Any, Self, TypedDict, Unpack
 
 import torch
@@ -22,7 +21,6 @@ from wm_vec.canvas import BoundSchema, EnvSignature, SchemaError, compile_schema
 from wm_vec.canvas.signature import RealEnv
 from wm_vec.canvas_states import bank_from_data, field_values, fill_in, load_bank
 from wm_vec.core import Engine, Perspective
-from wm_vec.core.config import whole_number
 from wm_vec.core.engine import EngineFamily
 from wm_vec.environments import EnvFactory
 from wm_vec.envs import TorchRLEnv, WorldModelEnv, WorldModelVectorEnv
@@ -31,6 +29,7 @@ from wm_vec.envs.registration import BUNDLED
 from wm_vec.envs.torchrl.spaces import gymnasium_spec, spaces_of
 from wm_vec.model import CanvasModel, ModelConfig, check_state
 from wm_vec.model.state_check import LARGEST_BANK
+from wm_vec.plain import LARGEST_SEED, as_device, as_path, check_callable, check_type, whole_number
 from wm_vec.settings import EngineSettings, EnvSettings, VectorSettings, configs_of
 from wm_vec.train import (
     CheckpointError,
@@ -88,10 +87,11 @@ class WorldModel:
         seed: int = 0,
     ) -> None:
         warn_if_forked()
+        device, dtype, seed = as_device(device), _checked_dtype(dtype), whole_number(seed, "seed", 0, LARGEST_SEED)
         self.bound = schema if isinstance(schema, BoundSchema) else compile_schema(schema)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.model = CanvasModel(self.bound, config).to(device=device, dtype=_checked_dtype(dtype))
+            self.model = CanvasModel(self.bound, config).to(device=device, dtype=dtype)
         self.signature: EnvSignature | None = None
         self.bank: Tensor | None = None
         self.trained = False
@@ -145,6 +145,7 @@ class WorldModel:
         cls, signature: EnvSignature, *, d_model: int = DEFAULT_D_MODEL, **network: Unpack[NetworkSettings]
     ) -> WorldModel:
         """An untrained world for given spaces, without the environment itself."""
+        check_type(signature, EnvSignature, "signature")
         world = cls(signature.schema(d_model), **network)
         world.signature = signature
         return world
@@ -172,6 +173,7 @@ class WorldModel:
             UnsupportedSpaceError: Specs that cannot be laid on a canvas, pixels among them.
             ValueError: No such entries.
         """
+        check_type(env, EnvBase, "env", "WorldModel.from_env takes Gymnasium's.")
         spaces, spec = spaces_of(env), gymnasium_spec(env)
         if max_episode_steps is None and spec is not None:
             max_episode_steps = spec.max_episode_steps
@@ -217,7 +219,7 @@ class WorldModel:
             FileNotFoundError: There is no such file.
             CheckpointError: It is cut short, a pickle, of another kind or of another version, or contradicts itself.
         """
-        file = CheckpointFile(path)
+        device, dtype, file = as_device(device), _checked_dtype(dtype), CheckpointFile(path)
         config = file.config
         try:
             schema, model_config = BoundSchema.from_dict(config["schema"]), ModelConfig(**config["model"])
@@ -235,7 +237,7 @@ class WorldModel:
         world = cls(schema, config=model_config)
         world.signature = signature
         world._take(file)
-        world.model.to(device=device, dtype=_checked_dtype(dtype))
+        world.model.to(device=device, dtype=dtype)
         if world.bank is not None:
             world.bank = world.bank.to(world.device)
         world.clear_observations()
@@ -370,7 +372,8 @@ class WorldModel:
         for written in (log_path, resume_path, save_path):
             if written is not None:
                 check_file(written)
-        config = config or TrainConfig()
+        check_callable(progress, "finetune: progress")
+        config = TrainConfig() if config is None else config
         if n_steps is not None:
             config = TrainConfig(**{**asdict(config), "n_steps": n_steps})
         world_data = self.as_data(data)
@@ -386,7 +389,7 @@ class WorldModel:
         except BaseException as error:  # Ctrl-C among them
             self.model.load_state_dict(before)
             if isinstance(error, KeyboardInterrupt):
-                kept = resume_path is not None and Path(resume_path).exists()
+                kept = resume_path is not None and as_path(resume_path, "resume_path").exists()
                 how = f"Repeat the call to go on from {resume_path}." if kept else "Give resume_path to keep more."
                 error.add_note(f"finetune: the world is as it was before. {how}")
             raise
@@ -394,7 +397,7 @@ class WorldModel:
         if save_path is not None:
             self.save(save_path)
         if resume_path is not None:
-            Path(resume_path).unlink(missing_ok=True)
+            as_path(resume_path, "resume_path").unlink(missing_ok=True)
         return report
 
     def as_data(self, data: Any) -> WorldData:
@@ -491,15 +494,10 @@ class WorldModel:
         Raises:
             ValueError: No device, or one that is not there.
         """
-        try:
-            device = torch.empty(0, device=torch.device(device)).device
-        except (TypeError, RuntimeError, AssertionError) as error:
-            raise ValueError(
-                f"device must be a torch.device that is there or its name, as 'cpu' or 'cuda', got {device!r}."
-            ) from error
-        self.model.to(device)
-        self.bank = None if self.bank is None else self.bank.to(device)
-        self._observed, self._observed_known = self._observed.to(device), self._observed_known.to(device)
+        there = as_device("nowhere" if device is None else device)
+        self.model.to(there)
+        self.bank = None if self.bank is None else self.bank.to(there)
+        self._observed, self._observed_known = self._observed.to(there), self._observed_known.to(there)
         return self
 
     def cuda(self, device: int | None = None) -> Self:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_backends = {"reference"}
 _forced_backend: ContextVar[str | None] = ContextVar("wm_kernels_backend", default=None)
 
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -101,6 +102,7 @@ class Op:
         """Decorate an implementation for `backend`; `supports` sees the arguments and says if it can."""
 
         def add(run: Callable[..., Any]) -> Callable[..., Any]:
+            _backends.add(backend)
             self.implementations[backend] = (supports, run)
             return run
 
@@ -143,6 +145,8 @@ def use_backend(backend: str) -> Iterator[None]:
 
     Operations without that backend run their reference.
     """
+    if not isinstance(backend, str) or backend not in _backends:
+        raise ValueError(f"use_backend: known are {', '.join(sorted(_backends))}, got {backend!r}.")
     token = _forced_backend.set(backend)
     try:
         yield

@@ -107,7 +107,7 @@ class CallableDynamics(Dynamics):
                 f"torch_actions=False: under batching={batching!r} models get tensors. One that takes NumPy runs in "
                 f"{ENV_BY_ENV}."
             )
-        if batching not in RUNNERS:
+        if not isinstance(batching, str) or batching not in RUNNERS:
             raise AdapterError(f"batching must be one of {', '.join(map(repr, RUNNERS))}, got {batching!r}.")
         if rng not in ("counter", "global"):
             raise AdapterError(f"rng must be 'counter' or 'global', got {rng!r}.")

@@ -13,6 +13,7 @@ from torch import nn
 
 from wm_vec.adapters.errors import AdapterError, describe
 from wm_vec.compat import NOISY_IN_TRAINING
+from wm_vec.plain import as_device
 
 NAMES = {
     "model": ("model", "world_model", "wm", "m"),
@@ -280,7 +281,7 @@ def device_of(model: Any, device: torch.device | str | None) -> torch.device:
     first = next(model.parameters(), None) if isinstance(model, nn.Module) else None
     if device is None:
         return torch.device("cpu") if first is None else first.device
-    wanted = torch.empty(0, device=device).device
+    wanted = as_device(device) or torch.device("cpu")
     if first is not None and first.device != wanted:
         raise AdapterError(
             f"The model is on {first.device}, device is {wanted}. Move it with model.to({str(wanted)!r})."

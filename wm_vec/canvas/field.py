@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from wm_vec.plain import take_numbers, unwrap_scalars
+from wm_vec.plain import take_numbers, truth, unwrap_scalars
 
 Bound = float | tuple[float, ...]
 MAX_CLASSES = 4096
@@ -60,9 +60,7 @@ class Field:
         if self.num_positions > MAX_POSITIONS:
             raise ValueError(f"Field: at most {MAX_POSITIONS} positions, got h={self.h} x w={self.w}.")
         for name in ("is_output", "is_input", "leads"):
-            if getattr(self, name) not in (True, False):
-                raise ValueError(f"Field: `{name}` must be True or False, got {getattr(self, name)!r}.")
-            object.__setattr__(self, name, bool(getattr(self, name)))
+            object.__setattr__(self, name, truth(getattr(self, name), f"Field: `{name}`"))
         if not isinstance(self.loss_weight, (int, float)) or not 0 <= self.loss_weight < 1e30:
             raise ValueError(f"Field: `loss_weight` must be finite and not negative, got {self.loss_weight!r}.")
         if self.num_classes is not None and (type(self.num_classes) is not int or self.num_classes < 1):

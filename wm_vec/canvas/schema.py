@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from wm_vec.canvas.field import Field, as_field, is_field
 from wm_vec.canvas.layout import CanvasLayout
 
@@ -58,10 +60,14 @@ class BoundSchema:
     """
 
     def __init__(self, fields: Mapping[str, Field], d_model: int) -> None:
+        if not isinstance(fields, Mapping) or not all(isinstance(field, Field) for field in fields.values()):
+            raise SchemaError(f"A schema is made of a mapping from paths to fields, got {fields!r}.")
         if not fields:
             raise SchemaError("The schema has no fields. Give at least one Field, or widen `include`.")
-        if wrong := [path for path in fields if not path.isprintable()]:
-            raise SchemaError(f"Field names must be printable, got {', '.join(map(ascii, wrong[:3]))}. Rename them.")
+        if wrong := [path for path in fields if not (isinstance(path, str) and path.isprintable())]:
+            raise SchemaError(
+                f"Field names must be printable text, got {', '.join(map(ascii, wrong[:3]))}. Rename them."
+            )
         self.layout = CanvasLayout.of(fields, d_model)
         self._fields = {path: BoundField(path, field, self.layout.starts[path]) for path, field in fields.items()}
 
@@ -71,10 +77,9 @@ class BoundSchema:
         return list(self._fields)
 
     def __getitem__(self, path: str) -> BoundField:
-        try:
-            return self._fields[path]
-        except KeyError:
-            raise UnknownFieldError(self._unknown(path)) from None
+        if not isinstance(path, str) or path not in self._fields:
+            raise UnknownFieldError(self._unknown(path))
+        return self._fields[path]
 
     def __contains__(self, path: object) -> bool:
         return path in self._fields
@@ -100,6 +105,7 @@ class BoundSchema:
 
     def indices(self, paths: Iterable[str]) -> list[int]:
         """Canvas positions of several fields, in the order given."""
+        check_paths("paths", paths)
         return [index for path in paths for index in self[path].indices()]
 
     def to_dict(self) -> dict[str, Any]:
@@ -112,12 +118,19 @@ class BoundSchema:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> BoundSchema:
-        """Inverse of `to_dict`."""
-        fields = {
-            path: Field(**{name: _from_plain(value) for name, value in field.items()})
-            for path, field in data["fields"].items()
-        }
-        return cls(fields, d_model=data["d_model"])
+        """Inverse of `to_dict`.
+
+        Raises:
+            SchemaError: No such data.
+        """
+        try:
+            fields = {
+                path: Field(**{name: _from_plain(value) for name, value in field.items()})
+                for path, field in data["fields"].items()
+            }
+            return cls(fields, d_model=data["d_model"])
+        except (AttributeError, LookupError, TypeError) as error:
+            raise SchemaError(f"These are no data of a schema ({type(error).__name__}: {error}).") from error
 
     def _unknown(self, path: object) -> str:
         names = self.field_names
@@ -215,8 +228,8 @@ def _walk(node: Any, path: str) -> Iterator[tuple[str, Field]]:
 
 def _matching(fields: Mapping[str, Field], patterns: Sequence[str], argument: str) -> dict[str, Field]:
     """Fields under any of the paths, in the order of `fields`; each pattern must match something."""
-    if isinstance(patterns, str):
-        patterns = [patterns]
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    check_paths(argument, patterns)
     for pattern in patterns:
         if not any(_under(path, pattern) for path in fields):
             groups = sorted({path.rsplit(".", n)[0] for path in fields for n in range(path.count(".") + 1)})
@@ -224,6 +237,19 @@ def _matching(fields: Mapping[str, Field], patterns: Sequence[str], argument: st
             hint = f" Closest: {', '.join(close)}." if close else ""
             raise UnknownFieldError(f"`{argument}`: no field or group is called {pattern!r}.{hint}")
     return {path: field for path, field in fields.items() if any(_under(path, p) for p in patterns)}
+
+
+def check_paths(role: str, paths: Any) -> None:
+    """Check what is given as a list of field paths; `role` names it.
+
+    Raises:
+        SchemaError: No list, an empty one, something else than paths in it, or one that stands more than once.
+    """
+    listed = isinstance(paths, (Sequence, np.ndarray)) and not isinstance(paths, (str, bytes)) and len(paths) > 0
+    if not listed or not all(isinstance(path, str) for path in paths):
+        raise SchemaError(f"{role} must be a non-empty list of field paths, got {paths!r}.")
+    if twice := sorted({path for path in paths if list(paths).count(path) > 1}):
+        raise SchemaError(f"{role} overlap: {', '.join(twice)} stands more than once. Name each field once.")
 
 
 def _under(path: str, prefix: str) -> bool:

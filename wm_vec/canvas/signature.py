@@ -16,7 +16,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tu
 
 from wm_vec.canvas.field import MAX_CLASSES, MAX_POSITIONS, Field
 from wm_vec.canvas.schema import BoundSchema, SchemaError
-from wm_vec.plain import LARGEST_WHOLE, whole_number
+from wm_vec.plain import LARGEST_WHOLE, check_type, whole_number
 from wm_vec.spaces import classes_of, dotted, leaves
 
 OBSERVATION, ACTION, REWARD, TERMINATED = "observation", "action", "reward", "terminated"
@@ -54,6 +54,8 @@ class EnvSignature:
     env_id: str | None = None
 
     def __post_init__(self) -> None:
+        for name in ("observation_space", "action_space"):
+            check_type(getattr(self, name), gym.Space, f"EnvSignature: `{name}`")
         if self.max_episode_steps is not None:
             steps = whole_number(self.max_episode_steps, "EnvSignature: `max_episode_steps`")
             object.__setattr__(self, "max_episode_steps", steps)
@@ -164,6 +166,7 @@ def env_maker(env: RealEnv, env_kwargs: Mapping[str, Any] | None = None) -> Call
     Raises:
         TypeError: No environment, or one that is made already with `env_kwargs`.
     """
+    check_type({} if env_kwargs is None else env_kwargs, Mapping, "env_kwargs")
     if isinstance(env, str):
         return partial(gym.make, env, **(env_kwargs or {}))
     if isinstance(env, gym.Env):

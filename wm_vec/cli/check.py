@@ -58,7 +58,8 @@ def run(args: argparse.Namespace) -> int:
             raise CommandError(f"--{option} must be at least 2, got {getattr(args, option)}.")
     with reporting(args.json) as reporter:
         world = load_world(args.world, load_device(args.device))
-        env_id = args.env or (world.signature.env_id if world.signature else None)
+        learned_from = world.signature.env_id if world.signature else None
+        env_id = learned_from if args.env is None else args.env
         if env_id is None:
             raise CommandError(f"{args.world} does not say which environment it was learned from: give --env ID.")
         if args.env is None and ":" in env_id:

@@ -8,7 +8,7 @@ from typing import TypedDict
 from gymnasium.vector import AutoresetMode
 
 from wm_vec.core.state import as_autoreset_mode
-from wm_vec.plain import whole_number
+from wm_vec.plain import truth, whole_number
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mode", as_autoreset_mode(self.autoreset_mode))
+        for name in ("exact_rows", "validate"):
+            object.__setattr__(self, name, truth(getattr(self, name), name))
         if self.max_episode_steps is not None:
             object.__setattr__(self, "max_episode_steps", whole_number(self.max_episode_steps, "max_episode_steps"))
         object.__setattr__(self, "bank_size", whole_number(self.bank_size, "bank_size"))

@@ -25,8 +25,10 @@ from wm_vec.core.rng import CounterRNG, seed_list, spawn_seeds
 from wm_vec.core.state import EnvState, StateLayout, StepOutput, warn_of_divergence
 from wm_vec.core.step import World, step
 from wm_vec.core.trees import Tree, copies, num_observations
-from wm_vec.plain import whole_number
+from wm_vec.plain import check_callable, check_type, truth, whole_number
 from wm_vec.torch_settings import without_autocast
+
+WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class EngineFamily(WeakSet["Engine"]):
@@ -77,10 +79,13 @@ class Engine:
                 f"dynamics must be a wm_vec.core.Dynamics, got {type(dynamics).__name__}: make it a subclass. "
                 "WorldModelVectorEnv.from_callables makes one of any model's methods."
             )
+        if not (isinstance(perspectives, Sequence) and all(isinstance(p, Perspective) for p in perspectives)):
+            raise TypeError(f"perspectives must be a list of Perspective, got {perspectives!r}.")
         names = [p.name for p in perspectives]
         if not names or len({*names}) < len(names):
             raise ValueError(f"perspectives: give at least one, each with a name of its own, got {names}.")
         config = EngineConfig() if config is None else config
+        check_type(config, EngineConfig, "config")
         device, dtype = dynamics.device, dynamics.dtype
         # Sums of rewards need more than half precision.
         self.reward_dtype = torch.promote_types(dynamics.reward_dtype, torch.float32)
@@ -218,10 +223,13 @@ class Engine:
         return self.world.observe(self._state)
 
     def _checked_mask(self, mask: Tensor | None, name: str) -> Tensor | None:
-        if mask is not None and (tuple(mask.shape) != (self.num_envs,) or mask.dtype != torch.bool):
-            raise ValueError(
-                f"reset: the {name} must be bool of shape ({self.num_envs},), got {mask.dtype}, {tuple(mask.shape)}."
-            )
+        if mask is not None:
+            check_type(mask, Tensor, f"reset: the {name}")
+            if tuple(mask.shape) != (self.num_envs,) or mask.dtype != torch.bool or mask.is_meta:
+                raise ValueError(
+                    f"reset: the {name} must be bool of shape ({self.num_envs},), got {mask.dtype}, "
+                    f"{tuple(mask.shape)} on {mask.device}."
+                )
         return None if mask is None else mask.to(self.device)
 
     def _reseed(self, seeds: Sequence[int | None] | None) -> None:
@@ -270,6 +278,7 @@ class Engine:
             draw: Another number gives other actions from the same states.
         """
         state = self._started("sample_actions")
+        draw = whole_number(draw, "sample_actions: draw", 0, 2**24 - 1)
         return self.world.actions.sample(CounterRNG(state.seed, state.episode, state.elapsed), draw)
 
     def state(self) -> EnvState:
@@ -282,6 +291,7 @@ class Engine:
         Raises:
             ValueError: Another batch size, or the state of another world.
         """
+        check_type(state, EnvState, "set_state: the state", "Take it from state().")
         if tuple(state.batch_size) != (self.num_envs,):
             raise ValueError(f"set_state: this engine has {self.num_envs} envs, the state {tuple(state.batch_size)}.")
         self._state = self.world.layout.check(state).clone()
@@ -299,11 +309,12 @@ class Engine:
         state = self._started("fork")
         if rng not in ("fresh", "same"):
             raise ValueError(f"fork: rng must be 'fresh' or 'same', got {rng!r}.")
-        index = torch.as_tensor(indices)
-        if index.dim() != 1 or index.numel() == 0 or index.dtype.is_floating_point or index.dtype == torch.bool:
-            raise ValueError(
-                f"fork: indices must be a non-empty list of env numbers, got {index.dtype}, {tuple(index.shape)}."
-            )
+        try:
+            index = torch.as_tensor(indices)
+        except (TypeError, ValueError, RuntimeError):  # nothing that a tensor can be made of
+            index = torch.empty(0)
+        if index.dim() != 1 or not len(index) or index.is_meta or index.dtype not in WHOLE:
+            raise ValueError(f"fork: indices must be a non-empty list of env numbers, got {indices!r}.")
         if bool(((index < 0) | (index >= self.num_envs)).any()):
             raise ValueError(f"fork: indices must lie in [0, {self.num_envs}), got {index.tolist()}.")
         picked = state[index.to(self.device, torch.int64)].clone()
@@ -346,8 +357,8 @@ class Engine:
             RuntimeError: Before the first reset.
         """
         self.only_perspective("imagine")
-        if horizon < 1:
-            raise ValueError(f"imagine: horizon must be at least 1, got {horizon}.")
+        horizon, grad = whole_number(horizon, "imagine: horizon"), truth(grad, "imagine: grad")
+        check_callable(policy, "imagine: policy")
         state, mode = self._started("imagine"), self.autoreset_mode
         with torch.enable_grad() if grad else torch.no_grad():
             if mode is AutoresetMode.NEXT_STEP:

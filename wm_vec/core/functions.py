@@ -12,6 +12,7 @@ from torch import Tensor
 
 from wm_vec.compat import tree_flatten, tree_leaves, tree_map, tree_unflatten
 from wm_vec.core.trees import Tree
+from wm_vec.plain import check_callable
 
 Path = Literal["batched", "vmap", "loop"]
 _BATCHED_MARK = "__wm_vec_batched__"
@@ -22,6 +23,7 @@ def batched(fn: Callable[..., Any]) -> Callable[..., Any]:
 
     Rewards and terminations then take ``(B, n)`` values per field, resets a ``(B,)`` int64 tensor of seeds.
     """
+    check_callable(fn, "batched: the function")
     try:
         setattr(fn, _BATCHED_MARK, True)
     except AttributeError:  # bound methods and builtins take no marks

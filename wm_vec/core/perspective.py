@@ -12,6 +12,7 @@ from torch import Tensor
 
 from wm_vec.compat import tree_map
 from wm_vec.core.trees import Tree
+from wm_vec.plain import check_type
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,14 @@ class ActionSpec:
     low: tuple[float, ...]
     high: tuple[float, ...]
     offset: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("box", "discrete"):
+            raise ValueError(f"ActionSpec: kind must be 'box' or 'discrete', got {self.kind!r}.")
+        for name in ("shape", "low", "high"):
+            check_type(getattr(self, name), tuple, f"ActionSpec: {name}")
+        if not len(self.low) == len(self.high) == self.size:
+            raise ValueError(f"ActionSpec: {self.size} elements need as many bounds, got {self.low}, {self.high}.")
 
     @property
     def size(self) -> int:

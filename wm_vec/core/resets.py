@@ -14,6 +14,7 @@ from wm_vec.core.dynamics import Dynamics
 from wm_vec.core.rng import CounterRNG, fork_seeds, seed_list, start_words
 from wm_vec.core.state import EnvState, StateLayout
 from wm_vec.core.trees import select_envs
+from wm_vec.plain import check_type
 from wm_vec.torch_settings import without_autocast
 
 if TYPE_CHECKING:
@@ -158,6 +159,7 @@ def bank_leaves(bank: TensorDictBase, layout: StateLayout, device: torch.device)
     Raises:
         ValueError: No states, or the states of another world.
     """
+    check_type(bank, TensorDictBase, "load_bank: the bank")
     if bank.batch_dims != 1 or bank.shape[0] < 1:
         raise ValueError(f"bank must have batch size (M,) with M at least 1, got {tuple(bank.batch_size)}.")
     return layout.initial_leaves([leaf.to(device) for leaf in layout.check_leaves(bank, "load_bank: the bank")])

@@ -12,6 +12,7 @@ from torch import Tensor
 from wm_vec.core.functions import BatchedFunction
 from wm_vec.core.perspective import Perspective
 from wm_vec.core.trees import Tree
+from wm_vec.plain import check_callable
 
 
 class RewardFunctions:
@@ -93,6 +94,7 @@ class RewardFunctions:
 def _function(perspective: Perspective, name: str, dtype: torch.dtype) -> BatchedFunction | None:
     """A perspective's function of that name, ready to run over a batch; None if it has none."""
     fn = getattr(perspective, name)
+    check_callable(fn, name)
     stateful = name == "reward_fn" and perspective.reward_state is not None
     # A partial of a module's function, since environments are pickled, and a closure cannot be.
     return None if fn is None else BatchedFunction(fn, name, dtype, partial(_call, perspective, name), stateful)

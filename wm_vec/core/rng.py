@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from wm_kernels import philox_normal, philox_step, philox_words
+from wm_vec.plain import whole_number
 
 STREAM_NOISE, STREAM_RESET, STREAM_FORK, STREAM_ACTION, STREAM_BANK = range(5)
 """What numbers are for; streams never share any."""
@@ -95,6 +96,9 @@ def spawn_seeds(root: int | None, num_seeds: int) -> list[int]:
         root: Any whole number; None takes entropy from the operating system.
         num_seeds: How many.
     """
+    if root is not None:
+        whole_number(root, "spawn_seeds: root", 0, 2**256)
+    whole_number(num_seeds, "spawn_seeds: num_seeds", 0)
     words = np.random.SeedSequence(root).generate_state(num_seeds, np.uint64)
     return [int(word >> np.uint64(1)) for word in words]
 

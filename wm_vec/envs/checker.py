@@ -10,6 +10,7 @@ from gymnasium.vector import AsyncVectorEnv, VectorEnv
 from wm_vec.envs.checks import aliasing, episodes, memory, seeding, structure
 from wm_vec.envs.checks.report import CheckError, CheckReport, Failure
 from wm_vec.envs.checks.rollout import Case, Driver, Record
+from wm_vec.plain import LARGEST_SEED, check_type, whole_number
 
 __all__ = ["CheckError", "CheckReport", "Failure", "check_vector_env"]
 
@@ -76,8 +77,9 @@ def check_vector_env(
             and what to do.
         ValueError: `num_steps` is below 8.
     """
-    if num_steps < 8:
-        raise ValueError(f"check_vector_env: num_steps must be at least 8, got {num_steps}.")
+    whole_number(num_steps, "check_vector_env: num_steps", 8)
+    whole_number(seed, "check_vector_env: seed", 0, LARGEST_SEED)
+    check_type(env, VectorEnv, "check_vector_env: env")
     report = CheckReport(str(env))
     structure.check_declaration(env, report)
     if report.failures:

@@ -20,6 +20,7 @@ from torch import Tensor
 from wm_vec.core.state import warn_of_divergence
 from wm_vec.envs.sb3_spaces import check_leaf, checked_actions, face_keys
 from wm_vec.envs.transfer import TORCH_DTYPES, Packed
+from wm_vec.plain import check_type
 from wm_vec.spaces import leaves
 
 try:
@@ -262,7 +263,14 @@ class SB3VecEnv(VecEnv):
         self.vector_env.close()
 
     def _envs(self, indices: VecEnvIndices) -> list[int]:
-        return np.arange(self.num_envs)[slice(None) if indices is None else np.atleast_1d(np.asarray(indices))].tolist()
+        if indices is None:
+            return [*range(self.num_envs)]
+        envs = np.atleast_1d(np.asarray(indices))
+        if envs.ndim != 1 or envs.dtype.kind not in "iu" or not np.isin(envs, np.arange(self.num_envs)).all():
+            raise ValueError(
+                f"SB3VecEnv: indices must be numbers of envs from 0 to {self.num_envs - 1}, got {indices!r}."
+            )
+        return envs.tolist()
 
     def _layers(self) -> Iterator[VectorEnv]:
         """The vector environment from its outermost wrapper inwards; Gymnasium's wrappers hide what is inside."""
@@ -273,6 +281,7 @@ class SB3VecEnv(VecEnv):
             yield layer
 
     def _layer_with(self, name: str) -> VectorEnv:
+        check_type(name, str, "SB3VecEnv: the name of an attribute")
         for layer in self._layers():
             if hasattr(layer, name):
                 return layer

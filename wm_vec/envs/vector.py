@@ -26,6 +26,7 @@ from wm_vec.envs.info import LazyInfo
 from wm_vec.envs.numpy_io import element_of, painter_of, render_call
 from wm_vec.envs.replay import sampled_observations
 from wm_vec.envs.reset_options import MASK_OPTIONS, reset_mask
+from wm_vec.plain import check_type
 from wm_vec.render.frames import FramePainter
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class WorldModelVectorEnv(VectorEnv):
             )
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}.")
+        check_spaces(single_observation_space, single_action_space, "WorldModelVectorEnv")
         self.engine = engine
         self.num_envs = engine.num_envs
         self.single_observation_space = single_observation_space
@@ -216,6 +218,7 @@ class WorldModelVectorEnv(VectorEnv):
             ValueError: Unknown options, or a mask or index that does not fit.
         """
         super().reset(seed=seed if isinstance(seed, int) else None)
+        check_type({} if options is None else options, Mapping, "reset: options")
         own = {key: value for key, value in (options or {}).items() if key not in MASK_OPTIONS}
         if own and not self.engine.dynamics.starts_fresh:
             raise ValueError(f"reset: unknown options {sorted(own)}; it takes {' or '.join(map(repr, MASK_OPTIONS))}.")

@@ -17,6 +17,7 @@ from wm_vec.core.state import warn_of_divergence
 from wm_vec.envs.info import ScalarInfo
 from wm_vec.envs.numpy_io import ActionReader, element_of, on_host, only_env, painter_of
 from wm_vec.envs.transfer import Packed
+from wm_vec.plain import check_type
 from wm_vec.render.frames import FramePainter
 
 
@@ -32,6 +33,7 @@ class EngineView:
     """
 
     def __init__(self, engine: Engine, observation_space: gym.Space, action_space: gym.Space) -> None:
+        check_type(engine, Engine, "WorldModelEnv.from_engine: engine")
         self._perspective = engine.only_perspective("WorldModelEnv")
         if engine.num_envs != 1 or engine.autoreset_mode is not AutoresetMode.DISABLED:
             raise ValueError(

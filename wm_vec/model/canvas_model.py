@@ -18,7 +18,7 @@ from wm_vec.compat import writes
 from wm_vec.model.codec import KNOWN, SAME_TICK, UNKNOWN, FieldCodec
 from wm_vec.model.denoiser import Denoiser, karras_sigmas, masked_mean
 from wm_vec.model.packed_weights import PackedWeights
-from wm_vec.plain import take_numbers
+from wm_vec.plain import check_type, take_numbers
 from wm_vec.torch_settings import float32_by_default, without_autocast
 
 MAX_DEPTH = 128
@@ -101,6 +101,7 @@ class CanvasModel(nn.Module):
     def __init__(self, bound: BoundSchema, config: ModelConfig | None = None) -> None:
         super().__init__()
         self.bound = bound
+        check_type(ModelConfig() if config is None else config, ModelConfig, "config")
         self.config = config or ModelConfig()
         self.codec = FieldCodec(bound)
         self.noise_size = self.bound.layout.num_positions

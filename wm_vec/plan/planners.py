@@ -14,6 +14,7 @@ from torchrl.modules.planners import CEMPlanner, MPCPlannerBase, MPPIPlanner
 
 from wm_vec.envs.torchrl import StatelessTorchRLEnv, TorchRLEnv
 from wm_vec.envs.torchrl.specs import STATE_KEY
+from wm_vec.plain import real_number, whole_number
 from wm_vec.plan.planning_env import PlanningEnv
 
 
@@ -94,8 +95,7 @@ class MPPI(Planner, MPPIPlanner):
         advantage_module: nn.Module | None = None,
     ) -> None:
         numbers = _checked("MPPI", horizon, num_iterations, num_candidates, num_elites)
-        if not temperature > 0:
-            raise ValueError(f"MPPI: temperature must be above 0, got {temperature!r}.")
+        temperature = real_number(temperature, "MPPI: temperature", 1e-30)
         super().__init__(PlanningEnv(_stateless(env, "MPPI")), Advantage(advantage_module), temperature, *numbers)
 
 
@@ -133,8 +133,7 @@ def _stateless(env: StatelessTorchRLEnv | TorchRLEnv, where: str) -> StatelessTo
 def _checked(where: str, horizon: int, iterations: int, candidates: int, elites: int) -> tuple[int, int, int, int]:
     """The numbers of a search in TorchRL's order, checked."""
     for name, count in {"horizon": horizon, "num_iterations": iterations, "num_candidates": candidates}.items():
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise ValueError(f"{where}: {name} must be a whole number of at least 1, got {count!r}.")
-    if not 2 <= elites <= candidates:
+        whole_number(count, f"{where}: {name}")
+    if whole_number(elites, f"{where}: num_elites", 2) > candidates:
         raise ValueError(f"{where}: num_elites must lie between 2 and num_candidates, {candidates}, got {elites!r}.")
     return horizon, iterations, candidates, elites

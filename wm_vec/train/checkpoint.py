@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from wm_vec.plain import printable
+from wm_vec.plain import as_path, printable
 
 if sys.platform != "win32":
     import fcntl
@@ -56,7 +56,7 @@ class CheckpointFile:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = path = Path(path)
+        self.path = path = as_path(path, "A checkpoint")
         if not path.is_file():
             raise FileNotFoundError(f"{path}: there is no checkpoint here.")
         with path.open("rb") as opened:
@@ -152,7 +152,7 @@ def write_file(path: str | os.PathLike[str], data: bytes) -> None:
         OSError: The file cannot be written there, see `check_file`.
     """
     check_file(path)
-    path = Path(os.path.realpath(path))
+    path = Path(os.path.realpath(as_path(path, "path")))
     _remove_left(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -196,8 +196,9 @@ def check_file(path: str | os.PathLike[str]) -> None:
         IsADirectoryError: It is a folder itself.
         PermissionError: The folder cannot be written to.
     """
+    given, path = path, as_path(path, "A file to write")
     folder = Path(os.path.realpath(path)).parent
-    if Path(path).is_dir() or os.fspath(path).endswith(("/", os.sep)):
+    if path.is_dir() or os.fsdecode(given).endswith(("/", os.sep)):
         raise IsADirectoryError(f"{path} is a folder; expected a file.")
     if not folder.is_dir():
         raise FileNotFoundError(f"{path}: there is no folder {folder}. Make it first, or write elsewhere.")

@@ -19,6 +19,7 @@ from wm_vec.canvas.signature import RealEnv, env_maker
 from wm_vec.compat import tree_map
 from wm_vec.core.rng import spawn_seeds
 from wm_vec.core.trees import Tree, as_entry
+from wm_vec.plain import LARGEST_SEED, check_callable, whole_number
 
 Policy = Callable[[Any], Any]
 RandomPolicy = Literal["random", "sticky"]
@@ -86,10 +87,13 @@ def collect_transitions(
         ``terminated``, ``truncated``, ``done`` ``(n, 1)`` bool. Parts of Dict and Tuple observations stand under
         ``("observation", key)``, those of a Tuple by their places.
     """
-    if n < 1:
-        raise ValueError(f"collect_transitions: n must be at least 1, got {n}.")
-    num_envs = min(num_envs, n)
-    if isinstance(policy, str) and policy not in get_args(RandomPolicy):
+    n, seed = (
+        whole_number(n, "collect_transitions: n"),
+        whole_number(seed, "collect_transitions: seed", 0, LARGEST_SEED),
+    )
+    num_envs = min(whole_number(num_envs, "collect_transitions: num_envs"), n)
+    check_callable(progress, "collect_transitions: progress")
+    if not (policy is None or callable(policy)) and policy not in get_args(RandomPolicy):
         raise ValueError(f"collect_transitions: policy must be callable, 'random', 'sticky' or None, got {policy!r}.")
     is_init, episode = np.ones(num_envs, bool), np.arange(num_envs)
     steps: list[tuple[Tree, ...]] = []

@@ -19,6 +19,7 @@ from wm_vec.canvas import BoundSchema, EnvSignature
 from wm_vec.canvas.signature import REWARD, TERMINATED, position_names
 from wm_vec.compat import tree_leaves, tree_map
 from wm_vec.core.trees import Tree, as_entry, is_nested, observation_in, observation_keys
+from wm_vec.plain import LARGEST_SEED, check_type, real_number, whole_number
 from wm_vec.spaces import Path, classes_of, dotted, map_leaves, read_one_hot
 
 HELD_OUT_FRACTION = 0.1
@@ -74,6 +75,7 @@ class WorldData:
 
     def split(self, fraction: float = HELD_OUT_FRACTION, seed: int = 0) -> tuple[WorldData, WorldData]:
         """Training and held-out steps: whole episodes, or the end of the recording where there is only one."""
+        fraction, seed = real_number(fraction, "fraction", 0.0, 1.0), whole_number(seed, "seed", 0, LARGEST_SEED)
         episodes = self.episode.unique()
         if len(episodes) > 1:
             shuffled = episodes[torch.randperm(len(episodes), generator=torch.Generator().manual_seed(seed))]
@@ -147,6 +149,7 @@ def data_from_transitions(transitions: TensorDictBase, bound: BoundSchema, signa
     Raises:
         DataError: A missing key, an empty batch, shapes that do not fit the spaces, or values that are not in them.
     """
+    check_type(transitions, TensorDictBase, "The transitions")
     found = set(transitions.keys(True))
     space, nested = signature.observation_space, is_nested(transitions, signature.observation_space)
     seen: list[Any] = observation_keys(space, nested)
@@ -300,6 +303,7 @@ def data_from_mapping(series: Mapping[str, Any], bound: BoundSchema) -> WorldDat
         DataError: Lengths that differ, shapes that do not fit the fields, values that are not in them, or fewer than
             two steps.
     """
+    check_type(series, Mapping, "The series")
     if not series:
         raise DataError("The mapping is empty: give at least one field path with its array over time.")
     arrays = {path: _as_array(path, array, np.float32) for path, array in series.items()}

@@ -20,6 +20,7 @@ from wm_vec.canvas.signature import RealEnv, position_names
 from wm_vec.compat import tree_map
 from wm_vec.core import AutoresetMode, Engine, spawn_seeds
 from wm_vec.core.trees import Tree, observation_in
+from wm_vec.plain import LARGEST_SEED, whole_number
 from wm_vec.spaces import Path, classes_of, leaves, map_leaves
 from wm_vec.train.collect import Policy, RandomPolicy, collect_transitions
 from wm_vec.train.data import flat_values
@@ -96,8 +97,10 @@ def evaluate_world(
         ValueError: Sizes that are too small, or a policy named ``"random"``.
     """
     for name, size, least in (("n_transitions", n_transitions, 2), ("n_starts", n_starts, 2), ("horizon", horizon, 1)):
-        if size < least:
-            raise ValueError(f"evaluate_world: {name} must be at least {least}, got {size}.")
+        whole_number(size, f"evaluate_world: {name}", least)
+    seed = whole_number(seed, "evaluate_world: seed", 0, LARGEST_SEED)
+    if not (hasattr(world, "signature") and hasattr(world, "to_engine")):
+        raise TypeError(f"evaluate_world: world must be a WorldModel, got {type(world).__name__}.")
     if policies and "random" in policies:
         raise ValueError("evaluate_world: 'random' is always evaluated; give your policy another name.")
     started = time.perf_counter()

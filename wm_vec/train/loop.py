@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,9 +18,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchrl.record.loggers import Logger
 
 from wm_vec.model import CanvasModel, check_state
-from wm_vec.plain import LARGEST_WHOLE, take_numbers
+from wm_vec.plain import LARGEST_WHOLE, as_path, check_type, take_numbers
 from wm_vec.torch_settings import without_autocast
-from wm_vec.train.checkpoint import CheckpointError, CheckpointFile, write_checkpoint
+from wm_vec.train.checkpoint import CheckpointError, CheckpointFile, check_file, write_checkpoint
 from wm_vec.train.context_dropout import context_batch
 from wm_vec.train.data import WorldData
 
@@ -124,8 +123,14 @@ def train_model(
         CheckpointError: `resume_path` holds the state of another run, or is broken; the model is as it was then.
         FloatingPointError: The loss turned non-finite; the model keeps the best weights until then.
     """
+    check_type(model, CanvasModel, "train_model: model")
+    check_type(data, WorldData, "train_model: data")
+    check_type(config, TrainConfig, "train_model: config")
+    for written in (log_path, resume_path):
+        if written is not None:
+            check_file(written)
     run = _Run(model, data, config)
-    if resume_path is not None and Path(resume_path).exists():
+    if resume_path is not None and as_path(resume_path, "resume_path").exists():
         run.restore(resume_path)
     resumed_from = run.step
     while run.step < config.n_steps and not run.out_of_patience:
@@ -141,7 +146,7 @@ def train_model(
                 )
             logged = {"learning_rate": run.learning_rate, **metrics}
             if log_path is not None:
-                with Path(log_path).open("a") as log:
+                with as_path(log_path, "log_path").open("a") as log:
                     log.write(json.dumps({"step": run.step, **logged}) + "\n")
             if logger is not None:
                 for name, value in logged.items():

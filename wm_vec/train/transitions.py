@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from tensordict import TensorDict, TensorDictBase
 
+from wm_vec.plain import as_path, check_type
 from wm_vec.train.checkpoint import check_file, write_file
 from wm_vec.train.data import DataError
 
@@ -21,6 +21,7 @@ def save_transitions(transitions: TensorDictBase, path: str | os.PathLike[str]) 
         OSError: The file cannot be written there.
     """
     check_file(path)
+    check_type(transitions, TensorDictBase, "save_transitions: the transitions")
     if transitions.batch_dims != 1:
         raise DataError(
             f"save_transitions: expected a batch (n,), got {tuple(transitions.shape)}. Give transitions.reshape(-1) "
@@ -40,7 +41,8 @@ def load_transitions(path: str | os.PathLike[str]) -> TensorDict:
         FileNotFoundError: There is no such file.
         DataError: It is no whole safetensors file, or its tensors are not one row per step.
     """
-    if not Path(path).is_file():
+    path = as_path(path, "load_transitions: the file")
+    if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no file of transitions here.")
     try:
         tensors = load_file(path)

@@ -18,7 +18,7 @@ import torch
 from torchrl.envs import EnvBase
 
 from wm_vec.core import spawn_seeds
-from wm_vec.plain import whole_number
+from wm_vec.plain import as_device, as_path, check_callable, whole_number
 from wm_vec.train.checkpoint import CheckpointFile
 from wm_vec.workers.env import WorkerEnv, on_disk
 from wm_vec.world_model import WorldModel
@@ -106,6 +106,7 @@ class WorkerEnvs:
         if seed is not None and (not whole or not 0 <= seed < MAX_ROOT):
             raise ValueError(f"WorkerEnvs: seed must be a whole number in [0, 2^62) or None, got {seed!r}.")
         self.seed = spawn_seeds(None, 1)[0] % MAX_ROOT if seed is None else int(seed)
+        check_callable(wrap, "WorkerEnvs: wrap")
         self._wrap = wrap
         self._updates = 0
         self._world = world if isinstance(world, WorldModel) else None
@@ -168,7 +169,7 @@ class WorkerEnvs:
         if isinstance(world, WorldModel):
             world.save(outgoing)
         else:
-            shutil.copyfile(world, outgoing)
+            shutil.copyfile(as_path(world, "WorkerEnvs: world"), outgoing)
         return outgoing
 
     def _functions(self, world: Any, device: Any, options: dict[str, Any]) -> list[EnvFunction]:
@@ -182,7 +183,8 @@ class WorkerEnvs:
         if isinstance(world, WorldModel):
             dtype = world.model.codec.mean.dtype
             device = world.device if device is None else device
-        devices = [device] * self.num_workers if device is None or isinstance(device, (str, torch.device)) else device
+        devices = device if isinstance(device, (list, tuple)) else [device] * self.num_workers
+        devices = [as_device(each) for each in devices]
         if len(devices) != self.num_workers:
             raise ValueError(f"WorkerEnvs: {self.num_workers} workers need one device or one each, got {devices}.")
         outgoing = self._file_of(world)

@@ -25,6 +25,7 @@ from wm_vec.envs.torchrl.specs import (
     one_hot_actions,
     one_hot_parts,
 )
+from wm_vec.plain import truth
 from wm_vec.spaces import check_one_hot, map_leaves, read_one_hot, without_one_hot
 
 
@@ -65,6 +66,7 @@ class EngineEnv(MaskedResets):
                 f"{type(self).__name__} needs an engine with autoreset_mode='disabled', since TorchRL itself resets "
                 f"what is done; got {engine.autoreset_mode}."
             )
+        one_hot = truth(one_hot, "one_hot")
         num_envs = engine.num_envs if batched else None
         check_spaces_fit(engine, observation_space, action_space)
         super().__init__(device=engine.device, batch_size=[] if num_envs is None else [num_envs])

@@ -25,6 +25,7 @@ from wm_vec.envs.torchrl.checks import ActionCheck, check_compilable, check_mask
 from wm_vec.envs.torchrl.resets import known_to_be_running
 from wm_vec.envs.torchrl.specs import DONE_KEYS, STATE_KEY, carried_state
 from wm_vec.envs.torchrl.stateless import StatelessTorchRLEnv
+from wm_vec.plain import LARGEST_SEED, check_callable, truth, whole_number
 
 
 class TorchRLEnv(EngineEnv):
@@ -67,7 +68,7 @@ class TorchRLEnv(EngineEnv):
         one_hot: bool = False,
         expose_state: bool = False,
     ) -> None:
-        spaces = observation_space, action_space
+        spaces, expose_state = (observation_space, action_space), truth(expose_state, "expose_state")
         super().__init__(engine, *spaces, batched=True, one_hot=one_hot, state=expose_state)
         self.expose_state = expose_state
         self._supports_set_state = expose_state
@@ -135,6 +136,8 @@ class TorchRLEnv(EngineEnv):
             The seed after those of these envs, so that what holds several batches of envs and seeds them one after
             another (`SerialEnv`, `ParallelEnv`, collectors) gives all envs the seeds of one batch.
         """
+        if seed is not None:
+            seed = whole_number(seed, "set_seed: seed", 0, LARGEST_SEED)
         self._set_seed(seed)
         return seed if seed is None or static_seed else seed + self.engine.num_envs
 
@@ -266,8 +269,8 @@ class TorchRLEnv(EngineEnv):
             ValueError: A horizon that is no whole number of at least 1.
             RuntimeError: Before the first reset.
         """
-        if not isinstance(horizon, int) or horizon < 1:
-            raise ValueError(f"imagine: horizon must be a whole number of at least 1, got {horizon!r}.")
+        horizon, grad = whole_number(horizon, "imagine: horizon"), truth(grad, "imagine: grad")
+        check_callable(policy, "imagine: policy")
         engine = self.engine
         if not engine.started:
             raise RuntimeError("imagine: call reset() first; there is no episode yet.")
