@@ -34,7 +34,7 @@ def field_values(field: BoundField, value: Any, where: str) -> Tensor:
         value = value.detach().to("cpu", torch.float32).numpy()
     try:
         given = np.asarray(value)
-    except ValueError:  # nested lists of unequal lengths
+    except (ValueError, RuntimeError):  # nested lists of unequal lengths, TensorDicts
         given = np.empty(0, object)
     if given.dtype.kind not in "biuf":
         raise ValueError(f"{where}: {field.path!r} takes numbers, got {value!r}.")

@@ -188,6 +188,12 @@ def fields(rng: np.random.Generator, good: Any) -> Drawn:
     return choose(rng, [*drawn, (tuple(good), good), (np.array(good), good)])
 
 
+def groups(rng: np.random.Generator, good: Any) -> Drawn:
+    """Paths of fields or groups of them, in a list or alone."""
+    value, meaning = fields(rng, good)
+    return (value, [value]) if value == good[0] else (value, meaning)
+
+
 def path(rng: np.random.Generator, good: Any) -> Drawn:
     """A file to read or to write."""
     there = good.parent

@@ -22,7 +22,7 @@ from tests.fuzz.targets import NOTHING, Target
 
 CLASSES = ("right", "wrong", "clear", "internal", "changed", "hang")
 SECONDS = 20.0
-OURS = tuple(f"/{package}/" for package in ("wm_vec", "wm_kernels"))
+OURS = tuple(f"/{package}/" for package in ("wm_vec", "wm_kernels", "gymnasium"))
 INTERNAL = (
     ArithmeticError,
     AssertionError,
@@ -61,6 +61,10 @@ class Call:
         return self.run(target, **{**self.good, **changed}), self.target.go_on(target)
 
 
+class NoInputError(Exception):
+    """The value does not even become an input, such as an entry of a TensorDict of another batch size."""
+
+
 class HangError(BaseException):
     """A call took too long."""
 
@@ -95,6 +99,8 @@ def judge(call: Call, name: str, rng: np.random.Generator) -> tuple[Any, str, st
         return value, "hang", f"more than {SECONDS} s"
     except SystemExit as error:
         return value, "wrong" if error.code == 0 else "clear", f"exit {error.code}"
+    except NoInputError:
+        return judge(call, name, rng)
     except Exception as error:
         if is_internal(error):
             return value, "internal", described(error)
@@ -109,7 +115,7 @@ def judge(call: Call, name: str, rng: np.random.Generator) -> tuple[Any, str, st
 
 
 def is_internal(error: Exception) -> bool:
-    """Whether an error comes from the inside: not one that this package raises, and not one made for bad values."""
+    """Whether an error comes from the inside: not one that this package or Gymnasium raises for what it was given."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     raised = linecache.getline(last.filename, last.lineno or 0).lstrip().startswith("raise")
     ours = any(package in last.filename for package in OURS)

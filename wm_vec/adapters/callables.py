@@ -249,8 +249,14 @@ class CallableDynamics(Dynamics):
             raise AdapterError(NO_START)
         start = given_start(state, observation, self.calls, self.observations, batched=True)
         lead: tuple[int, ...] = ()
+        try:
+            parts = tree_leaves(_as_tree(start.observation))
+        except (TypeError, ValueError, RuntimeError):  # refused below, by what it is
+            parts = []
+        if not all(bool(part.isfinite().all()) for part in parts if part.device.type != "meta"):
+            raise AdapterError(f"{self.calls.adapter}: the initial observation is not finite.")
         if not self.observations.fits(start.observation):
-            sizes = {tuple(leaf.shape[:1]) for leaf in tree_leaves(_as_tree(start.observation)) if leaf.dim()}
+            sizes = {tuple(part.shape[:1]) for part in parts if part.dim()}
             if len(sizes) == 1 and self.observations.fits(start.observation, *sizes):
                 lead = sizes.pop()
         return start, lead

@@ -78,7 +78,10 @@ class Field:
             raise ValueError("Field: `leads` is for one predicted position of num_classes=2 with is_input=False.")
         for name in ("low", "high"):  # also arrays, tensors and lists
             if not isinstance(getattr(self, name), (float, int)):
-                bound = np.asarray(getattr(self, name), np.float64)
+                try:
+                    bound = np.asarray(getattr(self, name), np.float64)
+                except (TypeError, RuntimeError) as error:
+                    raise ValueError(f"Field: `{name}` must be numbers, got {getattr(self, name)!r}.") from error
                 object.__setattr__(self, name, tuple(bound.ravel().tolist()) if bound.ndim else float(bound))
         for low, high in zip(self.bounds("low"), self.bounds("high"), strict=True):
             if not low <= high:

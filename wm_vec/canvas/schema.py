@@ -105,7 +105,8 @@ class BoundSchema:
 
     def indices(self, paths: Iterable[str]) -> list[int]:
         """Canvas positions of several fields, in the order given."""
-        check_paths("paths", paths)
+        if isinstance(paths, (str, bytes)) or not isinstance(paths, Iterable):
+            raise SchemaError(f"indices: give a list of field paths, got {paths!r}.")
         return [index for path in paths for index in self[path].indices()]
 
     def to_dict(self) -> dict[str, Any]:

@@ -53,10 +53,10 @@ class JointAction:
         names = [p.name for p in self.perspectives]
         if len(names) == 1 and not isinstance(action, Mapping):
             actions = [action]
-        elif isinstance(action, Mapping) and set(action) == set(names):
+        elif isinstance(action, Mapping) and {*action.keys()} == {*names}:
             actions = [action[name] for name in names]
         else:
-            got = sorted(action) if isinstance(action, Mapping) else type(action).__name__
+            got = sorted(map(str, action.keys())) if isinstance(action, Mapping) else type(action).__name__
             raise ValueError(f"step: give one action for each of {names}, got {got}.")
         for spec, one in zip(self._specs, actions, strict=True):
             spec.check(one, num_envs, self.device, "step")

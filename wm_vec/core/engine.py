@@ -18,7 +18,7 @@ from wm_vec.core.actions import JointAction
 from wm_vec.core.config import EngineConfig
 from wm_vec.core.dynamics import Dynamics
 from wm_vec.core.imagination import imagined
-from wm_vec.core.perspective import Perspective
+from wm_vec.core.perspective import WHOLE_DTYPES, Perspective
 from wm_vec.core.resets import BANK_SEED, Bank, Fresh, GivenStart, bank_leaves, fork_state, make_bank, restart
 from wm_vec.core.rewards import RewardFunctions
 from wm_vec.core.rng import CounterRNG, seed_list, spawn_seeds
@@ -27,8 +27,6 @@ from wm_vec.core.step import World, step
 from wm_vec.core.trees import Tree, copies, num_observations
 from wm_vec.plain import check_callable, check_type, truth, whole_number
 from wm_vec.torch_settings import without_autocast
-
-WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class EngineFamily(WeakSet["Engine"]):
@@ -313,7 +311,7 @@ class Engine:
             index = torch.as_tensor(indices)
         except (TypeError, ValueError, RuntimeError):  # nothing that a tensor can be made of
             index = torch.empty(0)
-        if index.dim() != 1 or not len(index) or index.is_meta or index.dtype not in WHOLE:
+        if index.dim() != 1 or not len(index) or index.is_meta or index.dtype not in WHOLE_DTYPES:
             raise ValueError(f"fork: indices must be a non-empty list of env numbers, got {indices!r}.")
         if bool(((index < 0) | (index >= self.num_envs)).any()):
             raise ValueError(f"fork: indices must lie in [0, {self.num_envs}), got {index.tolist()}.")

@@ -14,6 +14,13 @@ from wm_vec.compat import tree_map
 from wm_vec.core.trees import Tree
 from wm_vec.plain import check_type
 
+WHOLE_DTYPES = tuple(
+    getattr(torch, f"{sign}int{bits}")
+    for sign in ("", "u")
+    for bits in (8, 16, 32, 64)
+    if hasattr(torch, f"{sign}int{bits}")
+)
+
 
 @dataclass(frozen=True)
 class ActionSpec:
@@ -61,7 +68,7 @@ class ActionSpec:
         expected = (num_envs, *self.shape)
         if tuple(action.shape) != expected:
             raise ValueError(f"{where}: the action must have shape {expected}, got {tuple(action.shape)}.")
-        if self.kind == "discrete" and (action.dtype.is_floating_point or action.dtype == torch.bool):
+        if self.kind == "discrete" and action.dtype not in WHOLE_DTYPES:
             raise TypeError(f"{where}: a discrete action must be integers (torch.int64), got {action.dtype}.")
         if self.kind == "box" and not action.dtype.is_floating_point:
             raise TypeError(f"{where}: a continuous action must be floating point, got {action.dtype}.")
@@ -171,6 +178,10 @@ class Perspective:
     reward_fn: Callable[..., Any] | None = None
     terminated_fn: Callable[..., Any] | None = None
     reward_state: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        check_type(self.action, ActionSpec, "Perspective: action")
+        check_type(self.name, str, "Perspective: name")
 
     def observe(self, observation: Tree) -> Tree:
         """This perspective's own copy of the dynamics' observation, ``(B, ...)``."""

@@ -79,7 +79,10 @@ class ActionReader:
             if number not in self._classes:
                 raise ValueError(f"step: the action must be one whole number of {self._space}, got {action!r}.")
             return self._dtype.type(number)
-        array = np.asarray(action)
+        try:
+            array = np.asarray(action)
+        except (TypeError, ValueError, RuntimeError):  # nothing that an array can be made of
+            array = np.empty(0, object)
         if array.shape != self._shape or array.dtype.kind not in ("iu" if self._whole else "fiu"):
             raise ValueError(
                 f"step: the action must be {'whole ' if self._whole else ''}numbers of shape {self._shape}, "

@@ -218,8 +218,8 @@ class WorldModelVectorEnv(VectorEnv):
             ValueError: Unknown options, or a mask or index that does not fit.
         """
         super().reset(seed=seed if isinstance(seed, int) else None)
-        check_type({} if options is None else options, Mapping, "reset: options")
-        own = {key: value for key, value in (options or {}).items() if key not in MASK_OPTIONS}
+        check_type(options := {} if options is None else options, Mapping, "reset: options")
+        own = {key: value for key, value in options.items() if key not in MASK_OPTIONS}
         if own and not self.engine.dynamics.starts_fresh:
             raise ValueError(f"reset: unknown options {sorted(own)}; it takes {' or '.join(map(repr, MASK_OPTIONS))}.")
         observation = self.engine.reset(seed, reset_mask(options, self.num_envs), own or None)
@@ -309,6 +309,8 @@ class WorldModelVectorEnv(VectorEnv):
 
     def _transferred(self, actions: np.ndarray) -> Tensor:
         """Actions of host memory on the device, checked."""
+        if actions.dtype.kind not in "biuf":
+            raise TypeError(f"step: the actions must be numbers, got an array of {actions.dtype}.")
         taken, host = torch.from_numpy(actions.copy()), torch.device("cpu")
         self._perspective.action.check(taken, self.num_envs, host, "step")
         self._perspective.action.check_values(taken, "step")

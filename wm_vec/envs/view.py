@@ -11,6 +11,7 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
+from wm_vec.adapters.spaces import check_spaces
 from wm_vec.compat import tree_leaves, tree_map
 from wm_vec.core import AutoresetMode, Engine
 from wm_vec.core.state import warn_of_divergence
@@ -34,6 +35,7 @@ class EngineView:
 
     def __init__(self, engine: Engine, observation_space: gym.Space, action_space: gym.Space) -> None:
         check_type(engine, Engine, "WorldModelEnv.from_engine: engine")
+        check_spaces(observation_space, action_space, "WorldModelEnv.from_engine")
         self._perspective = engine.only_perspective("WorldModelEnv")
         if engine.num_envs != 1 or engine.autoreset_mode is not AutoresetMode.DISABLED:
             raise ValueError(

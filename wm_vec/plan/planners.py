@@ -14,7 +14,7 @@ from torchrl.modules.planners import CEMPlanner, MPCPlannerBase, MPPIPlanner
 
 from wm_vec.envs.torchrl import StatelessTorchRLEnv, TorchRLEnv
 from wm_vec.envs.torchrl.specs import STATE_KEY
-from wm_vec.plain import real_number, whole_number
+from wm_vec.plain import check_type, real_number, whole_number
 from wm_vec.plan.planning_env import PlanningEnv
 
 
@@ -95,6 +95,8 @@ class MPPI(Planner, MPPIPlanner):
         advantage_module: nn.Module | None = None,
     ) -> None:
         numbers = _checked("MPPI", horizon, num_iterations, num_candidates, num_elites)
+        if advantage_module is not None:
+            check_type(advantage_module, nn.Module, "MPPI: advantage_module")
         temperature = real_number(temperature, "MPPI: temperature", 1e-30)
         super().__init__(PlanningEnv(_stateless(env, "MPPI")), Advantage(advantage_module), temperature, *numbers)
 

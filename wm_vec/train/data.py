@@ -160,7 +160,10 @@ def data_from_transitions(transitions: TensorDictBase, bound: BoundSchema, signa
         raise DataError(f"The transitions lack {missing}; they have {there}.{_hint(missing, found)}")
     if transitions.batch_size.numel() == 0 or (PADDING_MASK in found and not bool(transitions[PADDING_MASK].any())):
         raise DataError("The transitions are empty.")
-    flat = transitions.reshape(-1).detach().cpu()
+    try:
+        flat = transitions.reshape(-1).detach().cpu()
+    except NotImplementedError as error:
+        raise DataError(f"The transitions hold no data: {error}") from error
     begins = torch.arange(flat.shape[0]) % (transitions.shape[-1] if transitions.batch_dims else 1) == 0
     if PADDING_MASK in found:
         real = _column(flat, PADDING_MASK).bool()
@@ -285,7 +288,7 @@ def _column(flat: TensorDictBase, key: Any) -> Tensor:
     """``(M,)``, one number per step ``(M,)``."""
     column = flat[key]
     if not isinstance(column, Tensor) or column.numel() != flat.shape[0] or column.is_complex():
-        got = f"shape {tuple(column.shape[1:])} of {getattr(column, 'dtype', type(column).__name__)}"
+        got = f"shape {tuple(getattr(column, 'shape', ()))[1:]} of {getattr(column, 'dtype', type(column).__name__)}"
         raise DataError(f"The transitions' {key!r} must be one real number per step, got {got}.")
     return column.reshape(-1)
 
@@ -417,7 +420,8 @@ def flat_values(space: gym.Space, batch: Tree, name: str) -> Tensor:
 def _flatten(leaf: gym.Space, part: Any, name: str) -> Tensor:
     if not isinstance(part, (Tensor, np.ndarray)):
         raise DataError(f"Each {name} must be one tensor ({leaf}), got a {type(part).__name__} of several.")
-    batch, size, classes = torch.as_tensor(part), math.prod(leaf.shape or ()), classes_of(leaf)
+    batch = part if isinstance(part, Tensor) else torch.as_tensor(_as_array(name, part))
+    size, classes = math.prod(leaf.shape or ()), classes_of(leaf)
     steps = batch.shape[0]
     if batch.is_complex():
         raise DataError(f"Each {name} must be real numbers ({leaf}), got {batch.dtype}.")

@@ -25,7 +25,7 @@ from wm_vec.envs.torchrl.specs import (
     one_hot_actions,
     one_hot_parts,
 )
-from wm_vec.plain import truth
+from wm_vec.plain import check_type, truth
 from wm_vec.spaces import check_one_hot, map_leaves, read_one_hot, without_one_hot
 
 
@@ -101,6 +101,16 @@ class EngineEnv(MaskedResets):
         """
         check_device(device, self.engine.device)
         return self
+
+    def reset(self, tensordict: TensorDictBase | None = None, **kwargs: Any) -> TensorDictBase:
+        """Start episodes, as TorchRL has it.
+
+        Raises:
+            TypeError: No TensorDict.
+        """
+        if tensordict is not None:
+            check_type(tensordict, TensorDictBase, "reset: the tensordict")
+        return super().reset(tensordict, **kwargs)
 
     def given_starts(self, tensordict: TensorDictBase) -> TensorDictBase | None:
         """The observations in `tensordict` that episodes are to start from, with its flags; None without any.
