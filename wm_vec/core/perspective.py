@@ -14,11 +14,15 @@ from wm_vec.compat import tree_map
 from wm_vec.core.trees import Tree
 from wm_vec.plain import check_type
 
-WHOLE_DTYPES = tuple(
-    getattr(torch, f"{sign}int{bits}")
-    for sign in ("", "u")
-    for bits in (8, 16, 32, 64)
-    if hasattr(torch, f"{sign}int{bits}")
+WHOLE_DTYPES = (
+    torch.int64,
+    torch.int32,
+    torch.int16,
+    torch.int8,
+    torch.uint8,
+    torch.uint16,
+    torch.uint32,
+    torch.uint64,
 )
 
 
