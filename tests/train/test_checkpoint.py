@@ -280,6 +280,25 @@ def test_a_run_killed_while_it_saves_leaves_a_whole_file(tmp_path):
     assert os.listdir(tmp_path) == [path.name], "what killed saves left is gone after the next save"
 
 
+def save_often(path):
+    for i in range(15):
+        write_checkpoint(path, {"w": torch.full((2000,), float(i))}, {"i": i})
+
+
+def test_processes_that_save_to_one_file_do_not_disturb_each_other(tmp_path):
+    path = tmp_path / "world.safetensors"
+    fork = multiprocessing.get_context("fork")
+    runs = [fork.Process(target=save_often, args=(path,)) for _ in range(4)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    assert [run.exitcode for run in runs] == [0] * 4
+    tensors, config = read_checkpoint(path)
+    assert bool((tensors["w"] == config["i"]).all())
+    assert os.listdir(tmp_path) == [path.name]
+
+
 def test_a_save_leaves_alone_what_a_living_one_writes(tmp_path):
     path = tmp_path / "world.safetensors"
     with (tmp_path / f".{path.name}.0123.tmp").open("wb") as living, (tmp_path / ".other.0123.tmp").open("wb") as other:

@@ -154,37 +154,49 @@ def write_file(path: str | os.PathLike[str], data: bytes) -> None:
     check_file(path)
     path = Path(os.path.realpath(as_path(path, "path")))
     _remove_left(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    file, temporary = _temporary(path)
     try:
-        with temporary.open("xb") as file:
-            _lock(file)
+        with file:
             if path.exists():
                 temporary.chmod(stat.S_IMODE(path.stat().st_mode))
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+            if sys.platform == "win32":
+                file.close()  # open files are not renamed there; elsewhere it is held until it has its name
+            os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
-def _lock(file: IO[bytes]) -> bool:
+def _temporary(path: Path) -> tuple[IO[bytes], Path]:
+    """A new file beside `path`, held by this process; its mode follows the umask."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        file = temporary.open("xb")
+        _lock(file, wait=True)
+        if temporary.exists():  # else another save took it for one that was left, before it was held
+            return file, temporary
+        file.close()
+
+
+def _lock(file: IO[bytes], wait: bool = False) -> bool:
     """Hold a file while it is open. False where another process does, or where files cannot be held."""
     if sys.platform == "win32":
         return False
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError:
         return False
     return True
 
 
 def _remove_left(path: Path) -> None:
-    """Remove what killed saves left beside `path`: files with content that no living process holds."""
+    """Remove what killed saves left beside `path`: files that no living process holds."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         with suppress(OSError), left.open("rb") as file:
-            if _lock(file) and os.fstat(file.fileno()).st_size:  # an empty one may be held in a moment
+            if _lock(file):
                 left.unlink()
 
 
