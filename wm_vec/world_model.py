@@ -185,7 +185,7 @@ class WorldModel:
         cls, env_id: str, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> WorldModel:
         """A world that comes with the package, by its environment's id: a key of `wm_vec.envs.registration.BUNDLED`."""
-        if env_id not in BUNDLED:
+        if not isinstance(env_id, str) or env_id not in BUNDLED:
             raise ValueError(f"There is no bundled world {env_id!r}; there are {', '.join(BUNDLED)}.")
         with resources.as_file(resources.files("wm_vec") / "worlds" / f"{env_id}.safetensors") as path:
             return cls.load(path, device=device, dtype=dtype)

@@ -123,6 +123,12 @@ def forked(env: Any, **kwargs: Any) -> Any:
     return fork.step(fork.sample_actions())[:4]
 
 
+def with_graph(engine: Engine, grad: Any) -> Any:
+    """A step inside `keep_graph`."""
+    with engine.keep_graph(grad):
+        return engine.step(t.actions()).observation
+
+
 def finetuned(world: WorldModel, data: Any, n_steps: Any = 1, **config: Any) -> Any:
     """A step of training."""
     files = {key: config.pop(key) for key in ("log_path", "resume_path", "save_path") if key in config}
@@ -235,6 +241,8 @@ def calls() -> list[Call]:
         call("WorldModel.load", lambda _, **k: WorldModel.load(**k).predict(), path=(file, path), device=(None, device),
             dtype=(None, choice)),
         call("WorldModel.load_weights", of("load_weights"), on_world, path=(file, path)),
+        call("WorldModel.load_state_dict", of("load_state_dict"), on_world,
+            state_dict=(t.world_of().state_dict(), thing)),
         call("WorldModel.finetune", finetuned, on_world, data=(td, thing), n_steps=(1, size), batch_size=(16, size),
             learning_rate=(0.001, real(1e-12)), context_dropout=(0.1, real(0, 1)), patience=(3, whole(1,
             optional=True)), seed=(0, seed)),
@@ -330,6 +338,8 @@ def calls() -> list[Call]:
             numbers(2))),
         call("Engine.step (by name)", lambda engine, action: engine.step({"agent": action}).observation, t.ENGINE,
             action=(t.actions(), numbers(2))),
+        call("Engine.keep_graph", with_graph, t.ENGINE, grad=(True, flag)),
+        call("Engine.set_state", of("set_state"), t.ENGINE, state=(t.vector().state(), thing)),
         call("Engine.sample_actions", of("sample_actions"), t.ENGINE, draw=(1, whole(0))),
         call("Engine.encode", lambda engine, seen: engine.encode({"agent": seen}), t.ENGINE, seen=(torch.zeros(4, 3),
             numbers(gaps=True))),

@@ -253,7 +253,6 @@ def numbers(below: int | None = None, clips: bool = False, gaps: bool = False) -
                 *strangers(),
                 None,
                 "nonsense",
-                like(host[None, None]),
                 like(np.stack([host] * 2)),
                 host.astype(complex),
                 host.astype(str),
@@ -265,6 +264,7 @@ def numbers(below: int | None = None, clips: bool = False, gaps: bool = False) -
         )
         drawn += [
             (like(host[..., None]), good),
+            (like(host[None, None]), good),
             (tensor.clone(), good),
             (np.array(host, order="F"), good),
             (tensor.expand(1, *host.shape)[0], good),

@@ -119,7 +119,8 @@ def is_internal(error: Exception) -> bool:
     last = traceback.extract_tb(error.__traceback__)[-1]
     raised = linecache.getline(last.filename, last.lineno or 0).lstrip().startswith("raise")
     ours = any(package in last.filename for package in OURS)
-    return isinstance(error, INTERNAL) and not (ours and raised)
+    noted = bool(getattr(error, "__notes__", ()))  # of which of the user's functions it is
+    return isinstance(error, INTERNAL) and not (ours and raised) and not noted
 
 
 @cache

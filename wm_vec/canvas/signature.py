@@ -166,9 +166,10 @@ def env_maker(env: RealEnv, env_kwargs: Mapping[str, Any] | None = None) -> Call
     Raises:
         TypeError: No environment, or one that is made already with `env_kwargs`.
     """
-    check_type({} if env_kwargs is None else env_kwargs, Mapping, "env_kwargs")
+    check_type(env_kwargs := {} if env_kwargs is None else env_kwargs, Mapping, "env_kwargs")
+    env_kwargs = dict(env_kwargs)
     if isinstance(env, str):
-        return partial(gym.make, env, **(env_kwargs or {}))
+        return partial(gym.make, env, **env_kwargs)
     if isinstance(env, gym.Env):
         if env_kwargs:
             raise TypeError(f"env_kwargs go with an id or a callable; {env} is made already. Leave them out.")
@@ -178,7 +179,7 @@ def env_maker(env: RealEnv, env_kwargs: Mapping[str, Any] | None = None) -> Call
             "A real environment is a registered Gymnasium id, a gymnasium.Env, or a callable that makes one; got "
             f"{type(env).__name__}."
         )
-    return partial(_made_by, env, **(env_kwargs or {}))
+    return partial(_made_by, env, **env_kwargs)
 
 
 def _copy_of(env: gym.Env) -> gym.Env:

@@ -380,7 +380,7 @@ class Engine:
         """
         if self._keeps_graph is not None:
             raise RuntimeError("keep_graph: this engine is inside such a block already; leave it first.")
-        before = self._started("keep_graph")
+        before, grad = self._started("keep_graph"), truth(grad, "keep_graph: grad")
         self._keeps_graph = grad
         try:
             with torch.set_grad_enabled(grad):

@@ -27,9 +27,9 @@ def imagined(
         rollout = TensorDict({"observation": as_entry(observation)}, batch_size=[num_envs], device=device)
         if takes_tensordict:
             rollout = policy(rollout)
-        else:
-            rollout.set("action", policy(observation))
-        actions = world.actions.check({name: rollout.get("action")}, num_envs)
+        action = rollout.get("action") if takes_tensordict else policy(observation)
+        actions = world.actions.check({name: action}, num_envs)
+        rollout.set("action", action)
         state, output = step(world, state, actions, autoreset_mode)
         rollout.set(
             "next",

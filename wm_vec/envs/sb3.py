@@ -269,7 +269,10 @@ class SB3VecEnv(VecEnv):
     def _envs(self, indices: VecEnvIndices) -> list[int]:
         if indices is None:
             return [*range(self.num_envs)]
-        envs = np.atleast_1d(np.asarray(indices))
+        try:
+            envs = np.atleast_1d(np.asarray(indices))
+        except (ValueError, RuntimeError):  # nested lists of unequal lengths, TensorDicts
+            envs = np.empty(0, object)
         if envs.ndim != 1 or envs.dtype.kind not in "iu" or not np.isin(envs, np.arange(self.num_envs)).all():
             raise ValueError(
                 f"SB3VecEnv: indices must be numbers of envs from 0 to {self.num_envs - 1}, got {indices!r}."

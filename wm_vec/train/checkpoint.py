@@ -25,7 +25,7 @@ if sys.platform != "win32":
     import fcntl
 
 FORMAT_VERSION = 2
-MAX_HEADER = 4 * 2**20
+MAX_HEADER = 2 * 2**20
 """Bytes: parsed, a header takes many times its size."""
 FLOATS = ("F32", "F64", "BF16")
 OTHERS = {torch.int64: "I64", torch.bool: "BOOL", torch.uint8: "U8"}
