@@ -86,7 +86,7 @@ def test_after_grad_the_engine_holds_no_graph():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ((policy, 0), ValueError, "horizon must be at least 1, got 0"),
+        ((policy, 0), ValueError, "horizon must be a whole number of at least 1, got 0"),
         ((lambda o: o, 1), ValueError, r"must have shape \(3, 1\), got \(3, 2\)"),
         ((lambda o: None, 1), TypeError, "torch tensor"),
     ],

@@ -193,7 +193,7 @@ def test_forks_and_siblings_join_the_family():
 
 def test_a_world_reaches_the_engines_of_its_bank_and_their_forks_but_no_others(cartpole, tmp_path):
     world = type(cartpole).bundled("CartPole-v1")
-    world.bank = torch.full((2, world.num_positions), 0.01)
+    world.bank = torch.full((2, world.num_positions), 0.01) * ~world.model.codec.is_class
     world.save(tmp_path / "world")
     world = type(cartpole).bundled("CartPole-v1")
     own = world.to_engine(2, seed=0)

@@ -214,8 +214,8 @@ def test_a_tensor_of_indices_is_taken_too():
         ([], "fresh", "non-empty"),
         (1, "fresh", "non-empty list"),
         ([[0, 1]], "fresh", "non-empty list"),
-        (torch.tensor([True, False, True]), "fresh", "env numbers, got torch.bool"),
-        ([0.0], "fresh", "env numbers, got torch.float32"),
+        (torch.tensor([True, False, True]), "fresh", r"env numbers, got tensor\(\[ True"),
+        ([0.0], "fresh", r"env numbers, got \[0.0\]"),
         ([0], "new", "'fresh' or 'same', got 'new'"),
     ],
 )

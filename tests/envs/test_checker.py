@@ -207,7 +207,7 @@ def test_a_leak_of_arrays_is_found():
 
 
 def test_too_few_steps_are_refused(cartpole):
-    with pytest.raises(ValueError, match="num_steps must be at least 8"):
+    with pytest.raises(ValueError, match="num_steps must be a whole number of at least 8"):
         check_vector_env(make(cartpole), num_steps=7)
 
 

@@ -62,6 +62,8 @@ horizon = whole(1, optional=True)
 arity = function(
     lambda: 0, lambda *_: None, lambda *_: "text", lambda *_: 1j, lambda *_: torch.zeros(7), lambda *_: object()
 )
+answers = function(lambda *_: None, lambda *_: "text", lambda *_: 1j, lambda *_: torch.zeros(7), lambda *_: object())
+"""Functions whose answers cannot be used; those that take nothing are called with nothing."""
 SETTINGS: dict[str, tuple[Any, Any]] = {
     "max_episode_steps": (7, horizon),
     "seed": (3, seed_or_none),
@@ -84,21 +86,18 @@ VIEW: dict[str, tuple[Any, Any]] = {
 }
 RUN: dict[str, tuple[Any, Any]] = {**SETTINGS, "bank_size": (8, size)}
 MODEL: dict[str, tuple[Any, Any]] = {
-    "world_model": (t.push, arity),
+    "world_model": (t.shove, arity),
     "initial_observation": (torch.zeros(3), numbers()),
     "initial_state": (torch.zeros(3), thing),
-    "transition_fn": (None, arity),
-    "reward_fn": (lambda model, state: state.sum(-1), arity),
-    "terminal_fn": (lambda model, state: state.sum(-1) > 99, arity),
+    "transition_fn": (None, answers),
+    "reward_fn": (lambda model, state: state.sum(-1), answers),
+    "terminal_fn": (lambda model, state: state.sum(-1) > 99, answers),
     "device": ("cpu", device),
     "rng": ("counter", choice),
 }
 
 
 PHILOX = {name: (torch.arange(3), numbers()) for name in ("seed", "episode", "step")}
-
-
-policies = function(lambda *_: None, lambda *_: "text", lambda *_: 1j, lambda *_: torch.zeros(7), lambda *_: object())
 
 
 def call(name: str, run: Any, target: t.Target = t.NOTHING, /, **arguments: tuple[Any, Any]) -> Call:
@@ -186,8 +185,8 @@ def command(*words: Any) -> Any:
     return run
 
 
-def word(*wrong: str) -> Any:
-    """Words that a command does not take."""
+def word(*wrong: Any) -> Any:
+    """Any of these, none of which is taken."""
     return lambda rng, good: (wrong[int(rng.integers(len(wrong)))], REFUSED)
 
 
@@ -209,7 +208,7 @@ def calls() -> list[Call]:
             "mode"], groups), exclude=(["mode"], groups), d_model=(32, whole(32))),
         call("BoundSchema", lambda _, **k: BoundSchema(**k).to_dict(), fields=(t.FIELDS, thing), d_model=(32,
             whole(32))),
-        call("BoundSchema.indices", lambda _, paths: schema.indices(paths), paths=(["speed", "mode"], fields)),
+        call("BoundSchema.indices", lambda _, paths: schema.indices(paths), paths=(["speed", "mode"], thing)),
         call("BoundSchema.from_dict", lambda _, data: BoundSchema.from_dict(data).to_dict(), data=(schema.to_dict(),
             thing)),
         call("BoundSchema[]", lambda _, path: schema[path].path, path=("speed", choice)),
@@ -230,7 +229,7 @@ def calls() -> list[Call]:
         call("WorldModel", lambda _, **k: WorldModel(**k).predict(), schema=(t.FIELDS, thing), config=(None,
             thing_or_none), device=(None, device), dtype=(None, choice), seed=(0, seed)),
         call("WorldModel.from_env", lambda _, **k: WorldModel.from_env(**k).predict(), env=("CartPole-v1", thing),
-            env_kwargs=(None, choice), d_model=(32, whole(32)), seed=(0, seed)),
+            env_kwargs=(None, thing_or_none), d_model=(32, whole(32)), seed=(0, seed)),
         call("WorldModel.from_signature", lambda _, **k: WorldModel.from_signature(**k).predict(),
             signature=(EnvSignature(t.PLANE, t.PUSH, 20), thing), d_model=(32, whole(32))),
         call("WorldModel.from_torchrl_env", lambda _, **k: WorldModel.from_torchrl_env(**k).predict(),
@@ -313,7 +312,7 @@ def calls() -> list[Call]:
         call("WorldModelVectorEnv.start_from", lambda env, **k: (env.start_from(**k), env.reset(seed=1)[0])[1],
             t.VECTOR, source=(td, thing), num_states=(8, size)),
         call("WorldModelVectorEnv.imagine", of("imagine"), t.VECTOR, policy=(lambda obs: (obs[:, 0] > 0).long(),
-            policies), horizon=(2, size), grad=(False, flag)),
+            answers), horizon=(2, size), grad=(False, flag)),
         call("WorldModelVectorEnv.from_callables", lambda _, **k: t.rollout(t.own(**k)), num_envs=(4, size),
             batching=("batched", choice), **MODEL, **RUN),
         call("WorldModelVectorEnv.from_callables (spaces)", lambda _, **k: WorldModelVectorEnv.from_callables(t.push,
@@ -347,7 +346,7 @@ def calls() -> list[Call]:
             autoreset_mode=("disabled", choice)),
         call("Engine.fork", lambda engine, **k: engine.fork(**k).state(), t.ENGINE, indices=(torch.tensor([0, 1]),
             numbers(t.NUM_ENVS, gaps=True)), rng=("same", choice)),
-        call("Engine.imagine", of("imagine"), t.ENGINE, policy=(lambda obs: (obs[:, 0] > 0).long(), policies),
+        call("Engine.imagine", of("imagine"), t.ENGINE, policy=(lambda obs: (obs[:, 0] > 0).long(), answers),
             horizon=(2, size)),
         call("Engine.load_bank", of("load_bank"), t.ENGINE, bank=(t.vector().engine.state().dynamics, thing)),
         call("spawn_seeds", lambda _, **k: wm_vec.spawn_seeds(**k), root=(0, whole(0, optional=True)), num_seeds=(3,
@@ -385,7 +384,7 @@ def calls() -> list[Call]:
         call("TorchRLEnv.reset", lambda pair, tensordict: pair[0].reset(tensordict), t.TORCHRL, tensordict=(None,
             thing_or_none)),
         call("TorchRLEnv.imagine", lambda pair, **k: pair[0].imagine(**k), t.TORCHRL, policy=(lambda obs: (obs[:, 0] >
-            0).long(), policies), horizon=(2, size), grad=(False, flag)),
+            0).long(), answers), horizon=(2, size), grad=(False, flag)),
         call("TorchRLEnv.start_from", lambda pair, **k: (pair[0].start_from(**k), pair[0].set_seed(1),
             pair[0].reset())[2], t.TORCHRL, source=(td, thing), num_states=(8, size)),
         call("StatelessTorchRLEnv", lambda _, **k: t.torchrl_rollout(StatelessTorchRLEnv(**k)),
@@ -410,7 +409,8 @@ def calls() -> list[Call]:
         call("CEM", lambda _, **k: CEM(**k) and None, env=(t.world_of().to_torchrl_env(1), thing), horizon=(3, size),
             num_candidates=(8, whole(2)), num_iterations=(1, size), num_elites=(4, whole(2, high=8))),
         call("MPPI", lambda _, **k: MPPI(**k) and None, env=(t.world_of().to_torchrl_env(1), thing), horizon=(3, size),
-            temperature=(1.0, real(1e-09)), num_elites=(4, whole(2)), advantage_module=(None, thing_or_none)),
+            temperature=(1.0, real(1e-09)), num_elites=(4, whole(2)), advantage_module=(None,
+            word("nonsense", 3, 2.5, b"x"))),
         call("WorkerEnvs", lambda _, **k: t.torchrl_rollout(WorkerEnvs(**k).makers[0]()), world=(str(file), thing),
             num_envs=(4, whole(2)), num_workers=(2, whole(1, high=4)), seed=(0, seed_or_none), device=(None, device),
             wrap=(None, function())),
@@ -422,7 +422,7 @@ def calls() -> list[Call]:
         call("use_backend", _with_backend, backend=("reference", choice)),
         # -- data, training, evaluation ---------------------------------------------------------------------------
         call("collect_transitions", lambda _, **k: collect_transitions(**k), env=("CartPole-v1", thing), n=(8, size),
-            policy=("random", choice), seed=(0, seed), num_envs=(2, size), env_kwargs=(None, choice)),
+            policy=("random", choice), seed=(0, seed), num_envs=(2, size), env_kwargs=(None, thing_or_none)),
         call("save_transitions", lambda _, **k: save_transitions(**k), transitions=(td, thing), path=(out, path)),
         call("load_transitions", lambda _, path: load_transitions(path), path=(_saved_transitions(), path)),
         call("read_checkpoint", lambda _, path: read_checkpoint(path), path=(file, path)),

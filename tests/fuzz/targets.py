@@ -133,6 +133,11 @@ def push(state: Any, action: Any) -> Any:
     return {"state": after, "observation": after, "reward": after.sum(-1)}
 
 
+def shove(state: Any, action: Any) -> Any:
+    """The same without a reward, which a function gives."""
+    return {name: value for name, value in push(state, action).items() if name != "reward"}
+
+
 def own(num_envs: int = NUM_ENVS, **settings: Any) -> WorldModelVectorEnv:
     """Many envs of a model of one's own."""
     options = {

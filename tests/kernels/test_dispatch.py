@@ -133,8 +133,14 @@ def test_what_an_implementation_cannot_take_runs_the_reference_unless_forced():
 
 def test_forcing_a_backend_that_an_op_lacks_runs_its_reference():
     op, args = op_with(decode_fields_reference), decode_args()
-    with use_backend("no-such-backend"):
+    with use_backend("numpy"):
         assert op.choose(*args) is op.reference
+
+
+@pytest.mark.parametrize("backend", ["no-such-backend", "", None, 1])
+def test_forcing_a_backend_that_no_op_has_is_refused(backend):
+    with pytest.raises(ValueError, match=r"use_backend: known are .*numpy"), use_backend(backend):
+        pass
 
 
 # -- the harness catches what is wrong ----------------------------------------------------------------------

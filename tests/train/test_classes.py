@@ -171,7 +171,7 @@ def test_rewards_beyond_the_room_become_a_number_that_learns():
 def test_a_refused_resume_leaves_the_classes_as_they_were(tmp_path):
     world = trained([3.0, 5.0])
     save_file({"w": torch.ones(1)}, tmp_path / "r", metadata={"wm_vec": json.dumps({"format_version": 2})})
-    with pytest.raises(CheckpointError, match="another training run"):
+    with pytest.raises(CheckpointError, match="broken state of a training run"):
         world.finetune(recording([1.0, 2.0]), config=QUICK, resume_path=tmp_path / "r")
     assert table(world) == [3.0, 5.0]
     assert set(rewards_of(env_of(world)).unique().tolist()) == {3.0, 5.0}

@@ -644,5 +644,5 @@ def test_the_fingerprint_knows_every_value():
 
 @pytest.mark.parametrize("n", [0, -1])
 def test_collecting_nothing(n):
-    with pytest.raises(ValueError, match=f"n must be at least 1, got {n}"):
+    with pytest.raises(ValueError, match=f"n must be a whole number of at least 1, got {n}"):
         collect_transitions("CartPole-v1", n)

@@ -223,7 +223,11 @@ class Engine:
     def _checked_mask(self, mask: Tensor | None, name: str) -> Tensor | None:
         if mask is not None:
             check_type(mask, Tensor, f"reset: the {name}")
-            if tuple(mask.shape) != (self.num_envs,) or mask.dtype != torch.bool or mask.is_meta:
+            if (
+                tuple(mask.shape) != (self.num_envs,)
+                or mask.dtype != torch.bool
+                or (mask.is_meta and self.device.type != "meta")
+            ):
                 raise ValueError(
                     f"reset: the {name} must be bool of shape ({self.num_envs},), got {mask.dtype}, "
                     f"{tuple(mask.shape)} on {mask.device}."

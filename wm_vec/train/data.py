@@ -427,8 +427,8 @@ def _flatten(leaf: gym.Space, part: Any, name: str) -> Tensor:
         raise DataError(f"Each {name} must be real numbers ({leaf}), got {batch.dtype}.")
     if classes is not None and not isinstance(leaf, MultiBinary):
         counts = classes[0].ravel().tolist()
-        if batch.dim() == 2 and size <= batch.shape[1] == sum(counts):
-            index, clear = read_one_hot(batch, counts)
+        if batch.dim() > 1 and size <= batch.shape[1:].numel() == sum(counts):  # (M, n), or (M, k, n) as GymEnv has it
+            index, clear = read_one_hot(batch.flatten(1), counts)
             if bool(clear.all()):
                 return index.double()
             if size < sum(counts):  # else they may be indices
