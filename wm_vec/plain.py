@@ -100,13 +100,6 @@ def check_callable(value: Callable[..., Any] | None, name: str) -> None:
         raise TypeError(f"{name} must be callable, got {value!r} ({type(value).__name__}).")
 
 
-def unwrap_scalars(config: object) -> None:
-    """Make NumPy's scalars in fields of a frozen dataclass Python's."""
-    for name, value in vars(config).items():
-        if isinstance(value, np.generic):
-            object.__setattr__(config, name, value.item())
-
-
 def take_numbers(config: object, ranges: Mapping[str, tuple[Any, Any]]) -> None:
     """Make fields of a frozen dataclass plain numbers within ranges: whole ones where the range's ends are ints.
 

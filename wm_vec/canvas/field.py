@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from wm_vec.plain import take_numbers, truth, unwrap_scalars
+from wm_vec.plain import LARGEST_WHOLE, take_numbers, truth
 
 Bound = float | tuple[float, ...]
 MAX_CLASSES = 4096
@@ -55,34 +55,40 @@ class Field:
     leads: bool = False
 
     def __post_init__(self) -> None:
-        unwrap_scalars(self)
-        take_numbers(self, {"h": (1, MAX_POSITIONS), "w": (1, MAX_POSITIONS), "period": (1, MAX_PERIOD)})
+        sizes = {
+            "h": (1, MAX_POSITIONS),
+            "w": (1, MAX_POSITIONS),
+            "period": (1, MAX_PERIOD),
+            "max_values": (0, MAX_CLASSES),
+        }
+        take_numbers(self, {**sizes, "loss_weight": (0.0, 1e30)})
+        if self.num_classes is not None:
+            take_numbers(self, {"num_classes": (1, LARGEST_WHOLE)})
         if self.num_positions > MAX_POSITIONS:
             raise ValueError(f"Field: at most {MAX_POSITIONS} positions, got h={self.h} x w={self.w}.")
         for name in ("is_output", "is_input", "leads"):
             object.__setattr__(self, name, truth(getattr(self, name), f"Field: `{name}`"))
-        if not isinstance(self.loss_weight, (int, float)) or not 0 <= self.loss_weight < 1e30:
-            raise ValueError(f"Field: `loss_weight` must be finite and not negative, got {self.loss_weight!r}.")
-        if self.num_classes is not None and (type(self.num_classes) is not int or self.num_classes < 1):
-            raise ValueError(f"Field: `num_classes` must be at least 1 or None, got {self.num_classes!r}.")
         if self.num_classes is not None and self.num_classes > MAX_CLASSES:
             raise ValueError(
                 f"Field: `num_classes` is {self.num_classes}; a field takes at most {MAX_CLASSES}. Make several fields "
                 "of it (the digits of the index, for example), or a number."
             )
-        if not isinstance(self.max_values, int) or not 0 <= self.max_values <= (2 if self.is_input else MAX_CLASSES):
+        if self.is_input and self.max_values > 2:
             raise ValueError(
                 f"Field: `max_values` must be 0 to 2, more only where is_input=False; got {self.max_values!r}."
             )
         if self.leads and (self.num_classes != 2 or self.num_positions != 1 or self.is_input or not self.is_output):
             raise ValueError("Field: `leads` is for one predicted position of num_classes=2 with is_input=False.")
         for name in ("low", "high"):  # also arrays, tensors and lists
-            if not isinstance(getattr(self, name), (float, int)):
-                try:
-                    bound = np.asarray(getattr(self, name), np.float64)
-                except (TypeError, RuntimeError) as error:
-                    raise ValueError(f"Field: `{name}` must be numbers, got {getattr(self, name)!r}.") from error
-                object.__setattr__(self, name, tuple(bound.ravel().tolist()) if bound.ndim else float(bound))
+            given = getattr(self, name)
+            try:
+                bound = np.asarray(given)
+            except (TypeError, ValueError, RuntimeError):  # nested lists of unequal lengths, TensorDicts
+                bound = np.empty(0, object)
+            if bound.dtype.kind not in "iuf":
+                raise ValueError(f"Field: `{name}` must be numbers, got {given!r}.")
+            bound = bound.astype(np.float64)
+            object.__setattr__(self, name, tuple(bound.ravel().tolist()) if bound.ndim else float(bound))
         for low, high in zip(self.bounds("low"), self.bounds("high"), strict=True):
             if not low <= high:
                 raise ValueError(f"Field: `low` must not be above `high`, got {low} and {high}.")
