@@ -170,13 +170,9 @@ class BatchedFunction:
         """The result in its dtype; a flag that is no bool stays a number, since NaN is neither true nor false."""
         if value.is_complex():
             raise ValueError(f"{self.name} must return one real number per env, got {value.dtype}.")
-        return (
-            value.to(self.dtype)
-            if self.dtype is not torch.bool
-            else value
-            if value.dtype is torch.bool
-            else value.float()
-        )
+        if self.dtype is torch.bool:
+            return value if value.dtype is torch.bool else value.float()
+        return value.to(self.dtype)
 
     def _run(self, tensors: Sequence[Tree]) -> tuple[Tensor, ...]:
         """Call the function; its result, and its new state in the shape and dtype of the old one."""
