@@ -10,6 +10,7 @@ from dataclasses import asdict
 from importlib import resources
 from typing import Any, Self, TypedDict, Unpack
 
+import numpy as np
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
@@ -475,6 +476,8 @@ class WorldModel:
             TypeError: A seed that is no whole number.
         """
         num_samples = whole_number(num_samples, "num_samples")
+        if not isinstance(seed, (int, np.integer)):
+            raise TypeError(f"predict: seed must be an int, got {seed!r} ({type(seed).__name__}).")
         self._warn_if_untrained()
         values = self._observed.expand(num_samples, -1)
         filled = fill_in(self.model, values, self._observed_known.expand(num_samples, -1), seed, n_steps)

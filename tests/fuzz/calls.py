@@ -297,7 +297,7 @@ def calls() -> list[Call]:
             options=(None, choice)),
         call("WorldModelVectorEnv.reset (mask)", masked, t.VECTOR, reset_mask=(torch.tensor([True, False, True, True]),
             numbers())),
-        call("WorldModelVectorEnv.reset (idx)", masked, t.VECTOR, env_idx=(torch.tensor([0, 1]), numbers(t.NUM_ENVS))),
+        call("WorldModelVectorEnv.reset (idx)", masked, t.VECTOR, env_idx=([0, 1], indices(t.NUM_ENVS))),
         call("WorldModelVectorEnv.step", lambda env, actions: env.step(actions)[:4], t.VECTOR, actions=(t.actions(),
             numbers(2))),
         call("WorldModelVectorEnv.step (next step)", lambda env, actions: env.step(actions)[:4], t.NEXT_STEP,

@@ -191,7 +191,7 @@ def fields(rng: np.random.Generator, good: Any) -> Drawn:
 def groups(rng: np.random.Generator, good: Any) -> Drawn:
     """Paths of fields or groups of them, in a list or alone."""
     value, meaning = fields(rng, good)
-    return (value, [value]) if value == good[0] else (value, meaning)
+    return (value, [value]) if isinstance(value, str) and value == good[0] else (value, meaning)
 
 
 def path(rng: np.random.Generator, good: Any) -> Drawn:

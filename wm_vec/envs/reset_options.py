@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from tensordict import TensorDictBase
 from torch import Tensor
 
 MASK_OPTIONS = ("reset_mask", "env_idx")
@@ -29,7 +30,7 @@ def reset_mask(options: Mapping[str, Any] | None, num_envs: int) -> Tensor | Non
         raise ValueError("reset: give options['reset_mask'] or options['env_idx'], not both.")
     key, given = named[0], options[named[0]]
     try:
-        envs = torch.as_tensor(given)
+        envs = torch.empty(1) if isinstance(given, TensorDictBase) else torch.as_tensor(given)
     except (TypeError, ValueError, RuntimeError):  # nothing that a tensor can be made of
         envs = torch.empty(1)
     if envs.dtype is torch.bool and tuple(envs.shape) == (num_envs,):
@@ -38,7 +39,7 @@ def reset_mask(options: Mapping[str, Any] | None, num_envs: int) -> Tensor | Non
     if key == "env_idx":
         wanted = f"whole numbers that lie in [0, {num_envs}), or {wanted}"
         whole = not (envs.is_floating_point() or envs.is_complex() or envs.dtype is torch.bool)
-        if whole or envs.shape == (0,):  # an empty list has a floating dtype
+        if envs.dim() < 2 and (whole or envs.shape == (0,)):  # an empty list has a floating dtype
             index = envs.to("cpu", torch.int64).reshape(-1)
             if bool(((index >= 0) & (index < num_envs)).all()):
                 return torch.zeros(num_envs, dtype=torch.bool).index_fill_(0, index, True)
