@@ -148,6 +148,16 @@ def indices(size: int) -> Domain:
     return draw
 
 
+def present(domain: Domain) -> Domain:
+    """As `domain`, of an argument for which None is nothing bad."""
+
+    def draw(rng: np.random.Generator, good: Any) -> Drawn:
+        value, meaning = domain(rng, good)
+        return draw(rng, good) if value is None else (value, meaning)
+
+    return draw
+
+
 def thing(rng: np.random.Generator, good: Any) -> Drawn:
     """An object of one class."""
     return choose(rng, refused([*strangers()[:-2], 3, -1, 2.5, "nonsense", "", None, lambda: 0, type, np.nan]))
