@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-LARGEST_SEED = 2**63 - 1
 LARGEST_WHOLE = 2**53
 """Whole numbers up to here are exact as floats, and have room to be added in int64."""
 
@@ -28,6 +27,11 @@ def whole_number(value: Any, name: str, low: int = 1, high: int = LARGEST_WHOLE)
             f"{name} must be a whole number of at least {low}{most}, got {value!r} ({type(value).__name__})."
         )
     return int(value)
+
+
+def seed_number(value: Any, name: str) -> int:
+    """A seed in [0, 2^63), as `whole_number` has it."""
+    return whole_number(value, name, 0, 2**63 - 1)
 
 
 def real_number(value: Any, name: str, low: float = -1e30, high: float = 1e30) -> float:
@@ -65,14 +69,14 @@ def as_path(value: Any, name: str) -> Path:
         raise TypeError(f"{name} must be a path, got {value!r} ({type(value).__name__}).") from error
 
 
-def as_device(value: Any) -> torch.device | None:
-    """A device that is there, by itself or its name; None stays None.
+def as_device(value: Any) -> torch.device:
+    """A device that is there, by itself or its name.
 
     Raises:
         ValueError: Something else, or one that is not there.
     """
     try:
-        return None if value is None else torch.empty(0, device=torch.device(value)).device
+        return torch.empty(0, device=torch.device(value)).device
     except (AssertionError, RuntimeError, TypeError) as error:
         raise ValueError(
             f"device must be a torch.device that is there or its name, as 'cpu' or 'cuda', got {value!r}."

@@ -30,7 +30,7 @@ from wm_vec.envs.registration import BUNDLED
 from wm_vec.envs.torchrl.spaces import gymnasium_spec, spaces_of
 from wm_vec.model import CanvasModel, ModelConfig, check_state
 from wm_vec.model.state_check import LARGEST_BANK
-from wm_vec.plain import LARGEST_SEED, as_device, as_path, check_callable, check_type, whole_number
+from wm_vec.plain import as_device, as_path, check_callable, check_type, seed_number, whole_number
 from wm_vec.settings import EngineSettings, EnvSettings, VectorSettings, configs_of
 from wm_vec.train import (
     CheckpointError,
@@ -88,7 +88,7 @@ class WorldModel:
         seed: int = 0,
     ) -> None:
         warn_if_forked()
-        device, dtype, seed = as_device(device), _checked_dtype(dtype), whole_number(seed, "seed", 0, LARGEST_SEED)
+        device, dtype, seed = _checked_device(device), _checked_dtype(dtype), seed_number(seed, "seed")
         self.bound = schema if isinstance(schema, BoundSchema) else compile_schema(schema)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -220,7 +220,7 @@ class WorldModel:
             FileNotFoundError: There is no such file.
             CheckpointError: It is cut short, a pickle, of another kind or of another version, or contradicts itself.
         """
-        device, dtype, file = as_device(device), _checked_dtype(dtype), CheckpointFile(path)
+        device, dtype, file = _checked_device(device), _checked_dtype(dtype), CheckpointFile(path)
         config = file.config
         try:
             schema, model_config = BoundSchema.from_dict(config["schema"]), ModelConfig(**config["model"])
@@ -497,7 +497,7 @@ class WorldModel:
         Raises:
             ValueError: No device, or one that is not there.
         """
-        there = as_device("nowhere" if device is None else device)
+        there = as_device(device)
         self.model.to(there)
         self.bank = None if self.bank is None else self.bank.to(there)
         self._observed, self._observed_known = self._observed.to(there), self._observed_known.to(there)
@@ -667,6 +667,11 @@ def _tensors_like(model: CanvasModel, bank: tuple[int, ...] | None) -> dict[str,
         rows = bank[0] if bank and 0 < bank[0] <= LARGEST_BANK // width else 1
         like["bank"] = torch.empty(rows, width, device="meta")
     return like
+
+
+def _checked_device(device: Any) -> torch.device | None:
+    """A device that is there; None stays None."""
+    return None if device is None else as_device(device)
 
 
 def _checked_dtype(dtype: torch.dtype | None) -> torch.dtype:

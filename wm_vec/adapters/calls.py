@@ -281,7 +281,7 @@ def device_of(model: Any, device: torch.device | str | None) -> torch.device:
     first = next(model.parameters(), None) if isinstance(model, nn.Module) else None
     if device is None:
         return torch.device("cpu") if first is None else first.device
-    wanted = as_device(device) or torch.device("cpu")
+    wanted = as_device(device)
     if first is not None and first.device != wanted:
         raise AdapterError(
             f"The model is on {first.device}, device is {wanted}. Move it with model.to({str(wanted)!r})."

@@ -8,7 +8,7 @@ from typing import TypedDict
 from gymnasium.vector import AutoresetMode
 
 from wm_vec.core.state import as_autoreset_mode
-from wm_vec.plain import LARGEST_SEED, truth, whole_number
+from wm_vec.plain import seed_number, truth, whole_number
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class EngineConfig:
         if self.max_episode_steps is not None:
             object.__setattr__(self, "max_episode_steps", whole_number(self.max_episode_steps, "max_episode_steps"))
         if self.seed is not None:
-            object.__setattr__(self, "seed", whole_number(self.seed, "seed", 0, LARGEST_SEED))
+            object.__setattr__(self, "seed", seed_number(self.seed, "seed"))
         object.__setattr__(self, "bank_size", whole_number(self.bank_size, "bank_size"))
 
 

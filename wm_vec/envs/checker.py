@@ -10,7 +10,7 @@ from gymnasium.vector import AsyncVectorEnv, VectorEnv
 from wm_vec.envs.checks import aliasing, episodes, memory, seeding, structure
 from wm_vec.envs.checks.report import CheckError, CheckReport, Failure
 from wm_vec.envs.checks.rollout import Case, Driver, Record
-from wm_vec.plain import LARGEST_SEED, check_type, whole_number
+from wm_vec.plain import check_type, seed_number, whole_number
 
 __all__ = ["CheckError", "CheckReport", "Failure", "check_vector_env"]
 
@@ -78,7 +78,7 @@ def check_vector_env(
         ValueError: `num_steps` is below 8.
     """
     whole_number(num_steps, "check_vector_env: num_steps", 8)
-    whole_number(seed, "check_vector_env: seed", 0, LARGEST_SEED)
+    seed_number(seed, "check_vector_env: seed")
     check_type(env, VectorEnv, "check_vector_env: env")
     report = CheckReport(str(env))
     structure.check_declaration(env, report)

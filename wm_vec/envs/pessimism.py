@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from wm_vec.adapters.errors import AdapterError, describe
 from wm_vec.envs.reset_options import reset_mask
+from wm_vec.plain import real_number
 
 PENALTY = "penalty"
 
@@ -39,7 +39,7 @@ class PessimisticReward(gym.Wrapper, RecordConstructorArgs):
     def __init__(self, env: gym.Env, coefficient: float, key: str = "disagreement") -> None:
         RecordConstructorArgs.__init__(self, coefficient=coefficient, key=key)
         super().__init__(env)
-        self.coefficient, self.key = _checked(coefficient, type(self).__name__), key
+        self.coefficient, self.key = real_number(coefficient, f"{type(self).__name__}: coefficient", 0.0), key
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """One step.
@@ -82,7 +82,7 @@ class PessimisticVectorReward(VectorWrapper):
 
     def __init__(self, env: VectorEnv, coefficient: float, key: str = "disagreement") -> None:
         super().__init__(env)
-        self.coefficient, self.key = _checked(coefficient, type(self).__name__), key
+        self.coefficient, self.key = real_number(coefficient, f"{type(self).__name__}: coefficient", 0.0), key
         self._mode = (env.metadata or {}).get("autoreset_mode")
         # Made at the first step: only rewards show dtype and device.
         self._stepped = False
@@ -152,14 +152,6 @@ class PessimisticVectorReward(VectorWrapper):
         self._returns = self._returns.masked_fill(fresh, 0.0)
         self._penalties = self._penalties.masked_fill(fresh, 0.0)
         self._pending = self._pending & ~fresh
-
-
-def _checked(coefficient: float, where: str) -> float:
-    if isinstance(coefficient, bool) or not isinstance(coefficient, (int, float, np.number)):
-        raise ValueError(f"{where}: coefficient must be a number, got {coefficient!r}.")
-    if not math.isfinite(coefficient) or coefficient < 0:
-        raise ValueError(f"{where}: coefficient must be finite and not negative, got {coefficient!r}.")
-    return float(coefficient)
 
 
 def _found(info: Mapping[str, Any], key: str, where: str, wanted: str) -> Any:

@@ -20,7 +20,7 @@ from torch import Tensor
 from wm_vec.core.state import warn_of_divergence
 from wm_vec.envs.sb3_spaces import check_leaf, checked_actions, face_keys
 from wm_vec.envs.transfer import TORCH_DTYPES, Packed
-from wm_vec.plain import LARGEST_SEED, check_type, whole_number
+from wm_vec.plain import check_type, seed_number
 from wm_vec.spaces import leaves
 
 try:
@@ -98,7 +98,7 @@ class SB3VecEnv(VecEnv):
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """Seed env i with ``seed + i`` at the next reset; None draws a seed."""
-        return super().seed(None if seed is None else whole_number(seed, "SB3VecEnv.seed: seed", 0, LARGEST_SEED))
+        return super().seed(None if seed is None else seed_number(seed, "SB3VecEnv.seed: seed"))
 
     def step_async(self, actions: np.ndarray) -> None:
         """Start a step of all envs; nothing is read back yet.

@@ -101,8 +101,8 @@ class CanvasModel(nn.Module):
     def __init__(self, bound: BoundSchema, config: ModelConfig | None = None) -> None:
         super().__init__()
         self.bound = bound
-        check_type(ModelConfig() if config is None else config, ModelConfig, "config")
-        self.config = config or ModelConfig()
+        self.config = ModelConfig() if config is None else config
+        check_type(self.config, ModelConfig, "config")
         self.codec = FieldCodec(bound)
         self.noise_size = self.bound.layout.num_positions
         self.denoiser = Denoiser(

@@ -19,7 +19,7 @@ from wm_vec.canvas.signature import RealEnv, env_maker
 from wm_vec.compat import tree_map
 from wm_vec.core.rng import spawn_seeds
 from wm_vec.core.trees import Tree, as_entry
-from wm_vec.plain import LARGEST_SEED, check_callable, whole_number
+from wm_vec.plain import check_callable, seed_number, whole_number
 
 Policy = Callable[[Any], Any]
 RandomPolicy = Literal["random", "sticky"]
@@ -87,10 +87,7 @@ def collect_transitions(
         ``terminated``, ``truncated``, ``done`` ``(n, 1)`` bool. Parts of Dict and Tuple observations stand under
         ``("observation", key)``, those of a Tuple by their places.
     """
-    n, seed = (
-        whole_number(n, "collect_transitions: n"),
-        whole_number(seed, "collect_transitions: seed", 0, LARGEST_SEED),
-    )
+    n, seed = whole_number(n, "collect_transitions: n"), seed_number(seed, "collect_transitions: seed")
     num_envs = min(whole_number(num_envs, "collect_transitions: num_envs"), n)
     check_callable(progress, "collect_transitions: progress")
     if not (policy is None or callable(policy)) and policy not in get_args(RandomPolicy):

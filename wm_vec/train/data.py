@@ -19,7 +19,7 @@ from wm_vec.canvas import BoundSchema, EnvSignature
 from wm_vec.canvas.signature import REWARD, TERMINATED, position_names
 from wm_vec.compat import tree_leaves, tree_map
 from wm_vec.core.trees import Tree, as_entry, is_nested, observation_in, observation_keys
-from wm_vec.plain import LARGEST_SEED, check_type, real_number, whole_number
+from wm_vec.plain import check_type, real_number, seed_number
 from wm_vec.spaces import Path, classes_of, dotted, map_leaves, read_one_hot
 
 HELD_OUT_FRACTION = 0.1
@@ -75,7 +75,7 @@ class WorldData:
 
     def split(self, fraction: float = HELD_OUT_FRACTION, seed: int = 0) -> tuple[WorldData, WorldData]:
         """Training and held-out steps: whole episodes, or the end of the recording where there is only one."""
-        fraction, seed = real_number(fraction, "fraction", 0.0, 1.0), whole_number(seed, "seed", 0, LARGEST_SEED)
+        fraction, seed = real_number(fraction, "fraction", 0.0, 1.0), seed_number(seed, "seed")
         episodes = self.episode.unique()
         if len(episodes) > 1:
             shuffled = episodes[torch.randperm(len(episodes), generator=torch.Generator().manual_seed(seed))]

@@ -20,7 +20,7 @@ from wm_vec.canvas.signature import RealEnv, position_names
 from wm_vec.compat import tree_map
 from wm_vec.core import AutoresetMode, Engine, spawn_seeds
 from wm_vec.core.trees import Tree, observation_in
-from wm_vec.plain import LARGEST_SEED, whole_number
+from wm_vec.plain import seed_number, whole_number
 from wm_vec.spaces import Path, classes_of, leaves, map_leaves
 from wm_vec.train.collect import Policy, RandomPolicy, collect_transitions
 from wm_vec.train.data import flat_values
@@ -98,7 +98,7 @@ def evaluate_world(
     """
     for name, size, least in (("n_transitions", n_transitions, 2), ("n_starts", n_starts, 2), ("horizon", horizon, 1)):
         whole_number(size, f"evaluate_world: {name}", least)
-    seed = whole_number(seed, "evaluate_world: seed", 0, LARGEST_SEED)
+    seed = seed_number(seed, "evaluate_world: seed")
     if not (hasattr(world, "signature") and hasattr(world, "to_engine")):
         raise TypeError(f"evaluate_world: world must be a WorldModel, got {type(world).__name__}.")
     if policies and "random" in policies:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle
-import numpy as np
 import torch
 from torchrl.envs import EnvBase
 
@@ -102,10 +101,11 @@ class WorkerEnvs:
         self.num_workers = whole_number(num_workers, "WorkerEnvs: num_workers")
         if self.num_workers > self.num_envs:
             raise ValueError(f"WorkerEnvs: {num_workers} workers need at least as many envs, got {num_envs}.")
-        whole = isinstance(seed, (int, np.integer)) and not isinstance(seed, bool)
-        if seed is not None and (not whole or not 0 <= seed < MAX_ROOT):
-            raise ValueError(f"WorkerEnvs: seed must be a whole number in [0, 2^62) or None, got {seed!r}.")
-        self.seed = spawn_seeds(None, 1)[0] % MAX_ROOT if seed is None else int(seed)
+        self.seed = (
+            spawn_seeds(None, 1)[0] % MAX_ROOT
+            if seed is None
+            else whole_number(seed, "WorkerEnvs: seed", 0, MAX_ROOT - 1)
+        )
         check_callable(wrap, "WorkerEnvs: wrap")
         self._wrap = wrap
         self._updates = 0
@@ -184,7 +184,7 @@ class WorkerEnvs:
             dtype = world.model.codec.mean.dtype
             device = world.device if device is None else device
         devices = device if isinstance(device, (list, tuple)) else [device] * self.num_workers
-        devices = [as_device(each) for each in devices]
+        devices = [None if each is None else as_device(each) for each in devices]
         if len(devices) != self.num_workers:
             raise ValueError(f"WorkerEnvs: {self.num_workers} workers need one device or one each, got {devices}.")
         outgoing = self._file_of(world)

@@ -25,7 +25,7 @@ from wm_vec.envs.torchrl.checks import ActionCheck, check_compilable, check_mask
 from wm_vec.envs.torchrl.resets import known_to_be_running
 from wm_vec.envs.torchrl.specs import DONE_KEYS, STATE_KEY, carried_state
 from wm_vec.envs.torchrl.stateless import StatelessTorchRLEnv
-from wm_vec.plain import LARGEST_SEED, check_callable, truth, whole_number
+from wm_vec.plain import check_callable, seed_number, truth, whole_number
 
 
 class TorchRLEnv(EngineEnv):
@@ -137,7 +137,7 @@ class TorchRLEnv(EngineEnv):
             another (`SerialEnv`, `ParallelEnv`, collectors) gives all envs the seeds of one batch.
         """
         if seed is not None:
-            seed = whole_number(seed, "set_seed: seed", 0, LARGEST_SEED)
+            seed = seed_number(seed, "set_seed: seed")
         self._set_seed(seed)
         return seed if seed is None or static_seed else seed + self.engine.num_envs
 
