@@ -375,7 +375,7 @@ def test_several_perspectives_share_one_predict():
     assert not bool(result.finished.any())
     result = engine.step(action)
     assert result.terminated.tolist() == [[False, True], [True, True]], "left has the dynamics' own: above 2"
-    assert result.finished.tolist() == [True, True]
+    assert result.finished.tolist() == [False, True], "an env ends when all of its perspectives have"
     torch.testing.assert_close(result.episode_return[:, 0], torch.tensor([0.5, 0.5]))
     assert dynamics.calls == 2
 

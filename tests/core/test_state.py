@@ -85,6 +85,13 @@ def foreign(**changes):
     return state
 
 
+def older(name):
+    """A state from before there was such an entry, as unpickling gives it."""
+    state = foreign()
+    state.pop(name)
+    return state
+
+
 @pytest.mark.parametrize(
     ("state", "message"),
     [
@@ -99,6 +106,9 @@ def foreign(**changes):
         (lambda: foreign(elapsed=torch.zeros(2).int()), r"'elapsed' must be torch.int64 .*\(2,\), got torch.int32"),
         (lambda: foreign(episode=torch.zeros(2, 1).long()), r"'episode' must be .* of shape \(2,\), got .*\(2, 1\)"),
         (lambda: foreign(world=None), "'world' must be torch.int64 .*, got none"),
+        (lambda: foreign(ended=None), "'ended' must be torch.bool of shape .*, got none"),
+        (lambda: older("ended"), "'ended' must be torch.bool of shape .*, got none"),
+        (lambda: foreign(ended=torch.zeros(2).bool()), r"'ended' must be torch.bool of shape \(2, 1\), got .*\(2,\)"),
         (lambda: foreign(returns=None), "'returns' must be torch.float32 .*, got none"),
         (lambda: foreign(returns=torch.zeros(2)), r"'returns' must be torch.float32 .*, got .*\(2,\)"),
     ],

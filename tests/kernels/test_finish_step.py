@@ -17,7 +17,7 @@ FINITE = st.sampled_from([0.0, 1.0, -2.5, 7.0])
 @st.composite
 def steps(draw, modes=("same_step", "next_step", "disabled")):
     """One step of a few rows: a float leaf (B, 2), a scalar float leaf (B,), an int leaf (B,)."""
-    rows, agents = draw(st.integers(1, 5)), draw(st.integers(1, 2))
+    rows, agents = draw(st.integers(1, 5)), draw(st.integers(1, 3))
 
     def table(cells, width):
         return draw(st.lists(st.lists(cells, min_size=width, max_size=width), min_size=rows, max_size=rows))
@@ -37,6 +37,7 @@ def steps(draw, modes=("same_step", "next_step", "disabled")):
         "episode": column(st.integers(0, 4)),
         "returns": table(FINITE, agents),
         "pending": column(st.booleans()),
+        "ended": table(st.booleans(), agents) if agents > 1 or draw(st.booleans()) else None,
         "horizon": draw(st.none() | st.integers(1, 5)),
         "autoreset": draw(st.sampled_from(modes)),
     }
@@ -64,20 +65,23 @@ def by_hand(step, i):
             "returns": [0.0] * agents,
             "final_elapsed": 0,
             "final_returns": [0.0] * agents,
+            "ended": [False] * agents,
         }
     vector, scalar, counter = (leaf[i] for leaf in step["proposed"])
-    values = [*vector, scalar, *step["reward"][i], *([] if step["action"] is None else step["action"][i])]
+    before = [False] * agents if step["ended"] is None else step["ended"][i]
+    reward = [0.0 if over else r for over, r in zip(before, step["reward"][i], strict=True)]
+    values = [*vector, scalar, *reward, *([] if step["action"] is None else step["action"][i])]
     diverged = not all(math.isfinite(v) for v in values)
     last = [leaf[i] for leaf in step["previous"]] if diverged else [vector, scalar, counter]
-    reward = [0.0] * agents if diverged else step["reward"][i]
-    terminated = [t or diverged for t in step["terminated"][i]]
+    reward = [0.0] * agents if diverged else reward
+    terminated = [over or t or diverged for over, t in zip(before, step["terminated"][i], strict=True)]
     length = step["elapsed"][i] + 1
     truncated = bool(step["truncated"] and step["truncated"][i])
     if step["horizon"] is not None and length >= step["horizon"]:
         truncated = True
-    finished = any(terminated) or truncated
+    finished = all(terminated) or truncated
     reset = finished and mode == "same_step"
-    total = [before + r for before, r in zip(step["returns"][i], reward, strict=True)]
+    total = [sum_before + r for sum_before, r in zip(step["returns"][i], reward, strict=True)]
     return {
         "final": last,
         "state": start if reset else last,
@@ -92,6 +96,7 @@ def by_hand(step, i):
         "returns": [0.0] * agents if reset else total,
         "final_elapsed": length,
         "final_returns": total,
+        "ended": [t and not finished for t in terminated],
     }
 
 
@@ -120,6 +125,7 @@ def arguments(step):
         torch.tensor(step["episode"]),
         number(step["returns"]),
         torch.tensor(step["pending"]) if step["autoreset"] == "next_step" else None,
+        None if step["ended"] is None else torch.tensor(step["ended"]),
         step["horizon"],
         step["autoreset"],
     )
@@ -136,6 +142,9 @@ def test_every_row_is_what_the_design_says(step):
     for i in range(len(step["elapsed"])):
         for name, expected in by_hand(step, i).items():
             value = getattr(got, name)
+            if name == "ended" and step["ended"] is None:
+                assert value is None
+                continue
             row = [leaf[i].tolist() for leaf in value] if isinstance(value, list) else value[i].tolist()
             assert row == expected, f"row {i}, {name}, {step['autoreset']}"
 
@@ -152,6 +161,8 @@ def test_rows_do_not_touch_each_other(step, which):
     others = [i for i in range(len(step["elapsed"])) if i != which]
     for name in got._fields:
         one, two = getattr(got, name), getattr(after, name)
+        if one is None:
+            continue
         for a, b in zip(one, two, strict=True) if isinstance(one, list) else ((one, two),):
             assert torch.equal(a[others].nan_to_num(), b[others].nan_to_num()), name
 
@@ -170,6 +181,7 @@ def three_rows(**changes):
         "episode": [0] * 3,
         "returns": [[10.0]] * 3,
         "pending": [False] * 3,
+        "ended": None,
         "horizon": None,
         "autoreset": "same_step",
         **changes,
@@ -205,7 +217,7 @@ def test_large_finite_numbers_are_no_divergence(dtype):
     false, zeros = torch.zeros(2, 1, dtype=torch.bool), torch.zeros(2, dtype=torch.int64)
     got = finish_step(
         [state], [state], [state], None, None, torch.zeros(2, 1, dtype=dtype), false, None, zeros, zeros,
-        torch.zeros(2, 1, dtype=dtype), None, None, "disabled",
+        torch.zeros(2, 1, dtype=dtype), None, None, None, "disabled",
     )  # fmt: skip
     assert got.diverged.tolist() == [False, False]
 
@@ -215,9 +227,12 @@ def test_what_went_in_is_not_written_to():
     bank, returns, reward = torch.ones(1, 3), torch.ones(2, 1), torch.ones(2, 1)
     elapsed, episode = torch.zeros(2, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
     false = torch.zeros(2, 1, dtype=torch.bool)
+    ended = torch.zeros(2, 1, dtype=torch.bool)
     finish_step(
-        [state], [proposed], [bank], episode, None, reward, false, None, elapsed, episode, returns, None, 1, "same_step"
-    )
-    for tensor, value in ((state, 0), (bank, 1), (returns, 1), (reward, 1), (elapsed, 0), (episode, 0), (false, 0)):
+        [state], [proposed], [bank], episode, None, reward, false, None, elapsed, episode, returns, None, ended, 1,
+        "same_step",
+    )  # fmt: skip
+    unchanged = [(state, 0), (bank, 1), (returns, 1), (reward, 1), (elapsed, 0), (episode, 0), (false, 0), (ended, 0)]
+    for tensor, value in unchanged:
         assert bool((tensor == value).all())
     assert bool(proposed.isnan().all())

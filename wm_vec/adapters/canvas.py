@@ -142,6 +142,10 @@ class CanvasDynamics(Dynamics):
             value = values[place, position].item()
             raise ValueError(f"CanvasDynamics: {field.path!r} must {wanted}; observation {place} has {value}.")
 
+    def current_action(self, state: TensorDictBase) -> Tensor:
+        """The act fields' current values, ``(B, A)``."""
+        return state.get("values")[:, self.action_columns]
+
     def step(self, state: TensorDictBase, action: Tensor, rng: CounterRNG) -> Transition:
         """Write the action ``(B, A)``, predict, read reward and termination."""
         values = state.get("values").index_copy(1, self.action_columns, action)

@@ -23,6 +23,7 @@ class JointAction:
 
     Attributes:
         may_diverge: Whether an action can be non-finite at all.
+        owner: ``(A,)`` int64, the place of the perspective that each column of the joint action belongs to.
     """
 
     def __init__(
@@ -37,6 +38,8 @@ class JointAction:
         self._open = [not bool(bound.isfinite().all()) for bound in bounds]
         self._bounds = [bound.to(device) for bound in bounds]
         self.may_diverge = any(spec.kind == "box" for spec in self._specs)
+        owner = [place for place, spec in enumerate(self._specs) for _ in range(spec.size)]
+        self.owner = torch.tensor(owner, dtype=torch.int64, device=device)
         self._low = torch.tensor([x for spec in self._specs for x in spec.low], dtype=dtype, device=device)
         self._high = torch.tensor([x for spec in self._specs for x in spec.high], dtype=dtype, device=device)
 

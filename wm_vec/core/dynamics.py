@@ -79,6 +79,13 @@ class Dynamics(ABC):
     def step(self, state: TensorDictBase, action: Tensor, rng: CounterRNG) -> Transition:
         """One step of all envs; `action` is ``(B, A)`` float, NaN where the caller's was."""
 
+    def current_action(self, state: TensorDictBase) -> Tensor | None:
+        """The action ``(B, A)`` by which `step` writes nothing into `state`, for agents that act no more.
+
+        None, where there is no such action, hands the actions of these agents on as they come.
+        """
+        return None
+
     @property
     def reward_dtype(self) -> torch.dtype:
         """Floating dtype of rewards."""

@@ -225,6 +225,7 @@ def restart(
         seed=seed,
         returns=torch.zeros_like(state.returns),
         pending=zeros.bool(),
+        ended=torch.zeros_like(state.ended),
         world=state.world,
     )
     return (fresh if mask is None else fresh.where(mask, state)), starts.info

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wm_vec.compat import tree_map
 from wm_vec.core.functions import BatchedFunction
 from wm_vec.core.perspective import Perspective
-from wm_vec.core.trees import Tree
+from wm_vec.core.trees import Tree, select_envs
 from wm_vec.plain import check_callable
 
 
@@ -50,6 +51,7 @@ class RewardFunctions:
         states: Mapping[str, Any],
         reward: Tensor | None,
         terminated: Tensor | None,
+        ended: Tensor | None,
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Rewards and terminations of a step.
 
@@ -60,6 +62,8 @@ class RewardFunctions:
             states: The states of stateful reward functions, by perspective.
             reward: ``(B,)`` float, the dynamics' own; None counts as 0.
             terminated: ``(B,)``, the dynamics' own flags; None counts as False.
+            ended: ``(B, P)`` bool, perspectives that ended before: no gradient comes from their functions, and the
+                states of their rewards stay as they are. None for none.
 
         Returns:
             Rewards ``(B, P)``, terminations ``(B, P)``, bool or the numbers that they came as, new reward states.
@@ -76,18 +80,24 @@ class RewardFunctions:
         for perspective, reward_fn, terminated_fn in zip(
             self.perspectives, self._rewards, self._terminations, strict=True
         ):
-            action = actions[len(rewards)]
-            paid, ended = own_reward, own_end
+            place, name = len(rewards), perspective.name
+            idle = None if ended is None else ended[:, place]
+            paid, end = own_reward, own_end
             if reward_fn is not None or terminated_fn is not None:
-                inputs = (perspective.observe(observation), action, observation, elapsed)
-                if reward_fn is not None and perspective.name in states:
-                    paid, new_states[perspective.name] = reward_fn(*inputs, states[perspective.name], step=elapsed)
+                inputs = (perspective.observe(observation), actions[place], observation, elapsed)
+                carried = [states[name]] if name in states else []
+                if idle is not None and torch.is_grad_enabled():
+                    # A reward that does not count hides its NaN on the way forward only.
+                    inputs, carried = select_envs(idle, tree_map(Tensor.detach, (inputs, carried)), (inputs, carried))
+                if reward_fn is not None and carried:
+                    paid, after = reward_fn(*inputs, *carried, step=elapsed)
+                    new_states[name] = after if idle is None else select_envs(idle, states[name], after)
                 elif reward_fn is not None:
                     (paid,) = reward_fn(*inputs, step=elapsed)
                 if terminated_fn is not None:
-                    (ended,) = terminated_fn(*inputs, step=elapsed)
+                    (end,) = terminated_fn(*inputs, step=elapsed)
             rewards.append(paid)
-            terminations.append(ended)
+            terminations.append(end)
         return torch.stack(rewards, 1), torch.stack(terminations, 1), new_states
 
 

@@ -16,7 +16,7 @@ from wm_kernels.dispatch import is_plain_host_tensor
 from wm_vec.compat import new_state, new_tensordict
 from wm_vec.core.trees import Tree
 
-COUNTERS = ("elapsed", "episode", "seed", "returns", "pending", "world")
+COUNTERS = ("elapsed", "episode", "seed", "returns", "pending", "ended", "world")
 """What the engine keeps of an env besides the world's own state."""
 
 
@@ -31,6 +31,7 @@ class EnvState(TensorClass):
         seed: ``(B,)`` int64.
         returns: ``(B, P)`` float, sums of the episode's rewards, a column per perspective.
         pending: ``(B,)`` bool, episodes that ended in the last step and reset in the next (NEXT_STEP alone).
+        ended: ``(B, P)`` bool, perspectives that have ended while the episode goes on for others.
         world: ``(B,)`` int64, a digest of the world's signature, by which other worlds refuse the state where it lies
             in host memory. 0 in envs of padding.
     """
@@ -42,6 +43,7 @@ class EnvState(TensorClass):
     seed: Tensor
     returns: Tensor
     pending: Tensor
+    ended: Tensor
     world: Tensor
 
     def __deepcopy__(self, memo: dict[int, Any]) -> EnvState:
@@ -56,10 +58,11 @@ class StepOutput(NamedTuple):
         observation: Perspective name -> ``(B, ...)`` or a tree of such: where the next action is taken, a fresh
             episode's where the env was reset.
         final_observation: The same where the step ended, before any reset; under DISABLED the same tensors.
-        reward: ``(B, P)`` float.
-        terminated: ``(B, P)`` bool.
+        reward: ``(B, P)`` float; 0 for a perspective that has ended before.
+        terminated: ``(B, P)`` bool; a perspective that has ended stays so until the env resets.
         truncated: ``(B,)`` bool.
-        finished: ``(B,)`` bool: the episode ended in this step.
+        finished: ``(B,)`` bool: the episode ended in this step: all perspectives have ended, it was truncated, or the
+            env diverged.
         was_reset: ``(B,)`` bool: `observation` starts an episode; under SAME_STEP the same tensor as `finished`.
         diverged: ``(B,)`` bool: the env turned non-finite and was ended at its last finite state.
         episode_return: ``(B, P)`` float: the episode's rewards up to this step; 0 where that only reset the env.
@@ -156,6 +159,7 @@ class StateLayout:
         """The state of B envs of the seeds ``(B,)`` int64 before their first episode; of the world there is none."""
         zeros = torch.zeros_like(seed)
         returns = torch.zeros(len(seed), self.num_perspectives, dtype=self.reward_dtype, device=seed.device)
+        ended = torch.zeros_like(returns, dtype=torch.bool)
         leaves = [example.new_zeros(len(seed), *example.shape[1:]) for example in self._examples]
         return self.state(
             leaves,
@@ -164,6 +168,7 @@ class StateLayout:
             seed=seed,
             returns=returns,
             pending=zeros.bool(),
+            ended=ended,
             world=torch.full_like(seed, self.world),
         )
 
@@ -180,9 +185,9 @@ class StateLayout:
         self.check_leaves(state.dynamics, "the state", state.reward_state)
         batch = tuple(state.batch_size)
         for name in COUNTERS:
-            counter = getattr(state, name)
-            dtype = {"returns": self.reward_dtype, "pending": torch.bool}.get(name, torch.int64)
-            shape = (*batch, self.num_perspectives) if name == "returns" else batch
+            counter = state.get(name, None)
+            dtype = {"returns": self.reward_dtype, "pending": torch.bool, "ended": torch.bool}.get(name, torch.int64)
+            shape = (*batch, self.num_perspectives) if name in ("returns", "ended") else batch
             got = "none" if counter is None else f"{counter.dtype}, {tuple(counter.shape)}"
             if got != f"{dtype}, {shape}":
                 raise ValueError(

@@ -88,13 +88,19 @@ def step(
     noise, starts = _numbers(world, state, mode)
     before, reward_state = state.dynamics, dict(state.reward_state.items())
     seed, episode, elapsed = state.seed, state.episode, state.elapsed
+    ended = state.ended if len(world.perspectives) > 1 else None
+    if ended is not None:
+        # Who has ended acts no more: nothing is written, and what was given is not looked at.
+        idle, current = ended[:, world.actions.owner], world.dynamics.current_action(before)
+        joint = joint.masked_fill(idle, 0.0)
+        within_bounds = within_bounds if current is None else torch.where(idle, current, within_bounds)
 
     # 1. Predict.
     transition: Transition = _run(world, _predict, before, within_bounds, noise, seed, episode, elapsed)
 
     # 2. Users' functions; nothing where rewards and terminations are the dynamics' own.
     own = transition.observation, transition.reward, transition.terminated
-    reward, terminated, carried = _run(world, _reward, before, *own, list(actions), elapsed, reward_state)
+    reward, terminated, carried = _run(world, _reward, before, *own, list(actions), elapsed, reward_state, ended)
     reward, terminated = _as_flags(reward, terminated)
     truncated = None
     if transition.truncated is not None:
@@ -114,6 +120,7 @@ def step(
         episode,
         state.returns,
         state.pending if mode is AutoresetMode.NEXT_STEP else None,
+        ended,
         world.config.max_episode_steps,
         mode.name.lower(),
     )
@@ -126,6 +133,7 @@ def step(
         seed=seed,
         returns=finished.returns,
         pending=finished.finished.clone() if mode is AutoresetMode.NEXT_STEP else state.pending,
+        ended=state.ended if finished.ended is None else finished.ended,
         world=state.world,
     )
     final_state = layout.dynamics_state(finished.final)
@@ -217,9 +225,10 @@ def _reward(
     actions: list[Tensor],
     elapsed: Tensor,
     reward_state: dict[str, Tensor],
+    ended: Tensor | None,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Every perspective's reward and termination ``(B, P)``, and new reward states."""
     if world.rewards.has_functions:
         # Users' functions never see a diverged env: they get its last finite observation.
         observation = select_envs(finite_envs(observation), observation, world.dynamics.observe(before))
-    return world.rewards(observation, actions, elapsed, reward_state, reward, terminated)
+    return world.rewards(observation, actions, elapsed, reward_state, reward, terminated, ended)

@@ -18,13 +18,14 @@ class FinishedStep(NamedTuple):
         final: The state's leaves ``(B, ...)`` at the end of the step, before any reset.
         state: The same after resets: what the next step starts from.
         reward: ``(B, P)`` float; 0 where an env diverged or was only reset.
-        terminated: ``(B, P)`` bool.
+        terminated: ``(B, P)`` bool, also where a perspective has ended in an earlier step of the episode.
         truncated: ``(B,)`` bool.
         diverged: ``(B,)`` bool: the env turned non-finite and was ended at its last finite state.
-        finished: ``(B,)`` bool: the episode ended in this step, for any perspective or by truncation.
+        finished: ``(B,)`` bool: the episode ended in this step, since every perspective has ended or by truncation.
         was_reset: ``(B,)`` bool: `state` starts a fresh episode.
         elapsed, episode: ``(B,)`` int64, counters after resets.
         returns: ``(B, P)`` float, the episode's sum of rewards after resets.
+        ended: ``(B, P)`` bool, the perspectives that have ended in an episode that goes on; None where it was None.
         final_elapsed: ``(B,)`` int64, the episode's length before resets; 0 where the step was only a reset.
         final_returns: ``(B, P)`` float, the episode's sum of rewards before resets; 0 likewise.
     """
@@ -40,6 +41,7 @@ class FinishedStep(NamedTuple):
     elapsed: Tensor
     episode: Tensor
     returns: Tensor
+    ended: Tensor | None
     final_elapsed: Tensor
     final_returns: Tensor
 
@@ -57,6 +59,7 @@ def finish_step_reference(
     episode: Tensor,
     returns: Tensor,
     pending: Tensor | None,
+    ended: Tensor | None,
     horizon: int | None,
     autoreset: Autoreset,
 ) -> FinishedStep:
@@ -75,6 +78,8 @@ def finish_step_reference(
         episode: ``(B,)`` int64, episode number.
         returns: ``(B, P)`` float, sum of the episode's rewards before this step.
         pending: ``(B,)`` bool, envs whose episode ended in the last step; only with ``"next_step"``.
+        ended: ``(B, P)`` bool, perspectives that ended in an earlier step of the episode: their reward counts as 0,
+            whatever it is, and they stay terminated. None where an episode ends with its only perspective.
         horizon: Steps after which an episode is truncated; None for no limit.
         autoreset: ``"same_step"`` resets finished envs at once, ``"next_step"`` spends the next step on it,
             ``"disabled"`` leaves it to the caller.
@@ -86,6 +91,8 @@ def finish_step_reference(
     numbers = [_columns(leaf) for leaf in proposed if leaf.is_floating_point() or leaf.is_complex()]
     if action is not None:
         numbers.append(action.to(reward.dtype))
+    if ended is not None:
+        reward, terminated = reward.masked_fill(ended, 0.0), terminated | ended
     # A finite number less itself is 0, any other NaN, which counts as true.
     every = torch.cat((reward, *numbers), 1)
     diverged = (every - every).any(-1)
@@ -105,11 +112,13 @@ def finish_step_reference(
         returns = returns.masked_fill(pending[:, None], 0.0)
         final_elapsed = final_elapsed.masked_fill(pending, 0)
     final_returns = returns + reward
-    finished = (terminated.squeeze(1) if terminated.shape[1] == 1 else terminated.any(-1)) | truncated
+    finished = (terminated.squeeze(1) if terminated.shape[1] == 1 else terminated.all(-1)) | truncated
+    if ended is not None:
+        ended = terminated & ~finished[:, None]
     if autoreset == "disabled":
         return FinishedStep(
             final, final, reward, terminated, truncated, diverged, finished, torch.zeros_like(finished),
-            final_elapsed, episode, final_returns, final_elapsed.clone(), final_returns.clone(),
+            final_elapsed, episode, final_returns, ended, final_elapsed.clone(), final_returns.clone(),
         )  # fmt: skip
     was_reset = finished if pending is None else pending.clone()
     fresh = bank if bank_index is None else [leaf[bank_index] for leaf in bank]
@@ -126,6 +135,7 @@ def finish_step_reference(
         final_elapsed.masked_fill(was_reset, 0),
         episode + was_reset,
         final_returns.masked_fill(was_reset[:, None], 0.0),
+        ended,
         final_elapsed,
         final_returns,
     )
