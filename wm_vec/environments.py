@@ -71,6 +71,8 @@ class EnvFactory:
             reward_field=REWARD if own else None,
             terminated_field=TERMINATED if own else None,
             bank=world.bank if start is None else bank_from_function(world.model, start),
+            backend=self.config.backend,
+            dtype=self.config.dtype,
         )
         family = world.engines if start is None else None
         return Engine(dynamics, num_envs, perspectives, self.config, family=family)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -119,3 +120,13 @@ def take_numbers(config: object, ranges: Mapping[str, tuple[Any, Any]]) -> None:
 def printable(text: str) -> str:
     """Text in which what a terminal would obey, such as an escape sequence, is spelled out. Line ends stay."""
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
+def warn_once(text: str) -> None:
+    """Warn, but of the same thing once in a process."""
+    if text not in _SAID:
+        _SAID.add(text)
+        warnings.warn(text, stacklevel=3)
+
+
+_SAID: set[str] = set()

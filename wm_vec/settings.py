@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypedDict
 
+import torch
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from wm_vec.adapters.canvas import ActMode
-from wm_vec.core.config import EngineConfig
+from wm_vec.core.config import Backend, EngineConfig
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ class CommonSettings(TypedDict, total=False):
     initial_obs_fn: Callable[[], Mapping[str, Any]] | None
     seed: int | None
     exact_rows: bool
+    backend: Backend
+    dtype: torch.dtype | None
 
 
 class EngineSettings(CommonSettings, total=False):

@@ -5,11 +5,13 @@ point that picks an implementation, ``cpu.py`` a faster one for host memory wher
 environment is.
 """
 
+from wm_kernels.canvas_step import Controls, KernelTables, PackedWeights, canvas_step, kernel_tables
 from wm_kernels.decode_fields import decode_fields
 from wm_kernels.dispatch import ContractError, Op, use_backend
 from wm_kernels.encode_fields import ClassInputs, encode_fields
-from wm_kernels.finish_step import FinishedStep, finish_step
-from wm_kernels.philox_normal import philox_normal, philox_step, philox_words
+from wm_kernels.finish_step import Draw, FinishedStep, finish_step
+from wm_kernels.fused_step import CanvasState, FusedOutput, FusedStep, Role
+from wm_kernels.philox_normal import philox_normal, philox_words
 from wm_kernels.predict import (
     BlockWeights,
     ClassHead,
@@ -22,19 +24,28 @@ from wm_kernels.predict import (
 
 __all__ = [
     "BlockWeights",
+    "CanvasState",
     "ClassHead",
     "ClassInputs",
     "ContractError",
+    "Controls",
     "DenoiserWeights",
+    "Draw",
     "FinishedStep",
+    "FusedOutput",
+    "FusedStep",
+    "KernelTables",
     "Op",
+    "PackedWeights",
+    "Role",
+    "canvas_step",
     "changing_fields",
     "decode_fields",
     "denoiser_block",
     "encode_fields",
     "finish_step",
+    "kernel_tables",
     "philox_normal",
-    "philox_step",
     "philox_words",
     "predict",
     "sampler_update",

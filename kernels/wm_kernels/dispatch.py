@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
 _backends = {"reference"}
+_TRITON = find_spec("triton")
 _forced_backend: ContextVar[str | None] = ContextVar("wm_kernels_backend", default=None)
+
+LIBRARY = torch.library.Library("wm_kernels", "DEF")
+"""Where kernels are registered, each as an operator that torch.compile does not look into."""
 
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -21,14 +27,31 @@ class ContractError(ValueError):
     """A tensor handed to an operation has the wrong shape, dtype or device."""
 
 
+def inside_functorch() -> bool:
+    """Whether tensors may be those of a vmap, grad or the like; torch has no public name for that."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def is_plain_tensor(tensor: Tensor) -> bool:
+    """Whether an implementation may read memory: no functorch, traced or other wrapped tensor."""
+    return type(tensor) is Tensor and not torch.compiler.is_compiling() and not inside_functorch()
+
+
 def is_plain_host_tensor(tensor: Tensor) -> bool:
-    """Whether an implementation may read host memory: no functorch, traced or other wrapped tensor."""
-    return (
-        tensor.is_cpu
-        and type(tensor) is Tensor
-        and not torch.compiler.is_compiling()
-        and not torch._C._functorch.peek_interpreter_stack()  # torch has no public name for "inside vmap or grad"
-    )
+    """Whether an implementation may read host memory."""
+    return tensor.is_cpu and is_plain_tensor(tensor)
+
+
+def has_kernels(device: torch.device) -> bool:
+    """Whether Triton's kernels run on a device: CUDA's or, with ``TRITON_INTERPRET=1``, in host memory."""
+    if _TRITON is None:
+        return False
+    return device.type == "cuda" or (device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1")
+
+
+def wants_graph(*tensors: Tensor | None) -> bool:
+    """Whether autograd would record an operation over these tensors."""
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
 @dataclass(frozen=True)

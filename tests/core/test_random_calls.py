@@ -27,8 +27,8 @@ class Odd(Dynamics):
 
     device, dtype = Walk.device, torch.float32
 
-    def __init__(self, dtype=torch.float32, breaks=False, fresh=False, noise_size=0):
-        self.dtype, self.breaks, self.starts_fresh, self.noise_size = dtype, breaks, fresh, noise_size
+    def __init__(self, dtype=torch.float32, breaks=False, fresh=False):
+        self.dtype, self.breaks, self.starts_fresh = dtype, breaks, fresh
         self.fails = False
 
     def _state(self, x, count):
@@ -66,8 +66,7 @@ def odd(num_envs, view=None, dynamics=None, **config):
 CARRYING = Perspective(BOX, reward_fn=carried, reward_state=torch.tensor(0.5))
 WORLDS = {
     "odd": odd,
-    "drawn at once": lambda n, **config: odd(n, dynamics=Odd(noise_size=2), **config),
-    "bfloat16": lambda n, **config: odd(n, dynamics=Odd(torch.bfloat16, noise_size=2), **config),
+    "bfloat16": lambda n, **config: odd(n, dynamics=Odd(torch.bfloat16), **config),
     "breaking": lambda n, **config: odd(n, dynamics=Odd(breaks=True), **config),
     "fresh": lambda n, **config: odd(n, dynamics=Odd(fresh=True), **config),
     "carrying": lambda n, **config: odd(n, CARRYING, Odd(breaks=True), **config),

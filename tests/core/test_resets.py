@@ -100,7 +100,7 @@ class Fresh(Walk):
     starts_fresh = True
 
 
-@pytest.mark.parametrize("dynamics", [Walk(), Walk(noise_size=2), Walk(noise_size=5), Fresh(), Fresh(noise_size=2)])
+@pytest.mark.parametrize("dynamics", [Walk(), Fresh()])
 @pytest.mark.parametrize("mode", ["same_step", "next_step"])
 def test_envs_that_reset_by_themselves_start_where_a_reset_starts_them(dynamics, mode):
     """At the places of the bank, or the fresh states, that their seed and the next episode's number say."""

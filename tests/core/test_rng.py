@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from wm_vec import spawn_seeds
-from wm_vec.core.rng import STREAM_RESET, CounterRNG, fork_seeds, seed_list, start_words, step_numbers
+from wm_vec.core.rng import CounterRNG, fork_seeds, seed_list
 
 
 def rng_at(seed, episode=0, step=0, rows=1):
@@ -44,28 +44,6 @@ def test_word64_is_a_seed():
     assert bool((words >= 0).all())
     assert len(words.unique()) == len(words)
     assert int(words.max()) > 2**62, "the upper bits are used"
-
-
-@pytest.mark.parametrize("num_normals", [0, 1, 2, 7, 33])
-def test_a_steps_numbers_are_those_of_its_counters(num_normals):
-    """Drawn at once or one by one: the noise of this step, and the word of the next episode's start."""
-    seed, episode, step = torch.arange(5) * 2**40 + 3, torch.arange(5) * 2, torch.tensor([0, 1, 7, 2**31, 2**40])
-    noise, words = step_numbers(seed, episode, step, num_normals)
-    after = CounterRNG(seed, episode + 1, torch.zeros_like(step))
-    assert torch.equal(words, after.words(1, STREAM_RESET)[:, 0])
-    assert torch.equal(words, start_words(seed, episode + 1))
-    assert words.dtype == torch.int64
-    assert not torch.equal(words, start_words(seed, episode))
-    if num_normals == 0:
-        assert noise is None
-        return
-    plain = CounterRNG(seed, episode, step)
-    assert torch.equal(noise, plain.normal(num_normals))
-    drawn = CounterRNG(seed, episode, step, noise)
-    for dtype in (torch.float32, torch.float64, torch.bfloat16):
-        assert torch.equal(drawn.normal(num_normals, dtype=dtype), plain.normal(num_normals, dtype=dtype))
-    assert torch.equal(drawn.normal(num_normals + 1), plain.normal(num_normals + 1)), "other numbers are drawn"
-    assert torch.equal(drawn.normal(num_normals, 9), plain.normal(num_normals, 9))
 
 
 def test_forks_have_seeds_of_their_own():

@@ -21,8 +21,8 @@ class Walk(Dynamics):
     device = torch.device("cpu")
     dtype = torch.float32
 
-    def __init__(self, noise=0.1, dtype=torch.float32, truncates=False, noise_size=0):
-        self.noise, self.dtype, self.truncates, self.noise_size = noise, dtype, truncates, noise_size
+    def __init__(self, noise=0.1, dtype=torch.float32, truncates=False):
+        self.noise, self.dtype, self.truncates = noise, dtype, truncates
         self.calls = 0
 
     def initial_state(self, rng, num_envs):

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wm_kernels import finish_step
+from wm_kernels import Draw, finish_step, philox_words
 
 BANK = 3
 NUMBERS = st.sampled_from([0.0, 1.0, -2.5, 3e38, math.nan, math.inf, -math.inf])
@@ -28,7 +28,7 @@ def steps(draw, modes=("same_step", "next_step", "disabled")):
     return {
         "previous": [table(FINITE, 2), column(FINITE), column(st.integers(0, 9))],
         "proposed": [table(NUMBERS, 2), column(NUMBERS), column(st.integers(10, 19))],
-        "bank_index": column(st.integers(0, BANK - 1)),
+        "seed": column(st.integers(-(2**63), 2**63 - 1)),
         "action": table(NUMBERS, 1) if draw(st.booleans()) else None,
         "reward": table(NUMBERS, agents),
         "terminated": table(st.booleans(), agents),
@@ -46,10 +46,14 @@ def steps(draw, modes=("same_step", "next_step", "disabled")):
 BANK_LEAVES = [[[100.0, 101.0], [102.0, 103.0], [104.0, 105.0]], [200.0, 201.0, 202.0], [300, 301, 302]]
 
 
+def draw_of(step):
+    return Draw(torch.tensor(step["seed"]), torch.tensor(step["episode"]), torch.tensor(BANK), 1)
+
+
 def by_hand(step, i):
     """What the design says of row i."""
     mode = step["autoreset"]
-    start = [leaf[step["bank_index"][i]] for leaf in BANK_LEAVES]
+    start = [leaf[int(draw_of(step).places()[i])] for leaf in BANK_LEAVES]
     agents = len(step["reward"][i])
     if mode == "next_step" and step["pending"][i]:
         return {
@@ -116,7 +120,7 @@ def arguments(step):
         leaves(step["previous"]),
         leaves(step["proposed"]),
         leaves(BANK_LEAVES),
-        None if step["autoreset"] == "disabled" else torch.tensor(step["bank_index"]),
+        None if step["autoreset"] == "disabled" else draw_of(step),
         None if step["action"] is None else number(step["action"]),
         number(step["reward"]),
         torch.tensor(step["terminated"]),
@@ -167,12 +171,19 @@ def test_rows_do_not_touch_each_other(step, which):
             assert torch.equal(a[others].nan_to_num(), b[others].nan_to_num()), name
 
 
+SEEDS = {
+    int((philox_words(seed, seed * 0 + 1, seed * 0, 1, 1) * BANK >> 32)[0, 0]): int(seed)
+    for seed in torch.arange(20)[:, None]
+}
+"""A seed for each place that an env in its first episode goes on to."""
+
+
 def three_rows(**changes):
     """Row 0 goes on, row 1 terminates, row 2 turns NaN."""
     return {
         "previous": [[[0.0, 0.0]] * 3, [0.0] * 3, [0] * 3],
         "proposed": [[[1.0, 1.0], [1.0, 1.0], [math.nan, 1.0]], [1.0] * 3, [1] * 3],
-        "bank_index": [0, 1, 2],
+        "seed": [SEEDS[place] for place in (0, 1, 2)],
         "action": None,
         "reward": [[1.0]] * 3,
         "terminated": [[False], [True], [False]],
@@ -228,8 +239,9 @@ def test_what_went_in_is_not_written_to():
     elapsed, episode = torch.zeros(2, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
     false = torch.zeros(2, 1, dtype=torch.bool)
     ended = torch.zeros(2, 1, dtype=torch.bool)
+    draw = Draw(elapsed, episode, torch.tensor(1), 0)
     finish_step(
-        [state], [proposed], [bank], episode, None, reward, false, None, elapsed, episode, returns, None, ended, 1,
+        [state], [proposed], [bank], draw, None, reward, false, None, elapsed, episode, returns, None, ended, 1,
         "same_step",
     )  # fmt: skip
     unchanged = [(state, 0), (bank, 1), (returns, 1), (reward, 1), (elapsed, 0), (episode, 0), (false, 0), (ended, 0)]

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any, Literal
 
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from wm_vec.compat import new_tensordict
-from wm_vec.core import CounterRNG, Dynamics, Transition
-from wm_vec.core.rng import STREAM_BANK
+from wm_kernels import Controls, FusedStep, PackedWeights, Role, canvas_step
+from wm_kernels.canvas_step.tiles import why_not
+from wm_kernels.dispatch import has_kernels
+from wm_vec.compat import new_tensordict, tree_leaves
+from wm_vec.core import CounterRNG, Dynamics, Perspective, Transition
+from wm_vec.core.config import Backend
+from wm_vec.core.rng import STREAM_BANK, STREAM_NOISE, STREAM_RESET
 from wm_vec.model import CanvasModel
-from wm_vec.plain import whole_number
+from wm_vec.plain import warn_once, whole_number
 
 ActMode = Literal["set", "hold"]
 
@@ -34,6 +39,12 @@ class CanvasDynamics(Dynamics):
         reward_field: Path whose prediction is the reward; None for none.
         terminated_field: Path of a two-class field whose prediction ends the episode; None for none.
         bank: ``(M, N)`` values of initial states; None draws them from the model's prior.
+        backend: ``"torch"`` steps in torch, ``"triton"`` by kernels, ``"auto"`` by kernels on CUDA where they take the
+            canvas.
+        dtype: Of the network in kernels: bfloat16 or float32; None for bfloat16 on CUDA.
+
+    Raises:
+        ValueError: Another act mode, or ``"triton"`` for a canvas or device that no kernel takes.
     """
 
     @torch.inference_mode(False)
@@ -47,6 +58,8 @@ class CanvasDynamics(Dynamics):
         reward_field: str | None = None,
         terminated_field: str | None = None,
         bank: Tensor | None = None,
+        backend: Backend = "auto",
+        dtype: torch.dtype | None = None,
     ) -> None:
         if act_mode not in ("set", "hold"):
             raise ValueError(f"act_mode must be 'set' or 'hold', got {act_mode!r}.")
@@ -62,8 +75,15 @@ class CanvasDynamics(Dynamics):
         clamped = torch.zeros(1, bound.layout.num_positions, dtype=torch.bool)
         outputs = [i for path in act_fields if bound[path].spec.is_output for i in bound[path].indices()]
         clamped[0, outputs] = True
-        self._clamp_mask = clamped.to(device) if act_mode == "hold" and outputs else None
-        self.noise_size = model.noise_size
+        self._controls = Controls(
+            columns=self.action_columns,
+            num_positions=bound.layout.num_positions,
+            held=clamped.to(device) if act_mode == "hold" and outputs else None,
+            period=model.codec.period.to(device) if self._has_periods else None,
+            ticks_per_step=self._ticks_per_step,
+            stream=STREAM_NOISE,
+        )
+        self._kernel_dtype = self._chosen_dtype(backend, dtype)
         self.signature = json.dumps(bound.to_dict()["fields"], sort_keys=True)
         self._saved_bank = bank
 
@@ -148,19 +168,63 @@ class CanvasDynamics(Dynamics):
 
     def step(self, state: TensorDictBase, action: Tensor, rng: CounterRNG) -> Transition:
         """Write the action ``(B, A)``, predict, read reward and termination."""
-        values = state.get("values").index_copy(1, self.action_columns, action)
-        tick, clamp_mask = None, self._clamp_mask
-        if self._has_periods:
-            tick = state.get("tick")
-            resting = ~self.model.codec.changing(tick, self._ticks_per_step)
-            tick = tick + self._ticks_per_step
-            clamp_mask = resting if clamp_mask is None else clamp_mask | resting
-        # Noise and sampler are in float32 or wider, whatever the network is in.
-        noise = rng.normal(self.noise_size, dtype=torch.promote_types(values.dtype, torch.float32))
-        values = self.model.packed(self.n_denoise_steps).predict(values, noise, clamp_mask)
+        tick = state.get("tick") if self._has_periods else None
+        counters = rng.seed, rng.episode, rng.step
+        values = canvas_step(self.packed(), self._controls, state.get("values"), action, *counters, tick)
+        tick = None if tick is None else tick + self._ticks_per_step
         reward = None if self.reward_column is None else values.select(1, self.reward_column)
         terminated = None if self.terminated_column is None else values.select(1, self.terminated_column) > 0.5
         return Transition(self._as_state(values, tick), values, reward, terminated)
+
+    def packed(self) -> PackedWeights:
+        """The model's weights as they are now, for a step."""
+        return self.model.packed(self.n_denoise_steps, self._kernel_dtype)
+
+    def fuse(self, perspectives: Sequence[Perspective]) -> FusedStep | None:
+        """One launch for everybody, where kernels run and every perspective sees floats or whole numbers."""
+        if self._kernel_dtype is None:
+            return None
+        columns = iter(self.action_columns.tolist())
+        roles = []
+        for perspective in perspectives:
+            spec, parts = perspective.action, tree_leaves(perspective.obs_parts)
+            index = perspective.obs_index
+            observes = range(self._controls.num_positions) if index is None else index.tolist()
+            if len({*observes}) < len(observes):
+                return None
+            role = Role(
+                acts=tuple(islice(columns, spec.size)),
+                low=spec.low,
+                high=spec.high,
+                offset=spec.offset,
+                observes=tuple(observes),
+                whole=bool(parts) and all(part.dtype is torch.int64 and part.bounds is None for part in parts),
+                reward=-1 if self.reward_column is None else self.reward_column,
+                terminated=-1 if self.terminated_column is None else self.terminated_column,
+            )
+            roles.append(role)
+        return FusedStep(self.packed, self._controls, roles, STREAM_RESET)
+
+    def _chosen_dtype(self, backend: Backend, dtype: torch.dtype | None) -> torch.dtype | None:
+        """The dtype of the network in kernels; None where none run."""
+        problem = self._why_no_kernel()
+        if backend == "torch" or (backend == "auto" and self.device.type != "cuda"):
+            return None
+        if problem is not None and backend == "triton":
+            raise ValueError(f"backend='triton': no kernel takes this world: {problem}. Use backend='auto'.")
+        if problem is not None:
+            warn_once(f"No kernel takes this world: {problem}. It runs in torch.")
+            return None
+        default = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        return default if dtype is None else dtype
+
+    def _why_no_kernel(self) -> str | None:
+        if not (has_kernels(self.device) or self.device.type == "meta"):
+            return f"it is on {self.device}, and kernels run on CUDA devices where Triton is installed"
+        if self.dtype is not torch.float32:
+            return f"it is in {self.dtype}, not torch.float32"
+        layout, heads = self.model.bound.layout, self.model.denoiser.num_heads
+        return why_not(layout.num_positions, layout.d_model, heads)
 
     def _as_state(self, values: Tensor, tick: Tensor | None = None) -> TensorDict:
         state = {"values": values}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import Literal, TypedDict, get_args
 
+import torch
 from gymnasium.vector import AutoresetMode
 
 from wm_vec.core.state import as_autoreset_mode
 from wm_vec.plain import seed_number, truth, whole_number
+
+Backend = Literal["auto", "torch", "triton"]
 
 
 @dataclass(frozen=True)
@@ -23,10 +26,14 @@ class EngineConfig:
             that is loaded later takes a new buffer.
         exact_rows: Run envs through the network in chunks of a fixed size, so that an env's bits do not depend on B.
         validate: Also check the values of actions, and warn of envs whose world broke down, which reads the host.
+        backend: ``"torch"`` runs steps in torch, ``"triton"`` by kernels, ``"auto"`` by kernels on CUDA where the world
+            has some.
+        dtype: Of the network in kernels, bfloat16 or float32; None for bfloat16 on CUDA. States, noise and rewards are
+            float32 in any case.
         mode: `autoreset_mode` as Gymnasium's enum; not given.
 
     Raises:
-        ValueError: A number that must be whole and is not, or is out of its range.
+        ValueError: A number that must be whole and is not, or is out of its range; another backend or dtype.
     """
 
     max_episode_steps: int | None = None
@@ -35,6 +42,8 @@ class EngineConfig:
     bank_size: int = 1024
     exact_rows: bool = False
     validate: bool = False
+    backend: Backend = "auto"
+    dtype: torch.dtype | None = None
 
     mode: AutoresetMode = field(init=False, repr=False)
 
@@ -42,6 +51,10 @@ class EngineConfig:
         object.__setattr__(self, "mode", as_autoreset_mode(self.autoreset_mode))
         for name in ("exact_rows", "validate"):
             object.__setattr__(self, name, truth(getattr(self, name), name))
+        if self.backend not in get_args(Backend):
+            raise ValueError(f"backend must be one of {', '.join(map(repr, get_args(Backend)))}, got {self.backend!r}.")
+        if self.dtype not in (None, torch.float32, torch.bfloat16):
+            raise ValueError(f"dtype must be torch.float32, torch.bfloat16 or None, got {self.dtype!r}.")
         if self.max_episode_steps is not None:
             object.__setattr__(self, "max_episode_steps", whole_number(self.max_episode_steps, "max_episode_steps"))
         if self.seed is not None:
@@ -58,3 +71,5 @@ class EngineKeywords(TypedDict, total=False):
     bank_size: int
     exact_rows: bool
     validate: bool
+    backend: Backend
+    dtype: torch.dtype | None

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
+from wm_kernels import FusedStep
+from wm_vec.core.perspective import Perspective
 from wm_vec.core.rng import CounterRNG
 from wm_vec.core.trees import Tree
 
@@ -46,15 +48,12 @@ class Dynamics(ABC):
             from torch's generator; then only whole-batch reproducibility is promised.
         signature: What the state's numbers stand for, beyond keys and shapes; worlds with another signature refuse
             the state.
-        noise_size: Standard normals per env that `step` reads by ``rng.normal(noise_size)``. The engine draws them
-            together with its own random words; 0 leaves all draws to `step`.
         starts_fresh: Whether episodes start from `start` at every reset, in place of a bank of initial states. The
             engine then starts an episode of every env in every step and keeps those of the envs that ended.
     """
 
     rng: Literal["counter", "global"] = "counter"
     signature: str = ""
-    noise_size: int = 0
     starts_fresh: bool = False
 
     @property
@@ -83,6 +82,13 @@ class Dynamics(ABC):
         """The action ``(B, A)`` by which `step` writes nothing into `state`, for agents that act no more.
 
         None, where there is no such action, hands the actions of these agents on as they come.
+        """
+        return None
+
+    def fuse(self, perspectives: Sequence[Perspective]) -> FusedStep | None:
+        """The whole env step of these perspectives, paid and ended by the dynamics itself, as one operation.
+
+        None, where there is no such operation, lets the engine compose it.
         """
         return None
 

@@ -14,8 +14,9 @@ from gymnasium.vector import AutoresetMode
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
+from wm_kernels.dispatch import has_kernels
 from wm_vec.core.actions import JointAction
-from wm_vec.core.config import EngineConfig
+from wm_vec.core.config import Backend, EngineConfig
 from wm_vec.core.dynamics import Dynamics
 from wm_vec.core.imagination import imagined
 from wm_vec.core.perspective import WHOLE_DTYPES, Perspective
@@ -105,6 +106,8 @@ class Engine:
             resets=resets,
             layout=layout,
             config=config,
+            fused=None if rewards.has_functions else dynamics.fuse(perspectives),
+            kernels=_runs_kernels(config.backend, device),
         )
         self._attach(world, num_envs, family)
         if rewards.has_functions:
@@ -410,6 +413,18 @@ class Engine:
         observation = self.dynamics.observe(world.layout.dynamics_state(leaves))
         states = dict(zip(world.layout.reward_states, leaves[len(world.layout.keys) :], strict=True))
         world.rewards.probe(observation, world.actions.middle(3), torch.ones_like(few), states)
+
+
+def _runs_kernels(backend: Backend, device: torch.device) -> bool:
+    """Whether operations run as kernels.
+
+    Raises:
+        ValueError: They must, and cannot.
+    """
+    able = has_kernels(device) or device.type == "meta"
+    if backend == "triton" and not able:
+        raise ValueError(f"backend='triton' needs a CUDA device and Triton, not {device}. Use backend='auto'.")
+    return able and (backend == "triton" or (backend == "auto" and device.type == "cuda"))
 
 
 @torch.compiler.disable(reason="wm_vec: a step that keeps its graph hooks its gradients; traced, it loses its state")

@@ -191,7 +191,12 @@ class Perspective:
         """This perspective's own copy of the dynamics' observation, ``(B, ...)``."""
         if not isinstance(observation, Tensor):
             return tree_map(Tensor.clone, observation)
-        seen = observation.clone() if self.obs_index is None else observation.index_select(1, self.obs_index)
+        return self.parts_of(
+            observation.clone() if self.obs_index is None else observation.index_select(1, self.obs_index)
+        )
+
+    def parts_of(self, seen: Tensor) -> Tree:
+        """The parts of what it sees, flat ``(B, n)``: views, where they have its dtype."""
         return seen if self.obs_parts is None else tree_map(lambda part: part.of(seen), self.obs_parts)
 
     def whole(self, seen: Tree, like: Tree) -> Tree:

@@ -10,8 +10,9 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
+from wm_kernels import Draw
 from wm_vec.core.dynamics import Dynamics
-from wm_vec.core.rng import CounterRNG, fork_seeds, seed_list, start_words
+from wm_vec.core.rng import STREAM_RESET, CounterRNG, fork_seeds, seed_list
 from wm_vec.core.state import EnvState, StateLayout
 from wm_vec.core.trees import select_envs
 from wm_vec.plain import check_type
@@ -29,34 +30,29 @@ class InitialStates(NamedTuple):
 
     Attributes:
         leaves: Tensors ``(M, ...)``, in the order of `StateLayout`.
-        places: ``(B,)`` int64, the state that each env takes; None for the env's own of B.
+        draw: Which of them each env takes; None for the env's own of B.
         info: What the dynamics reports of the fresh episodes.
     """
 
     leaves: list[Tensor]
-    places: Tensor | None
+    draw: Draw | None
     info: Mapping[str, Any] = {}
 
     def per_env(self) -> list[Tensor]:
         """Each env's own initial state, ``(B, ...)``."""
-        return self.leaves if self.places is None else [leaf[self.places] for leaf in self.leaves]
+        place = None if self.draw is None else self.draw.places()
+        return self.leaves if place is None else [leaf[place] for leaf in self.leaves]
 
 
 class ResetSource(Protocol):
     """Gives every env the initial state that its seed and episode number say."""
 
-    uses_words: bool
-    """Whether `sample` reads `words`."""
-
-    def sample(
-        self, seed: Tensor, episode: Tensor, words: Tensor | None = None, options: Mapping[str, Any] | None = None
-    ) -> InitialStates:
+    def sample(self, seed: Tensor, episode: Tensor, options: Mapping[str, Any] | None = None) -> InitialStates:
         """Initial states of B envs.
 
         Args:
             seed: ``(B,)`` int64.
-            episode: ``(B,)`` int64, the number of the episode that starts; not read where `words` are given.
-            words: ``(B,)`` int64, `start_words` of these if they have been drawn.
+            episode: ``(B,)`` int64, the number of the episode before the one that starts.
             options: What the caller handed to ``reset``; a bank has no use for them.
         """
         ...
@@ -81,8 +77,6 @@ class Bank:
         size: ``()`` int64 on the device.
     """
 
-    uses_words = True
-
     def __init__(self, leaves: Sequence[Tensor], capacity: int) -> None:
         self._allocate(leaves, capacity)
         self.load(leaves)
@@ -106,12 +100,9 @@ class Bank:
         other.buffer, other.size = [leaf.clone() for leaf in self.buffer], self.size.clone()
         return other
 
-    def sample(
-        self, seed: Tensor, episode: Tensor, words: Tensor | None = None, options: Mapping[str, Any] | None = None
-    ) -> InitialStates:
+    def sample(self, seed: Tensor, episode: Tensor, options: Mapping[str, Any] | None = None) -> InitialStates:
         """The bank, and the state that each env draws at its seed and episode; see `ResetSource`."""
-        words = start_words(seed, episode) if words is None else words
-        return InitialStates(self.buffer, (words * self.size) >> 32)
+        return InitialStates(self.buffer, Draw(seed, episode, self.size, STREAM_RESET))
 
     @torch.inference_mode(False)  # tensors that are made in it can only be written into in it
     def _allocate(self, leaves: Sequence[Tensor], capacity: int) -> None:
@@ -128,16 +119,12 @@ class Fresh:
         layout: The states' tensors.
     """
 
-    uses_words = False
-
     def __init__(self, dynamics: Dynamics, layout: StateLayout) -> None:
         self.dynamics, self.layout = dynamics, layout
 
-    def sample(
-        self, seed: Tensor, episode: Tensor, words: Tensor | None = None, options: Mapping[str, Any] | None = None
-    ) -> InitialStates:
+    def sample(self, seed: Tensor, episode: Tensor, options: Mapping[str, Any] | None = None) -> InitialStates:
         """A fresh state for each env; see `ResetSource`."""
-        start = self.dynamics.start(CounterRNG(seed, episode, torch.zeros_like(episode)), options)
+        start = self.dynamics.start(CounterRNG(seed, episode + 1, torch.zeros_like(episode)), options)
         leaves = self.layout.check_leaves(start.state, "reset: the dynamics' start")
         return InitialStates(self.layout.initial_leaves(leaves), None, start.info)
 
@@ -213,7 +200,7 @@ def restart(
         starts = InitialStates(_given_leaves(layout, given, seed, episode), None)
         leaves = starts.leaves
     else:
-        starts = world.resets.sample(seed, episode, options=options)
+        starts = world.resets.sample(seed, episode - 1, options)
         leaves = starts.per_env()
         if given is not None and given.mask is not None:
             leaves = select_envs(given.mask, _given_leaves(layout, given, seed, episode), leaves)

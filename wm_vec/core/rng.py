@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wm_kernels import philox_normal, philox_step, philox_words
+from wm_kernels import philox_normal, philox_words
 from wm_vec.plain import whole_number
 
 STREAM_NOISE, STREAM_RESET, STREAM_FORK, STREAM_ACTION, STREAM_BANK = range(5)
@@ -20,11 +20,10 @@ class CounterRNG:
 
     Args:
         seed, episode, step: ``(B,)`` int64.
-        noise: ``(B, n)`` float32, the numbers of ``normal(n)``, where they have been drawn already.
     """
 
-    def __init__(self, seed: Tensor, episode: Tensor, step: Tensor, noise: Tensor | None = None) -> None:
-        self.seed, self.episode, self.step, self._noise = seed, episode, step, noise
+    def __init__(self, seed: Tensor, episode: Tensor, step: Tensor) -> None:
+        self.seed, self.episode, self.step = seed, episode, step
 
     @classmethod
     def from_seeds(cls, seeds: Tensor) -> CounterRNG:
@@ -34,8 +33,6 @@ class CounterRNG:
 
     def normal(self, num_normals: int, stream: int = STREAM_NOISE, dtype: torch.dtype = torch.float32) -> Tensor:
         """``(B, num_normals)`` standard normals, drawn in float32."""
-        if stream == STREAM_NOISE and self._noise is not None and self._noise.shape[1] == num_normals:
-            return self._noise.to(dtype)
         return philox_normal(self.seed, self.episode, self.step, num_normals, stream).to(dtype)
 
     def words(self, num_words: int, stream: int) -> Tensor:
@@ -54,27 +51,6 @@ class CounterRNG:
         """``(B,)`` int64 with 63 random bits, never negative: fit to be seeds."""
         words = self.words(2, stream)
         return (words[:, 0] << 31) ^ words[:, 1]
-
-
-def step_numbers(seed: Tensor, episode: Tensor, step: Tensor, num_normals: int) -> tuple[Tensor | None, Tensor]:
-    """All numbers of a step and of the reset that may follow, drawn at once.
-
-    Args:
-        seed, episode, step: ``(B,)`` int64.
-        num_normals: Normals per env that the step reads; may be 0.
-
-    Returns:
-        ``(B, num_normals)`` float32, the noise of this step (None for no normals), and ``(B,)`` int64, the word that
-        places the next episode's start, as `start_words` gives it.
-    """
-    if num_normals == 0:
-        return None, start_words(seed, episode + 1)
-    return philox_step(seed, episode, step, num_normals, STREAM_NOISE, STREAM_RESET)
-
-
-def start_words(seed: Tensor, episode: Tensor) -> Tensor:
-    """``(B,)`` int64 in ``[0, 2^32)``, the words that place the starts of the episodes numbered `episode`."""
-    return philox_words(seed, episode, torch.zeros_like(episode), 1, STREAM_RESET)[:, 0]
 
 
 def fork_seeds(parents: CounterRNG, fork: int) -> Tensor:

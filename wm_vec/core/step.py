@@ -11,18 +11,25 @@ import torch
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
-from wm_kernels import finish_step
+from wm_kernels import CanvasState, FinishedStep, FusedStep, finish_step
+from wm_kernels.dispatch import inside_functorch
+from wm_kernels.finish_step.reference import Autoreset
 from wm_vec.core.actions import JointAction
 from wm_vec.core.config import EngineConfig
 from wm_vec.core.dynamics import Dynamics, Transition
 from wm_vec.core.perspective import Perspective
 from wm_vec.core.resets import InitialStates, ResetSource
 from wm_vec.core.rewards import RewardFunctions
-from wm_vec.core.rng import CounterRNG, step_numbers
+from wm_vec.core.rng import CounterRNG
 from wm_vec.core.state import EnvState, StateLayout, StepOutput
 from wm_vec.core.trees import Tree, copies, finite_envs, in_chunks, select_envs
 from wm_vec.torch_settings import without_autocast
 
+AUTORESET: dict[AutoresetMode, Autoreset] = {
+    AutoresetMode.DISABLED: "disabled",
+    AutoresetMode.NEXT_STEP: "next_step",
+    AutoresetMode.SAME_STEP: "same_step",
+}
 EXACT_ROWS_CHUNK = 32
 """Envs that go through the network together under ``exact_rows``."""
 
@@ -39,6 +46,9 @@ class World:
         resets: Where episodes start.
         layout: The tensors of a state.
         config: The engine's settings.
+        fused: The whole step as one operation, for a world whose rewards and terminations are its own; None where it is
+            composed.
+        kernels: Whether kernels run.
     """
 
     dynamics: Dynamics
@@ -48,6 +58,8 @@ class World:
     resets: ResetSource
     layout: StateLayout
     config: EngineConfig
+    fused: FusedStep | None = None
+    kernels: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -84,8 +96,12 @@ def step(
     if gate is not None:
         actions = [gate.admit(action) for action in actions]
         state = layout.replace_leaves(state, gate.admit)
+    if world.fused is not None and gate is None and not inside_functorch():
+        return _fused(world, world.fused, state, actions, mode)
     joint, within_bounds = world.actions.join(actions)
-    noise, starts = _numbers(world, state, mode)
+    starts = InitialStates([], None)
+    if mode is not AutoresetMode.DISABLED:
+        starts = world.resets.sample(state.seed, state.episode)
     before, reward_state = state.dynamics, dict(state.reward_state.items())
     seed, episode, elapsed = state.seed, state.episode, state.elapsed
     ended = state.ended if len(world.perspectives) > 1 else None
@@ -96,7 +112,7 @@ def step(
         within_bounds = within_bounds if current is None else torch.where(idle, current, within_bounds)
 
     # 1. Predict.
-    transition: Transition = _run(world, _predict, before, within_bounds, noise, seed, episode, elapsed)
+    transition: Transition = _run(world, _predict, before, within_bounds, seed, episode, elapsed)
 
     # 2. Users' functions; nothing where rewards and terminations are the dynamics' own.
     own = transition.observation, transition.reward, transition.terminated
@@ -111,7 +127,7 @@ def step(
         layout.leaves(before, reward_state),
         layout.leaves(transition.state, carried),
         starts.leaves,
-        starts.places,
+        starts.draw,
         joint if world.actions.may_diverge else None,
         reward,
         terminated,
@@ -122,24 +138,66 @@ def step(
         state.pending if mode is AutoresetMode.NEXT_STEP else None,
         ended,
         world.config.max_episode_steps,
-        mode.name.lower(),
+        AUTORESET[mode],
+        kernel=world.kernels,
     )
     if gate is not None:
         gate.closed = finished.diverged
-    after = layout.state(
+    final_observation = world.see(world.dynamics.observe(layout.dynamics_state(finished.final)))
+    observation = final_observation
+    if mode is not AutoresetMode.DISABLED:
+        observation = world.see(world.dynamics.observe(layout.dynamics_state(finished.state)))
+    return _outcome(world, state, finished, observation, final_observation, copies(dict(transition.info)))
+
+
+def _fused(
+    world: World, fused: FusedStep, state: EnvState, actions: Sequence[Tensor], mode: AutoresetMode
+) -> tuple[EnvState, StepOutput]:
+    """All three segments as one operation."""
+    leaves = world.layout.leaves(state.dynamics, {})
+    tick = leaves[0] if len(leaves) > 1 else None
+    counters = state.elapsed, state.episode, state.seed, state.returns, state.ended, state.pending
+    starts = InitialStates([], None)
+    if mode is not AutoresetMode.DISABLED:
+        starts = world.resets.sample(state.seed, state.episode)
+    output = fused(
+        CanvasState(leaves[-1], tick, *counters),
+        actions,
+        starts.leaves,
+        starts.draw,
+        world.config.max_episode_steps,
+        AUTORESET[mode],
+    )
+    observation, final_observation = (
+        {p.name: p.parts_of(seen) for p, seen in zip(world.perspectives, each, strict=True)}
+        for each in (output.observed, output.last_observed)
+    )
+    if mode is AutoresetMode.DISABLED:
+        observation = final_observation
+    return _outcome(world, state, output.finished, observation, final_observation, {})
+
+
+def _outcome(
+    world: World,
+    before: EnvState,
+    finished: FinishedStep,
+    observation: dict[str, Tree],
+    final_observation: dict[str, Tree],
+    info: dict[str, Any],
+) -> tuple[EnvState, StepOutput]:
+    """The state that the next step starts from, and the step's output."""
+    after = world.layout.state(
         finished.state,
         elapsed=finished.elapsed,
         episode=finished.episode,
-        seed=seed,
+        seed=before.seed,
         returns=finished.returns,
-        pending=finished.finished.clone() if mode is AutoresetMode.NEXT_STEP else state.pending,
-        ended=state.ended if finished.ended is None else finished.ended,
-        world=state.world,
+        pending=before.pending if finished.pending is None else finished.pending,
+        ended=before.ended if finished.ended is None else finished.ended,
+        world=before.world,
     )
-    final_state = layout.dynamics_state(finished.final)
-    final_observation = world.see(world.dynamics.observe(final_state))
     return after, StepOutput(
-        observation=final_observation if mode is AutoresetMode.DISABLED else world.observe(after),
+        observation=observation,
         final_observation=final_observation,
         reward=finished.reward,
         terminated=finished.terminated,
@@ -150,8 +208,8 @@ def step(
         episode_return=finished.final_returns,
         episode_length=finished.final_elapsed,
         state=after.dynamics,
-        final_state=final_state,
-        info=copies(dict(transition.info)),
+        final_state=world.layout.dynamics_state(finished.final),
+        info=info,
     )
 
 
@@ -182,16 +240,6 @@ class GradientGate:
         return gradient.masked_fill(self.closed.view(-1, *(1,) * (gradient.dim() - 1)), 0.0)
 
 
-def _numbers(world: World, state: EnvState, mode: AutoresetMode) -> tuple[Tensor | None, InitialStates]:
-    """The step's noise, and where envs that reset in it start: all random words of the step in one draw."""
-    if mode is AutoresetMode.DISABLED:
-        return None, InitialStates([], None)
-    if not world.resets.uses_words:
-        return None, world.resets.sample(state.seed, state.episode + 1)
-    noise, words = step_numbers(state.seed, state.episode, state.elapsed, world.dynamics.noise_size)
-    return noise, world.resets.sample(state.seed, state.episode, words)
-
-
 def _run(world: World, segment: Callable[..., Any], *args: Any) -> Any:
     """A segment of the step; under `exact_rows` in chunks, since by rounding its bits may depend on the batch size."""
     if world.config.exact_rows:
@@ -199,10 +247,8 @@ def _run(world: World, segment: Callable[..., Any], *args: Any) -> Any:
     return segment(world, *args)
 
 
-def _predict(
-    world: World, state: Any, action: Tensor, noise: Tensor | None, seed: Tensor, episode: Tensor, elapsed: Tensor
-) -> Transition:
-    return world.dynamics.step(state, action, CounterRNG(seed, episode, elapsed, noise))
+def _predict(world: World, state: Any, action: Tensor, seed: Tensor, episode: Tensor, elapsed: Tensor) -> Transition:
+    return world.dynamics.step(state, action, CounterRNG(seed, episode, elapsed))
 
 
 def _as_flags(reward: Tensor, flags: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from wm_kernels import PackedWeights, kernel_tables
 from wm_kernels.predict.reference import class_logits, read_numbers, trunk_reference
 from wm_vec.canvas import BoundSchema
 from wm_vec.compat import writes
 from wm_vec.model.codec import KNOWN, SAME_TICK, UNKNOWN, FieldCodec
 from wm_vec.model.denoiser import Denoiser, karras_sigmas, masked_mean
-from wm_vec.model.packed_weights import PackedWeights
 from wm_vec.plain import check_type, take_numbers
 from wm_vec.torch_settings import float32_by_default, without_autocast
 
@@ -113,7 +113,7 @@ class CanvasModel(nn.Module):
             self.config.num_loops,
             self.config.mlp_ratio,
         )
-        self._packed: dict[int, tuple[list[int], PackedWeights]] = {}
+        self._packed: dict[tuple[int, torch.dtype | None], tuple[list[int], PackedWeights]] = {}
         self._sources: list[Tensor] | None = None  # a walk over all modules takes longer than the rest of `_versions`
         self._refreshes = 0
         self.register_load_state_dict_post_hook(CanvasModel._force_refresh)
@@ -220,8 +220,10 @@ class CanvasModel(nn.Module):
         typical = error.masked_fill(weight == 0, torch.nan).nanmedian(0).values.nan_to_num() / 0.455
         codec.spread.copy_(torch.minimum(squares, typical) * codec.is_number)
 
-    def packed(self, n_denoise_steps: int) -> PackedWeights:
+    def packed(self, n_denoise_steps: int, kernel_dtype: torch.dtype | None = None) -> PackedWeights:
         """The packed weights of a step: made once, refreshed in the same storage when parameters have changed.
+
+        With a `kernel_dtype` they hold the tables of the kernels, too, of a network in that dtype.
 
         Moving or casting the model makes new ones. Writes through ``parameter.data`` are the one change that torch does
         not count: write under ``torch.no_grad()`` instead.
@@ -230,22 +232,27 @@ class CanvasModel(nn.Module):
             # Traced with the step, which so reads the parameters as they are, and no tables of before.
             known = self.codec.is_input[None]
             return self._pack(n_denoise_steps, known, known, KNOWN)
-        versions, found = self._versions(), self._packed.get(n_denoise_steps)
+        key = n_denoise_steps, kernel_dtype
+        versions, found = self._versions(), self._packed.get(key)
         if found is not None and found[0] == versions:
             return found[1]
-        packed = self._repacked(n_denoise_steps, None if found is None else found[1])
-        self._packed[n_denoise_steps] = (versions, packed)
+        packed = self._repacked(*key, None if found is None else found[1])
+        self._packed[key] = (versions, packed)
         return packed
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def _repacked(self, n_denoise_steps: int, held: PackedWeights | None) -> PackedWeights:
+    def _repacked(
+        self, n_denoise_steps: int, kernel_dtype: torch.dtype | None, held: PackedWeights | None
+    ) -> PackedWeights:
         """The packed weights of the parameters as they are, in the storage of `held` if there is any; without a graph.
 
         Made in inference mode, too, they are tensors that a later step can keep a graph over.
         """
         known = self.codec.is_input[None]
         packed = self._pack(n_denoise_steps, known, known, KNOWN)
+        if kernel_dtype is not None:
+            packed = packed._replace(kernel=kernel_tables(packed, kernel_dtype))
         if held is None or not held.like(packed):
             return packed.clone()
         held.copy_(packed)

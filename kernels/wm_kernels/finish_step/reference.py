@@ -8,7 +8,30 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from wm_kernels.philox_normal import philox_words
+
 Autoreset = Literal["same_step", "next_step", "disabled"]
+
+
+class Draw(NamedTuple):
+    """Which state of a bank an env's next episode starts from: its word of Philox says so.
+
+    Attributes:
+        seed: ``(B,)`` int64.
+        episode: ``(B,)`` int64, the number of the episode before the one that starts.
+        size: ``()`` int64, states in the bank, below 2^31.
+        stream: The stream of the words.
+    """
+
+    seed: Tensor
+    episode: Tensor
+    size: Tensor
+    stream: int
+
+    def places(self) -> Tensor:
+        """``(B,)`` int64 in ``[0, size)``."""
+        words = philox_words(self.seed, self.episode + 1, torch.zeros_like(self.episode), 1, self.stream)
+        return (words[:, 0] * self.size) >> 32
 
 
 class FinishedStep(NamedTuple):
@@ -26,6 +49,7 @@ class FinishedStep(NamedTuple):
         elapsed, episode: ``(B,)`` int64, counters after resets.
         returns: ``(B, P)`` float, the episode's sum of rewards after resets.
         ended: ``(B, P)`` bool, the perspectives that have ended in an episode that goes on; None where it was None.
+        pending: ``(B,)`` bool, envs that the next step only resets; None but under ``"next_step"``.
         final_elapsed: ``(B,)`` int64, the episode's length before resets; 0 where the step was only a reset.
         final_returns: ``(B, P)`` float, the episode's sum of rewards before resets; 0 likewise.
     """
@@ -42,6 +66,7 @@ class FinishedStep(NamedTuple):
     episode: Tensor
     returns: Tensor
     ended: Tensor | None
+    pending: Tensor | None
     final_elapsed: Tensor
     final_returns: Tensor
 
@@ -50,7 +75,7 @@ def finish_step_reference(
     previous: Sequence[Tensor],
     proposed: Sequence[Tensor],
     bank: Sequence[Tensor],
-    bank_index: Tensor | None,
+    draw: Draw | None,
     action: Tensor | None,
     reward: Tensor,
     terminated: Tensor,
@@ -62,6 +87,7 @@ def finish_step_reference(
     ended: Tensor | None,
     horizon: int | None,
     autoreset: Autoreset,
+    kernel: bool = False,
 ) -> FinishedStep:
     """Contain what diverged, end episodes, reset envs from the bank, and count.
 
@@ -69,7 +95,7 @@ def finish_step_reference(
         previous: The state's leaves before the step, each ``(B, ...)``.
         proposed: The leaves that the dynamics proposes; same shapes and dtypes.
         bank: The leaves of the initial states, each ``(M, ...)``; read only where envs reset.
-        bank_index: ``(B,)`` int64, the initial state that each env would take; None takes the env's own of B.
+        draw: The initial state that each env would take; None takes the env's own of B.
         action: ``(B, A)`` float, or None where actions cannot be non-finite.
         reward: ``(B, P)`` float.
         terminated: ``(B, P)`` bool.
@@ -83,6 +109,7 @@ def finish_step_reference(
         horizon: Steps after which an episode is truncated; None for no limit.
         autoreset: ``"same_step"`` resets finished envs at once, ``"next_step"`` spends the next step on it,
             ``"disabled"`` leaves it to the caller.
+        kernel: Whether a kernel may run instead; the reference itself has no use for it.
 
     Returns:
         New tensors, except that under ``"disabled"`` ``final`` and ``state`` are one list and `episode` is as it was,
@@ -118,10 +145,11 @@ def finish_step_reference(
     if autoreset == "disabled":
         return FinishedStep(
             final, final, reward, terminated, truncated, diverged, finished, torch.zeros_like(finished),
-            final_elapsed, episode, final_returns, ended, final_elapsed.clone(), final_returns.clone(),
+            final_elapsed, episode, final_returns, ended, None, final_elapsed.clone(), final_returns.clone(),
         )  # fmt: skip
     was_reset = finished if pending is None else pending.clone()
-    fresh = bank if bank_index is None else [leaf[bank_index] for leaf in bank]
+    place = None if draw is None else draw.places()
+    fresh = bank if place is None else [leaf[place] for leaf in bank]
     state = [_select(was_reset, start, last) for start, last in zip(fresh, final, strict=True)]
     return FinishedStep(
         final,
@@ -136,6 +164,7 @@ def finish_step_reference(
         episode + was_reset,
         final_returns.masked_fill(was_reset[:, None], 0.0),
         ended,
+        None if pending is None else finished.clone(),
         final_elapsed,
         final_returns,
     )

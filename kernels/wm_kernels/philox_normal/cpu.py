@@ -28,18 +28,6 @@ def philox_normal_cpu(seed: Tensor, episode: Tensor, step: Tensor, num_normals: 
     return _normals(*_philox(seed, *_counters(episode, step, -(-num_normals // 4), stream)), num_normals)
 
 
-def philox_step_cpu(
-    seed: Tensor, episode: Tensor, step: Tensor, num_normals: int, stream: int, reset_stream: int
-) -> tuple[Tensor, Tensor]:
-    """`philox_step_reference` for tensors in host memory; the same bits."""
-    even, odd = _counters(episode, step, -(-num_normals // 4) + 1, stream)
-    # The last block is that of the reset: step 0 and block 0 of the next episode, in a stream of its own.
-    even[:, -1], odd[1, -1] = 0, reset_stream & MASK32
-    odd[0, -1] += 1
-    even, odd = _philox(seed, even, odd)
-    return _normals(even[:, :-1], odd[:, :-1], num_normals), torch.from_numpy(even[0, -1].astype(np.int64))
-
-
 def _counters(episode: Tensor, step: Tensor, blocks: int, stream: int) -> tuple[np.ndarray, np.ndarray]:
     """The counter words c0 and c2, and c1 and c3, ``(2, blocks, B)`` uint32 each.
 

@@ -107,25 +107,3 @@ def philox_normal_reference(seed: Tensor, episode: Tensor, step: Tensor, num_nor
     """
     words = philox_words_reference(seed, episode, step, num_normals + num_normals % 2, stream)
     return box_muller(words)[:, :num_normals]
-
-
-def philox_step_reference(
-    seed: Tensor, episode: Tensor, step: Tensor, num_normals: int, stream: int, reset_stream: int
-) -> tuple[Tensor, Tensor]:
-    """All random numbers that a step and the reset after it need, in one evaluation of Philox.
-
-    Args:
-        seed, episode, step: As in `philox_words_reference`.
-        num_normals: Normals per env, the numbers of `philox_normal_reference` of `stream`; at least 1.
-        stream: The stream of the normals.
-        reset_stream: The stream of the word.
-
-    Returns:
-        Normals ``(B, num_normals)`` float32, and ``(B,)`` int64 in ``[0, 2^32)``, the first word of `reset_stream` at
-        step 0 of the next episode.
-    """
-    blocks = -(-num_normals // 4)
-    noise = _counters(episode, step, blocks, stream)
-    reset = _counters(episode + 1, torch.zeros_like(step), 1, reset_stream)
-    words = philox4x32_reference(torch.cat((noise, reset), 1), _key(seed))
-    return box_muller(words[:, :blocks].flatten(1))[:, :num_normals], words[:, blocks, 0]

@@ -1,4 +1,4 @@
-"""A model's weights and constant tables, laid out for the operations of a predict."""
+"""A model's weights and constant tables, laid out for the operations of a step."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
-from wm_kernels import ClassInputs, DenoiserWeights, decode_fields, encode_fields, predict
-from wm_vec.compat import tree_leaves, tree_map
+from wm_kernels.canvas_step.tables import KernelTables
+from wm_kernels.decode_fields import decode_fields
+from wm_kernels.encode_fields import ClassInputs, encode_fields
+from wm_kernels.predict import DenoiserWeights, predict
 
 
 class PackedWeights(NamedTuple):
@@ -24,6 +27,7 @@ class PackedWeights(NamedTuple):
         modulation: ``(K, L, 6, D)`` float; see `predict`.
         denoiser: The network.
         sigmas: K noise levels, the last 0.
+        kernel: The same as the kernels take it; None where none is to run.
     """
 
     known: Tensor
@@ -43,6 +47,7 @@ class PackedWeights(NamedTuple):
     modulation: Tensor
     denoiser: DenoiserWeights
     sigmas: tuple[float, ...]
+    kernel: KernelTables | None = None
 
     def predict(self, values: Tensor, noise: Tensor, clamp_mask: Tensor | None = None) -> Tensor:
         """Sample the next values.
