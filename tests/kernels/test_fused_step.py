@@ -1,0 +1,159 @@
+"""`fused_step` against its reference: any canvas, any perspectives, every mode."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+
+from tests.kernels.canvases import DEVICE, END, KINDS, Case, case_of, cases, needs_kernels, poisoned_outputs
+from wm_kernels import FusedStep
+from wm_kernels.fused_step import fused_step_reference
+from wm_vec.canvas import Field
+
+pytestmark = needs_kernels
+TOLERANCE = 2e-4
+ATARI = {"x": Field(w=3), "kind": KINDS["seventeen"], "act": KINDS["given"], "end": END, "paid": Field(is_input=False)}
+
+
+def fused(case: Case):
+    step = FusedStep(lambda: case.packed, case.controls, case.roles, 1)
+    with torch.no_grad(), poisoned_outputs():
+        return step(*case.arguments())
+
+
+def reference(case: Case):
+    with torch.no_grad():
+        return fused_step_reference(case.packed, case.controls, case.roles, *case.arguments())
+
+
+def named(output):
+    """Every tensor of an output by name."""
+    tensors = {name: value for name, value in output.finished._asdict().items() if isinstance(value, torch.Tensor)}
+    for name in ("final", "state"):
+        tensors.update({f"{name}{i}": leaf for i, leaf in enumerate(getattr(output.finished, name))})
+    for name in ("observed", "last_observed"):
+        tensors.update({f"{name}{i}": leaf for i, leaf in enumerate(getattr(output, name))})
+    return tensors
+
+
+def assert_equal(got, expected, unsure):
+    """All but the envs in which a class was drawn within rounding of the next one."""
+    got, expected = named(got), named(expected)
+    assert got.keys() == expected.keys()
+    for name, tensor in got.items():
+        assert tensor.dtype == expected[name].dtype, name
+        assert tensor.shape == expected[name].shape, name
+        torch.testing.assert_close(
+            tensor[~unsure],
+            expected[name][~unsure],
+            rtol=TOLERANCE,
+            atol=TOLERANCE,
+            equal_nan=True,
+            msg=lambda m, n=name: f"{n}: {m}",
+        )
+
+
+def unsure_envs(case: Case):
+    """``(B,)`` bool: envs in which a change of the noise within rounding draws another class, or rounds another way."""
+    step = case.packed.predict
+    unsure = torch.zeros(case.state.values.shape[0], dtype=torch.bool, device=DEVICE)
+    results = []
+    for nudge in (-1e-5, 0.0, 1e-5):
+
+        def predict(self, values, noise, kept=None, nudge=nudge):
+            return step.__func__(self, values, noise + nudge, kept)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(case.packed), "predict", predict)
+            results.append(named(reference(case)))
+    for name, tensor in results[1].items():
+        for other in (results[0][name], results[2][name]):
+            differs = (tensor.double() - other.double()).abs() > 0.01
+            unsure |= differs[:, None].flatten(1).any(-1)
+    return unsure
+
+
+@settings(max_examples=25, deadline=None)
+@given(cases())
+def test_any_step_is_the_references(case):
+    assert_equal(fused(case), reference(case), unsure_envs(case))
+
+
+@pytest.mark.long
+@settings(max_examples=600, deadline=None)
+@given(cases(max_envs=70))
+def test_any_step_of_many_is_the_references(case):
+    assert_equal(fused(case), reference(case), unsure_envs(case))
+
+
+@pytest.mark.parametrize(
+    ("positions", "width"), [(1, 32), (4, 64), (9, 128), (17, 64), (33, 32), (64, 128), (65, 64), (128, 64)]
+)
+def test_every_size_that_fits(positions, width):
+    fields = {"x": Field(w=positions)} if positions < 3 else {"x": Field(w=positions - 2), "act": Field(), "end": END}
+    acts = [["x"]] if positions < 3 else [["act"]]
+    case = case_of(fields, acts, num_envs=3, d_model=width, num_blocks=1, n_denoise_steps=2)
+    assert_equal(fused(case), reference(case), unsure_envs(case))
+
+
+@pytest.mark.parametrize("num_envs", [0, 1, 8, 9])
+def test_any_number_of_envs(num_envs):
+    case = case_of(ATARI, [["act"]], num_envs=num_envs, num_blocks=1, n_denoise_steps=2)
+    assert_equal(fused(case), reference(case), unsure_envs(case))
+
+
+@pytest.mark.parametrize("mode", ["same_step", "next_step", "disabled"])
+def test_an_envs_bits_do_not_depend_on_its_slot_or_on_how_many_there_are(mode):
+    case = case_of(ATARI, [["act"]], num_envs=19, mode=mode, num_blocks=1, n_denoise_steps=2)
+    whole = named(fused(case))
+    for index in ([7], [18, 3, 7], [*range(11, 19), *range(5)]):
+        part = named(fused(case.rows(index)))
+        for name, tensor in part.items():
+            assert torch.equal(tensor, whole[name][index]), (name, index)
+
+
+@pytest.mark.parametrize("slot", range(9))
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_breaks_in_an_env_stays_in_it(slot, value):
+    case = case_of(ATARI, [["act"]], num_envs=9, num_blocks=1, n_denoise_steps=2)
+    others = [i for i in range(9) if i != slot]
+    sound = named(fused(case))
+    case.state.values[slot, slot % 4] = value
+    broken = named(fused(case))
+    assert broken["diverged"].tolist() == [i == slot for i in range(9)]
+    for name, tensor in broken.items():
+        assert torch.equal(tensor[others], sound[name][others]), name
+    assert_equal(fused(case), reference(case), unsure_envs(case))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_an_action_that_is_no_number_ends_its_env(value):
+    case = case_of(ATARI, [["act"]], num_envs=5, num_blocks=1, n_denoise_steps=2)
+    case.actions[0][3] = value
+    got = fused(case)
+    assert got.finished.diverged.tolist() == [False, False, False, True, False]
+    assert_equal(got, reference(case), unsure_envs(case))
+
+
+@pytest.mark.parametrize("mode", ["same_step", "next_step", "disabled"])
+@pytest.mark.parametrize("exponents", [(-30, 12), (12, 38)])
+def test_numbers_of_any_size(exponents, mode):
+    case = case_of(ATARI, [["act"]], num_envs=16, mode=mode, num_blocks=1, n_denoise_steps=2)
+    generator = torch.Generator().manual_seed(3)
+    case.state.values.mul_(10.0 ** torch.randint(*exponents, (16, 1), generator=generator).to(DEVICE))
+    got, expected = named(fused(case)), named(reference(case))
+    for tensor in got.values():
+        assert bool(tensor.isfinite().all())
+    if exponents[1] < 20:  # where squares overflow, the two sum in another order
+        assert torch.equal(got["diverged"], expected["diverged"])
+        torch.testing.assert_close(got["final0"], expected["final0"], rtol=1e-3, atol=1e-3)
+
+
+def test_positions_belong_to_one_perspective_and_are_seen_once():
+    case = case_of(ATARI, [["act"]], num_envs=1)
+    twice = [case.roles[0], case.roles[0]]
+    seen = [case.roles[0].__class__(**{**vars(case.roles[0]), "observes": (1, 1)})]
+    for roles in (twice, seen):
+        with pytest.raises(ValueError, match="FusedStep"):
+            FusedStep(lambda: case.packed, case.controls, roles, 1)
