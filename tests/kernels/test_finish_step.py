@@ -7,10 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.kernels.canvases import DEVICE, needs_kernels, poisoned_outputs
 from wm_kernels import Draw, finish_step, philox_words
 
+KERNEL = [False, pytest.param(True, marks=needs_kernels)]
 BANK = 3
-NUMBERS = st.sampled_from([0.0, 1.0, -2.5, 3e38, math.nan, math.inf, -math.inf])
+NUMBERS = st.sampled_from([0.0, 1.0, -2.5, 2.0**20, math.nan, math.inf, -math.inf])
 FINITE = st.sampled_from([0.0, 1.0, -2.5, 7.0])
 
 
@@ -47,7 +49,8 @@ BANK_LEAVES = [[[100.0, 101.0], [102.0, 103.0], [104.0, 105.0]], [200.0, 201.0, 
 
 
 def draw_of(step):
-    return Draw(torch.tensor(step["seed"]), torch.tensor(step["episode"]), torch.tensor(BANK), 1)
+    counters = (torch.tensor(step[name], device=DEVICE) for name in ("seed", "episode"))
+    return Draw(*counters, torch.tensor(BANK, device=DEVICE), 1)
 
 
 def by_hand(step, i):
@@ -108,14 +111,14 @@ def arguments(step):
     """A step as the operation takes it."""
 
     def float_or(dtype):
-        return lambda rows: torch.tensor(rows, dtype=dtype)
+        return lambda rows: torch.tensor(rows, dtype=dtype, device=DEVICE)
 
     leaf_types = [float_or(torch.float64), float_or(torch.float64), float_or(torch.int64)]
 
     def leaves(tables):
         return [make(t) for make, t in zip(leaf_types, tables, strict=True)]
 
-    number = float_or(torch.float64)
+    number = float_or(torch.float32)
     return (
         leaves(step["previous"]),
         leaves(step["proposed"]),
@@ -123,26 +126,28 @@ def arguments(step):
         None if step["autoreset"] == "disabled" else draw_of(step),
         None if step["action"] is None else number(step["action"]),
         number(step["reward"]),
-        torch.tensor(step["terminated"]),
-        None if step["truncated"] is None else torch.tensor(step["truncated"]),
-        torch.tensor(step["elapsed"]),
-        torch.tensor(step["episode"]),
+        torch.tensor(step["terminated"], device=DEVICE),
+        None if step["truncated"] is None else torch.tensor(step["truncated"], device=DEVICE),
+        torch.tensor(step["elapsed"], device=DEVICE),
+        torch.tensor(step["episode"], device=DEVICE),
         number(step["returns"]),
-        torch.tensor(step["pending"]) if step["autoreset"] == "next_step" else None,
-        None if step["ended"] is None else torch.tensor(step["ended"]),
+        torch.tensor(step["pending"], device=DEVICE) if step["autoreset"] == "next_step" else None,
+        None if step["ended"] is None else torch.tensor(step["ended"], device=DEVICE),
         step["horizon"],
         step["autoreset"],
     )
 
 
-def run(step):
-    return finish_step(*arguments(step))
+def run(step, kernel=False):
+    with poisoned_outputs():
+        return finish_step(*arguments(step), kernel=kernel)
 
 
-@settings(max_examples=300, deadline=None)
-@given(steps())
-def test_every_row_is_what_the_design_says(step):
-    got = run(step)
+@pytest.mark.parametrize("kernel", KERNEL)
+@settings(max_examples=150, deadline=None)
+@given(step=steps())
+def test_every_row_is_what_the_design_says(kernel, step):
+    got = run(step, kernel)
     for i in range(len(step["elapsed"])):
         for name, expected in by_hand(step, i).items():
             value = getattr(got, name)
@@ -153,15 +158,16 @@ def test_every_row_is_what_the_design_says(step):
             assert row == expected, f"row {i}, {name}, {step['autoreset']}"
 
 
+@pytest.mark.parametrize("kernel", KERNEL)
 @settings(max_examples=50, deadline=None)
-@given(steps(), st.integers(0, 4))
-def test_rows_do_not_touch_each_other(step, which):
+@given(step=steps(), which=st.integers(0, 4))
+def test_rows_do_not_touch_each_other(kernel, step, which):
     which %= len(step["elapsed"])
-    got = run(step)
+    got = run(step, kernel)
     changed = {**step, "proposed": [[*leaf] for leaf in step["proposed"]], "reward": [*step["reward"]]}
     changed["proposed"][0][which] = [math.nan, 0.0]
     changed["reward"][which] = [5.0] * len(step["reward"][which])
-    after = run(changed)
+    after = run(changed, kernel)
     others = [i for i in range(len(step["elapsed"])) if i != which]
     for name in got._fields:
         one, two = getattr(got, name), getattr(after, name)
@@ -222,18 +228,21 @@ def test_next_step_ends_now_and_resets_in_the_step_after():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_large_finite_numbers_are_no_divergence(dtype):
+@pytest.mark.parametrize("kernel", KERNEL)
+def test_large_finite_numbers_are_no_divergence(dtype, kernel):
     largest = torch.finfo(dtype).max
-    state = torch.full((2, 64), largest, dtype=dtype)
-    false, zeros = torch.zeros(2, 1, dtype=torch.bool), torch.zeros(2, dtype=torch.int64)
+    state = torch.full((2, 64), largest, dtype=dtype, device=DEVICE)
+    zeros = torch.zeros(2, dtype=torch.int64, device=DEVICE)
+    nothing = torch.zeros(2, 1, device=DEVICE)
     got = finish_step(
-        [state], [state], [state], None, None, torch.zeros(2, 1, dtype=dtype), false, None, zeros, zeros,
-        torch.zeros(2, 1, dtype=dtype), None, None, None, "disabled",
+        [state], [state], [state], None, None, nothing, nothing.bool(), None, zeros, zeros, nothing, None, None, None,
+        "disabled", kernel=kernel,
     )  # fmt: skip
     assert got.diverged.tolist() == [False, False]
 
 
-def test_what_went_in_is_not_written_to():
+@pytest.mark.parametrize("kernel", KERNEL)
+def test_what_went_in_is_not_written_to(kernel):
     state, proposed = torch.zeros(2, 3), torch.full((2, 3), torch.nan)
     bank, returns, reward = torch.ones(1, 3), torch.ones(2, 1), torch.ones(2, 1)
     elapsed, episode = torch.zeros(2, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
@@ -242,9 +251,48 @@ def test_what_went_in_is_not_written_to():
     draw = Draw(elapsed, episode, torch.tensor(1), 0)
     finish_step(
         [state], [proposed], [bank], draw, None, reward, false, None, elapsed, episode, returns, None, ended, 1,
-        "same_step",
+        "same_step", kernel=kernel,
     )  # fmt: skip
     unchanged = [(state, 0), (bank, 1), (returns, 1), (reward, 1), (elapsed, 0), (episode, 0), (false, 0), (ended, 0)]
     for tensor, value in unchanged:
         assert bool((tensor == value).all())
     assert bool(proposed.isnan().all())
+
+
+@needs_kernels
+@pytest.mark.parametrize("widths", [(1, 7), (130, 3, 1), (64, 64)])
+@pytest.mark.parametrize("num_envs", [0, 1, 33, 70])
+@pytest.mark.parametrize("mode", ["same_step", "next_step", "disabled"])
+def test_the_kernel_takes_leaves_of_any_shape_and_dtype(widths, num_envs, mode):
+    generator = torch.Generator().manual_seed(num_envs)
+    dtypes = [torch.float32, torch.bfloat16, torch.uint8, torch.bool, torch.float64, torch.int16]
+
+    def leaves(rows):
+        shapes = [(rows, width) for width in widths] + [(rows,), (rows, 2, 3), (rows, 1)]
+        drawn = [torch.randn(shape, generator=generator) for shape in shapes]
+        return [x.abs().to(dtype).to(DEVICE) for x, dtype in zip(drawn, dtypes, strict=False)]
+
+    def flags(*shape):
+        return (torch.rand(shape, generator=generator) < 0.3).to(DEVICE)
+
+    proposed, counters = leaves(num_envs), torch.arange(num_envs, device=DEVICE)
+    if num_envs > 3:
+        proposed[0][2, 0] = math.nan
+        proposed[-1][3] = -(proposed[-1][3])
+    reward = torch.randn(num_envs, 2, generator=generator).to(DEVICE)
+    bank, draw = leaves(5), Draw(counters * 7, counters, torch.tensor(5, device=DEVICE), 9)
+    args = (
+        leaves(num_envs), proposed, bank, None if mode == "disabled" else draw, reward * 3, reward, flags(num_envs, 2),
+        flags(num_envs), counters % 5, counters, reward * 2, flags(num_envs) if mode == "next_step" else None,
+        flags(num_envs, 2), 4, mode,
+    )  # fmt: skip
+    expected = finish_step.reference(*args)
+    assert finish_step.choose(*args, kernel=True) is finish_step.implementations["triton"][1]
+    with poisoned_outputs():
+        got = finish_step(*args, kernel=True)
+    for name, value in expected._asdict().items():
+        mine = getattr(got, name)
+        for one, two in zip(mine, value, strict=True) if isinstance(value, list) else ((mine, value),):
+            assert (one is None) == (two is None), name
+            if one is not None:
+                torch.testing.assert_close(one, two, rtol=0, atol=0, msg=lambda m, n=name: f"{n}: {m}")
