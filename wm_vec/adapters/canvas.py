@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from itertools import islice
 from typing import Any, Literal
 
@@ -46,6 +46,8 @@ class CanvasDynamics(Dynamics):
     Raises:
         ValueError: Another act mode, or ``"triton"`` for a canvas or device that no kernel takes.
     """
+
+    capturable = True
 
     @torch.inference_mode(False)
     def __init__(
@@ -179,6 +181,10 @@ class CanvasDynamics(Dynamics):
     def packed(self) -> PackedWeights:
         """The model's weights as they are now, for a step."""
         return self.model.packed(self.n_denoise_steps, self._kernel_dtype)
+
+    def addresses(self) -> Hashable:
+        """The weights' own, of which there are others where the model was moved, or counts its classes anew."""
+        return tuple(leaf.data_ptr() for leaf in tree_leaves(self.packed()) if isinstance(leaf, Tensor))
 
     def fuse(self, perspectives: Sequence[Perspective]) -> FusedStep | None:
         """One launch for everybody, where kernels run and every perspective sees floats or whole numbers."""

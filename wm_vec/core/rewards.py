@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from wm_vec.compat import tree_map
+from wm_vec.core.capture import why_not_captured
 from wm_vec.core.functions import BatchedFunction
 from wm_vec.core.perspective import Perspective
 from wm_vec.core.trees import Tree, select_envs
@@ -42,6 +43,23 @@ class RewardFunctions:
                 reward.probe(*inputs, *([states[perspective.name]] if perspective.name in states else []))
             if terminated is not None:
                 terminated.probe(*inputs)
+
+    def why_not_captured(self, examples: Sequence[Sequence[Any]], device: torch.device) -> str | None:
+        """Why a function cannot be captured; None where all can. `examples` are two lists of arguments of `probe`."""
+        for i, perspective in enumerate(self.perspectives):
+            for function in (self._rewards[i], self._terminations[i]):
+                if function is None:
+                    continue
+                if function.path == "loop":
+                    return f"{function.name} runs env by env in Python"
+                inputs = []
+                for observation, actions, elapsed, states in examples:
+                    state = [states[perspective.name]] if function is self._rewards[i] and states else []
+                    inputs.append((perspective.observe(observation), actions[i], observation, elapsed, *state))
+                reason = why_not_captured(function, inputs, device)
+                if reason is not None:
+                    return f"{function.name} cannot be captured: {reason}"
+        return None
 
     def __call__(
         self,
