@@ -171,11 +171,11 @@ def test_every_env_ends_by_the_rule(mode, agents, exact_rows):
 def test_states_and_forks_keep_who_has_ended(mode):
     engine, draw = engine_of(2, 4, mode), random.Random(3)
     engine.reset()
-    while not bool(engine.state().ended.any()):
-        engine.step(by_name(random_actions(draw, 2, 4)))
+    engine.step(by_name([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0], [1.0, 0.0]]))
     saved, picked = engine.state(), torch.tensor([3, 1, 0, 2, 2])
     fork, fresh, other = engine.fork(picked, rng="same"), engine.fork(picked), engine_of(2, 4, mode)
     other.set_state(saved)
+    assert saved.ended.tolist() == [[True, False], [False, True], [False, False], [True, False]]
     assert torch.equal(fork.state().ended, saved.ended[picked])
     assert torch.equal(fresh.state().ended, saved.ended[picked])
     for _ in range(12):
