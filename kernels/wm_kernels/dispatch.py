@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from itertools import count
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -16,9 +19,6 @@ from torch import Tensor
 _backends = {"reference"}
 _TRITON = find_spec("triton")
 _forced_backend: ContextVar[str | None] = ContextVar("wm_kernels_backend", default=None)
-
-LIBRARY = torch.library.Library("wm_kernels", "DEF")
-"""Where kernels are registered, each as an operator that torch.compile does not look into."""
 
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -175,3 +175,55 @@ def use_backend(backend: str) -> Iterator[None]:
         yield
     finally:
         _forced_backend.reset(token)
+
+
+class Launch(ABC):
+    """A launch of a kernel. All of them are one operator of torch, into which torch.compile does not look."""
+
+    def __init__(self) -> None:
+        self._register()
+
+    def _register(self) -> None:
+        self.number = next(_NUMBERS)
+        _LAUNCHES[self.number] = self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._register()
+
+    @abstractmethod
+    def outputs(self, tensors: Sequence[Any], *settings: int) -> list[Tensor]:
+        """New tensors for what the kernel gives, not yet written."""
+
+    @abstractmethod
+    def write(self, tensors: Sequence[Any], outputs: list[Tensor], *settings: int) -> None:
+        """Launch the kernel, where there is anything to do; all tensors are contiguous."""
+
+    def over(self, tensors: Sequence[Tensor | None], *settings: int) -> list[Tensor]:
+        """What the kernel gives over these tensors."""
+        return torch.ops.wm_kernels.launch(list(tensors), self.number, list(settings))
+
+
+_LAUNCHES: WeakValueDictionary[int, Launch] = WeakValueDictionary()
+_NUMBERS = count()
+_LIBRARY = torch.library.Library("wm_kernels", "DEF")
+# A CUDA graph that the compiler makes would not bring packed weights up to date.
+_UNSAFE = getattr(torch.Tag, "cudagraph_unsafe", None)
+_LIBRARY.define(
+    "launch(Tensor?[] tensors, int number, int[] settings) -> Tensor[]", tags=() if _UNSAFE is None else (_UNSAFE,)
+)
+
+
+@torch.library.register_fake("wm_kernels::launch")
+def _outputs(tensors: list[Tensor | None], number: int, settings: list[int]) -> list[Tensor]:
+    return _LAUNCHES[number].outputs(tensors, *settings)
+
+
+@torch.library.impl(_LIBRARY, "launch", "CPU")
+@torch.library.impl(_LIBRARY, "launch", "CUDA")
+def _launch(tensors: list[Tensor | None], number: int, settings: list[int]) -> list[Tensor]:
+    outputs = _LAUNCHES[number].outputs(tensors, *settings)
+    if any(output.numel() for output in outputs):
+        given = [None if tensor is None else tensor.contiguous() for tensor in tensors]
+        _LAUNCHES[number].write(given, outputs, *settings)
+    return outputs

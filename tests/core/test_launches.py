@@ -75,11 +75,11 @@ def test_the_count_sees_operations_and_leaves_out_views():
 @pytest.mark.parametrize("name", ["CartPole-v1", "FrozenLake-v1", "Pendulum-v1", "Acrobot-v1"])
 def test_where_rewards_are_fields_a_step_of_kernels_is_one_operation(name, mode):
     world = WorldModel.bundled(name).to("meta")
-    engine = world.to_engine(64, max_episode_steps=500, autoreset_mode=mode, seed=0, backend="triton", copy=False)
-    engine.reset()
-    actions = engine.sample_actions()
-    engine.step(actions)  # which packs the weights
-    assert sum(launches_of(lambda: engine.step(actions)).values()) == 1
+    env = world.to_vector_env(64, max_episode_steps=500, autoreset_mode=mode, seed=0, backend="triton", copy=False)
+    env.reset()
+    actions = env.sample_actions()
+    env.step(actions)  # which packs the weights
+    assert sum(launches_of(lambda: env.step(actions)).values()) == 1
 
 
 @pytest.mark.parametrize("backend", ["fastest"])

@@ -330,10 +330,11 @@ class WorldModelVectorEnv(VectorEnv):
         }
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
             info["final_obs"] = output.final_observation[self._perspective.name]
-            info["_final_obs"] = output.finished.clone()
-            final = {"episode": dict(episode), "_episode": output.finished.clone()}
+            again = output.finished.clone if self.engine.config.copy else lambda: output.finished
+            info["_final_obs"] = again()
+            final = {"episode": dict(episode), "_episode": again()}
             info["final_info"] = LazyInfo(final, self._lazy(output.final_state))
-            info["_final_info"] = output.finished.clone()
+            info["_final_info"] = again()
         return LazyInfo(info, self._lazy(output.state))
 
     def _lazy(self, state: TensorDictBase) -> dict[str, Callable[[], Any]]:

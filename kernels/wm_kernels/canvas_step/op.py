@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from wm_kernels.canvas_step.reference import Controls, canvas_step_reference
-from wm_kernels.canvas_step.tables import KernelTables, Sizes
+from wm_kernels.canvas_step.tables import KernelTables
 from wm_kernels.canvas_step.tiles import architecture, tile_of
 from wm_kernels.canvas_step.weights import PackedWeights
-from wm_kernels.dispatch import LIBRARY, Op, TensorContract, is_plain_tensor, wants_graph
+from wm_kernels.dispatch import Launch, Op, TensorContract, is_plain_tensor, wants_graph
 
 COUNTERS = TensorContract(("B",), (torch.int64,))
 
@@ -53,17 +54,33 @@ def network_arguments(tables: KernelTables, device: torch.device) -> tuple[list[
     return [tables.weights, heads, hidden, *tables.tensors[1:]], constants, tile.R // sizes.NP
 
 
-LIBRARY.define(
-    "canvas_step(Tensor values, Tensor? tick, Tensor action, Tensor seed, Tensor episode, Tensor step, "
-    "Tensor[] tables, int[] sizes, Tensor action_column, Tensor hold, Tensor? period, int ticks_per_step, int stream, "
-    "bool holds) "
-    "-> Tensor"
-)
+class CanvasLaunch(Launch):
+    """`canvas_step` in one launch, over values, action, seed, episode, step and tick."""
+
+    def __init__(self, tables: KernelTables, controls: Controls) -> None:
+        super().__init__()
+        self.tables, self.controls = tables, controls
+
+    def outputs(self, tensors: Sequence[Any], *settings: int) -> list[Tensor]:
+        """The next values."""
+        return [torch.empty_like(tensors[0], memory_format=torch.contiguous_format)]
+
+    def write(self, tensors: Sequence[Any], outputs: list[Tensor], *settings: int) -> None:
+        """By programs of as many envs as fit in a tile."""
+        from wm_kernels.canvas_step.kernel import canvas_step_kernel
+
+        values, action, seed, episode, step, tick = tensors
+        controls, periods = self.controls, self.controls.period is not None
+        network, constants, envs = network_arguments(self.tables, values.device)
+        canvas_step_kernel[(-(-values.shape[0] // envs),)](
+            values, tick if periods else seed, action, seed, episode, step, outputs[0], values.shape[0],
+            controls.ticks_per_step, controls.action_column, controls.hold,
+            controls.padded_period if periods else seed, *network, A=action.shape[1], PERIODS=periods,
+            STREAM=controls.stream, HOLDS=periods or controls.held is not None, **constants,
+        )  # fmt: skip
 
 
-@canvas_step.register(
-    "triton", lambda packed, controls, values, *tensors: packed.kernel is not None and takes(values, *tensors)
-)
+@canvas_step.register("triton", lambda packed, _, *tensors: packed.kernel is not None and takes(*tensors))
 def canvas_step_triton(
     packed: PackedWeights,
     controls: Controls,
@@ -76,61 +93,4 @@ def canvas_step_triton(
 ) -> Tensor:
     """`canvas_step_reference` in one launch."""
     assert packed.kernel is not None
-    tables, tick = packed.kernel, tick if controls.period is not None else None
-    return torch.ops.wm_kernels.canvas_step(
-        values, tick, action, seed, episode, step, list(tables.tensors), list(tables.sizes), controls.action_column,
-        controls.hold, controls.padded_period, controls.ticks_per_step, controls.stream,
-        controls.held is not None or controls.period is not None,
-    )  # fmt: skip
-
-
-@torch.library.register_fake("wm_kernels::canvas_step")
-def _fake(values: Tensor, *_: Any) -> Tensor:
-    return torch.empty_like(values, memory_format=torch.contiguous_format)
-
-
-@torch.library.impl(LIBRARY, "canvas_step", "CPU")
-@torch.library.impl(LIBRARY, "canvas_step", "CUDA")
-def _launch(
-    values: Tensor,
-    tick: Tensor | None,
-    action: Tensor,
-    seed: Tensor,
-    episode: Tensor,
-    step: Tensor,
-    tables: list[Tensor],
-    sizes: list[int],
-    action_column: Tensor,
-    hold: Tensor,
-    period: Tensor | None,
-    ticks_per_step: int,
-    stream: int,
-    holds: bool,
-) -> Tensor:
-    from wm_kernels.canvas_step.kernel import canvas_step_kernel
-
-    out = torch.empty_like(values, memory_format=torch.contiguous_format)
-    packed = KernelTables._make([*tables, Sizes._make(sizes)])
-    network, constants, envs = network_arguments(packed, values.device)
-    if values.shape[0]:
-        canvas_step_kernel[(-(-values.shape[0] // envs),)](
-            values.contiguous(),
-            seed if tick is None else tick.contiguous(),
-            action.contiguous(),
-            seed.contiguous(),
-            episode.contiguous(),
-            step.contiguous(),
-            out,
-            values.shape[0],
-            ticks_per_step,
-            action_column,
-            hold,
-            seed if period is None else period,
-            *network,
-            A=action.shape[1],
-            PERIODS=period is not None,
-            STREAM=stream,
-            HOLDS=holds,
-            **constants,
-        )
-    return out
+    return CanvasLaunch(packed.kernel, controls).over((values, action, seed, episode, step, tick))[0]

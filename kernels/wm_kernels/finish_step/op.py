@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from wm_kernels.arena import Arena, Segment
-from wm_kernels.dispatch import LIBRARY, Op, TensorContract, is_plain_tensor, wants_graph
+from wm_kernels.dispatch import Launch, Op, TensorContract, is_plain_tensor, wants_graph
 from wm_kernels.finish_step.reference import Autoreset, Draw, FinishedStep, finish_step_reference
 
 MODES = {"disabled": 0, "next_step": 1, "same_step": 2}
@@ -48,13 +48,6 @@ def outcome_of(views: Mapping[str, Tensor], ends: bool, autoreset: Autoreset) ->
     names = {*FinishedStep._fields} - {"final", "state"}
     absent = {"ended": not ends, "pending": autoreset != "next_step"}
     return {name: None if absent.get(name) else views[name] for name in names}
-
-
-LIBRARY.define(
-    "finish_step(Tensor[] previous, Tensor[] proposed, Tensor[] bank, Tensor[] checked, Tensor reward, "
-    "Tensor terminated, Tensor? truncated, Tensor elapsed, Tensor episode, Tensor returns, Tensor? pending, "
-    "Tensor? ended, Tensor? seed, Tensor? size, int stream, SymInt horizon, str autoreset) -> Tensor[]"
-)
 
 
 def _takes(
@@ -98,15 +91,12 @@ def finish_step_triton(
     kernel: bool = True,
 ) -> FinishedStep:
     """`finish_step_reference` in one launch."""
-    checked = [leaf for leaf in proposed if leaf.dtype in REAL]
     seed, size, stream = (None, None, 0) if draw is None else (draw.seed, draw.size, draw.stream)
-    buffer, *leaves = torch.ops.wm_kernels.finish_step(
-        list(previous), list(proposed), list(bank), checked if action is None else [*checked, action], reward,
-        terminated, truncated, elapsed, episode, returns, pending, ended, seed, size, stream,
-        NO_HORIZON if horizon is None else horizon, autoreset,
-    )  # fmt: skip
-    views = Arena(outcome_segments(reward.shape[1])).views(buffer, reward.shape[0])
+    counters = reward, terminated, truncated, elapsed, episode, returns, ended, pending, seed, size
+    settings = stream, NO_HORIZON if horizon is None else horizon, MODES[autoreset]
+    buffer, *leaves = _FINISH.over([*previous, *proposed, *bank, action, *counters], len(proposed), *settings)
     final = leaves[: len(proposed)]
+    views = Arena(outcome_segments(reward.shape[1])).views(buffer, reward.shape[0])
     return FinishedStep(
         final=final,
         state=final if autoreset == "disabled" else leaves[len(proposed) :],
@@ -114,86 +104,39 @@ def finish_step_triton(
     )
 
 
-@torch.library.register_fake("wm_kernels::finish_step")
-def _buffers(
-    previous: list[Tensor],
-    proposed: list[Tensor],
-    bank: list[Tensor],
-    checked: list[Tensor],
-    reward: Tensor,
-    *arguments: Any,
-) -> list[Tensor]:
-    """The arena and the final leaves, and after them those after resets; not yet written."""
-    arena = Arena(outcome_segments(reward.shape[1]))
-    buffer = reward.new_empty(arena.size(reward.shape[0]), dtype=torch.uint8)
-    copies = 1 if arguments[-1] == "disabled" else 2
-    leaves = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in proposed * copies]
-    return [buffer, *leaves]
+class FinishLaunch(Launch):
+    """Over the leaves before the step, those proposed, the bank's if there is one, the action, and ten counters.
+
+    The settings are the number of leaves, the stream of the starts, the horizon and the mode.
+    """
+
+    def outputs(self, tensors: Sequence[Any], *settings: int) -> list[Tensor]:
+        """The arena, the final leaves, and after them those after resets."""
+        reward, (n, *_, mode) = tensors[-10], settings
+        arena = Arena(outcome_segments(reward.shape[1]))
+        buffer = reward.new_empty(arena.size(reward.shape[0]), dtype=torch.uint8)
+        copies = [*tensors[n : 2 * n]] * (1 if mode == MODES["disabled"] else 2)
+        return [buffer, *(torch.empty_like(x, memory_format=torch.contiguous_format) for x in copies)]
+
+    def write(self, tensors: Sequence[Any], outputs: list[Tensor], *settings: int) -> None:
+        """By programs of 32 envs."""
+        from wm_kernels.finish_step.kernel import finish_step_kernel
+
+        (n, stream, horizon, mode), (*leaves, action), counters = settings, tensors[:-10], tensors[-10:]
+        previous, proposed, bank = (tuple(leaves[i : i + n]) for i in (0, n, 2 * n))
+        final, state = tuple(outputs[1 : n + 1]), tuple(outputs[n + 1 :])
+        checked = tuple(x for x in (*proposed, action) if x is not None and x.dtype in REAL)
+        widths, checked_widths = (tuple(x[0].numel() for x in some) for some in (proposed, checked))
+        (num_envs, num_perspectives), elapsed = counters[0].shape, counters[3]
+        arena = Arena(outcome_segments(num_perspectives))
+        finish_step_kernel[(-(-num_envs // ENVS),)](
+            previous, proposed, bank or final, final, state or final, checked,
+            *(elapsed if x is None else x for x in counters),  # what is not there is not read
+            *arena.parts(outputs[0], num_envs), num_envs, arena.stride(num_envs), horizon, stream, WIDTHS=widths,
+            CHECKED=checked_widths, P=num_perspectives, PP=power_of_two(num_perspectives), MODE=mode,
+            TRUNCATES=counters[2] is not None, ENDS=counters[6] is not None, OWN_STARTS=counters[8] is None, ENVS=ENVS,
+            COLUMNS=min(64, max(power_of_two(width) for width in (1, *widths))), num_warps=4,
+        )  # fmt: skip
 
 
-@torch.library.impl(LIBRARY, "finish_step", "CPU")
-@torch.library.impl(LIBRARY, "finish_step", "CUDA")
-def _launch(
-    previous: list[Tensor],
-    proposed: list[Tensor],
-    bank: list[Tensor],
-    checked: list[Tensor],
-    reward: Tensor,
-    terminated: Tensor,
-    truncated: Tensor | None,
-    elapsed: Tensor,
-    episode: Tensor,
-    returns: Tensor,
-    pending: Tensor | None,
-    ended: Tensor | None,
-    seed: Tensor | None,
-    size: Tensor | None,
-    stream: int,
-    horizon: int,
-    autoreset: str,
-) -> list[Tensor]:
-    from wm_kernels.finish_step.kernel import finish_step_kernel
-
-    num_envs, num_perspectives = reward.shape
-    buffer, *leaves = _buffers(previous, proposed, bank, checked, reward, autoreset)
-    if not num_envs:
-        return [buffer, *leaves]
-    arena = Arena(outcome_segments(num_perspectives))
-    final = leaves[: len(proposed)]
-    widths = tuple(leaf[0].numel() for leaf in proposed)
-    contiguous = [tuple(x.contiguous() for x in some) for some in (previous, proposed, bank, checked)]
-    unused = elapsed  # in the place of tensors that are not read
-    finish_step_kernel[(-(-num_envs // ENVS),)](
-        *contiguous[:2],
-        contiguous[2] if bank else tuple(final),
-        tuple(final),
-        tuple(leaves[len(proposed) :] or final),
-        contiguous[3],
-        reward.contiguous(),
-        terminated.contiguous(),
-        unused if truncated is None else truncated.contiguous(),
-        elapsed.contiguous(),
-        episode.contiguous(),
-        returns.contiguous(),
-        unused if ended is None else ended.contiguous(),
-        unused if pending is None else pending.contiguous(),
-        unused if seed is None else seed.contiguous(),
-        unused if size is None else size,
-        *arena.parts(buffer, num_envs),
-        num_envs,
-        arena.stride(num_envs),
-        horizon,
-        stream,
-        WIDTHS=widths,
-        CHECKED=tuple(leaf[0].numel() for leaf in checked),
-        P=num_perspectives,
-        PP=power_of_two(num_perspectives),
-        MODE=MODES[autoreset],
-        TRUNCATES=truncated is not None,
-        ENDS=ended is not None,
-        OWN_STARTS=seed is None,
-        ENVS=ENVS,
-        COLUMNS=min(64, max(power_of_two(width) for width in (1, *widths))),
-        num_warps=4,
-    )
-    return [buffer, *leaves]
+_FINISH = FinishLaunch()

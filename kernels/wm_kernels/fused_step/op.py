@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import count
 from typing import Any
-from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -15,16 +13,13 @@ from wm_kernels.canvas_step.op import network_arguments
 from wm_kernels.canvas_step.reference import Controls
 from wm_kernels.canvas_step.tables import padded_size
 from wm_kernels.canvas_step.weights import PackedWeights
-from wm_kernels.dispatch import LIBRARY
+from wm_kernels.dispatch import Launch
 from wm_kernels.finish_step.op import MODES, NO_HORIZON, outcome_of, outcome_segments, power_of_two
 from wm_kernels.finish_step.reference import Autoreset, Draw, FinishedStep
 from wm_kernels.fused_step.reference import CanvasState, FusedOutput, Role
 
-_STEPS: WeakValueDictionary[int, FusedStep] = WeakValueDictionary()
-_NUMBERS = count()
 
-
-class FusedStep:
+class FusedStep(Launch):
     """`fused_step_reference` of one world as a kernel. All outputs are views of one byte tensor.
 
     Args:
@@ -45,15 +40,7 @@ class FusedStep:
             raise ValueError("FusedStep: a position is acted on by one perspective, and observed once by each.")
         self.packed, self.controls, self.roles, self.reset_stream = packed, controls, tuple(roles), reset_stream
         self.arena, self.tables = self._arena(), self._tables()
-        self._restore()
-
-    def _restore(self) -> None:
-        self.number = next(_NUMBERS)
-        _STEPS[self.number] = self
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._restore()
+        super().__init__()
 
     def _arena(self) -> Arena:
         """Where the outputs lie."""
@@ -95,96 +82,43 @@ class FusedStep:
     ) -> FusedOutput:
         """One step of B envs; see `fused_step_reference`."""
         size = None if draw is None else draw.size
-        buffer = torch.ops.wm_kernels.fused_step(
-            *state, list(actions), list(bank), size, NO_HORIZON if horizon is None else horizon, autoreset, self.number,
-        )  # fmt: skip
-        return self._output(buffer, state, autoreset)
-
-    def _output(self, buffer: Tensor, state: CanvasState, autoreset: Autoreset) -> FusedOutput:
+        settings = NO_HORIZON if horizon is None else horizon, MODES[autoreset]
+        (buffer,) = self.over([*state, size, *actions, *bank], *settings)
         views = self.arena.views(buffer, state.values.shape[0])
-        several, ticks = len(self.roles) > 1, state.tick is not None
-        leaves = ("tick", "values") if ticks else ("values",)
+        leaves = ("values",) if state.tick is None else ("tick", "values")
         finished = FinishedStep(
             final=[views["final_" + name] for name in leaves],
             state=[views[name] for name in leaves],
-            **outcome_of(views, several, autoreset),
+            **outcome_of(views, len(self.roles) > 1, autoreset),
         )
-        return FusedOutput(
-            finished,
-            [views[f"observed{i}"] for i in range(len(self.roles))],
-            [views[f"last_observed{i}"] for i in range(len(self.roles))],
+        observed, last = (
+            [views[f"{name}{i}"] for i in range(len(self.roles))] for name in ("observed", "last_observed")
         )
+        return FusedOutput(finished, observed, last)
 
+    def outputs(self, tensors: Sequence[Any], *settings: int) -> list[Tensor]:
+        """The arena."""
+        return [tensors[0].new_empty(self.arena.size(tensors[0].shape[0]), dtype=torch.uint8)]
 
-LIBRARY.define(
-    "fused_step(Tensor values, Tensor? tick, Tensor elapsed, Tensor episode, Tensor seed, Tensor returns, "
-    "Tensor ended, Tensor pending, Tensor[] actions, Tensor[] bank, Tensor? size, SymInt horizon, str autoreset, "
-    "int number) -> Tensor",
-    tags=(torch.Tag.cudagraph_unsafe,) if hasattr(torch.Tag, "cudagraph_unsafe") else (),
-)
+    def write(self, tensors: Sequence[Any], outputs: list[Tensor], *settings: int) -> None:
+        """By programs of as many envs as fit in a tile, with the weights as they are now."""
+        from wm_kernels.fused_step.kernel import fused_step_kernel
 
-
-@torch.library.register_fake("wm_kernels::fused_step")
-def _buffer(values: Tensor, *arguments: Any) -> Tensor:
-    """The arena, not yet written."""
-    return values.new_empty(_STEPS[arguments[-1]].arena.size(values.shape[0]), dtype=torch.uint8)
-
-
-@torch.library.impl(LIBRARY, "fused_step", "CPU")
-@torch.library.impl(LIBRARY, "fused_step", "CUDA")
-def _launch(
-    values: Tensor,
-    tick: Tensor | None,
-    elapsed: Tensor,
-    episode: Tensor,
-    seed: Tensor,
-    returns: Tensor,
-    ended: Tensor,
-    pending: Tensor,
-    actions: list[Tensor],
-    bank: list[Tensor],
-    size: Tensor | None,
-    horizon: int,
-    autoreset: str,
-    number: int,
-) -> Tensor:
-    from wm_kernels.fused_step.kernel import fused_step_kernel
-
-    step, num_envs = _STEPS[number], values.shape[0]
-    buffer, controls, packed = _buffer(values, number), step.controls, step.packed()
-    if not num_envs:
-        return buffer
-    assert packed.kernel is not None
-    network, constants, envs = network_arguments(packed.kernel, values.device)
-    state = [
-        x.contiguous() for x in (values, elapsed if tick is None else tick, elapsed, episode, seed, returns, ended)
-    ]
-    start = bank[-1] if bank else values
-    fused_step_kernel[(-(-num_envs // envs),)](
-        *state,
-        pending.contiguous(),
-        tuple(action.contiguous() for action in actions),
-        start,
-        bank[0] if len(bank) > 1 else elapsed,
-        elapsed if size is None else size,
-        *step.arena.parts(buffer, num_envs),
-        num_envs,
-        step.arena.stride(num_envs),
-        horizon,
-        controls.ticks_per_step,
-        *step.tables,
-        controls.hold,
-        elapsed if controls.padded_period is None else controls.padded_period,
-        *network,
-        ACT_WIDTHS=tuple(len(role.acts) for role in step.roles),
-        OBS_WIDTHS=tuple(len(role.observes) for role in step.roles),
-        OBS_WHOLE=tuple(role.whole for role in step.roles),
-        PP=power_of_two(len(step.roles)),
-        MODE=MODES[autoreset],
-        PERIODS=controls.period is not None,
-        NOISE_STREAM=controls.stream,
-        RESET_STREAM=step.reset_stream,
-        HOLDS=controls.held is not None or controls.period is not None,
-        **constants,
-    )
-    return buffer
+        controls, tables, (horizon, mode) = self.controls, self.packed().kernel, settings
+        assert tables is not None
+        (values, tick, elapsed, *state), size, agents = tensors[:8], tensors[8], len(self.roles)
+        actions, bank = tuple(tensors[9 : 9 + agents]), tensors[9 + agents :]
+        periods, num_envs = controls.period is not None, values.shape[0]
+        network, constants, envs = network_arguments(tables, values.device)
+        fused_step_kernel[(-(-num_envs // envs),)](
+            values, tick if periods else elapsed, elapsed, *state, actions,
+            bank[-1] if bank else values, bank[0] if periods and bank else elapsed,  # what is not there is not read
+            elapsed if size is None else size, *self.arena.parts(outputs[0], num_envs), num_envs,
+            self.arena.stride(num_envs), horizon, controls.ticks_per_step, *self.tables, controls.hold,
+            controls.padded_period if periods else elapsed, *network,
+            ACT_WIDTHS=tuple(len(role.acts) for role in self.roles),
+            OBS_WIDTHS=tuple(len(role.observes) for role in self.roles),
+            OBS_WHOLE=tuple(role.whole for role in self.roles), PP=power_of_two(agents), MODE=mode, PERIODS=periods,
+            NOISE_STREAM=controls.stream, RESET_STREAM=self.reset_stream,
+            HOLDS=periods or controls.held is not None, **constants,
+        )  # fmt: skip
