@@ -36,22 +36,8 @@ ZERO = 255
 PREDICATE = re.compile(r"!?U?P(\d|T)")
 ADDRESS = re.compile(r"0x[0-9a-f]+$")
 MOVE = re.compile(r"MOV|IMAD\.MOV(\.U32)?")
-NO_RESULT = (
-    "ST",
-    "RED",
-    "BAR",
-    "BRA",
-    "SYNCS",
-    "UTMA",
-    "R2UR",
-    "LDGSTS",
-    "EXIT",
-    "CALL",
-    "RET",
-    "WARP",
-    "BSSY",
-    "BSYNC",
-)
+NO_RESULT = tuple("ST RED BAR BRA SYNCS UTMA R2UR LDGSTS EXIT CALL RET WARP FCHK NANOSLEEP BSSY BSYNC".split())
+"""How operations begin that write no register, or uniform ones and predicates alone."""
 FRAGMENT = 4
 """Registers of a product's left operand."""
 WGMMA = re.compile(r"wgmma\.mma_async\S*\.m64n(\d+)k\S+ \{[^}]*\}, (?:\{([^}]*)\}|%\w+), .*?(\d);")
@@ -110,7 +96,7 @@ def scan(sass: str, ptx: str) -> Verdict:
     """
     code = {line.address: line for line in instructions(sass)}
     asynchronous = [line for line in code.values() if line.op.startswith("HGMMA")]
-    count = sum("MMA." in line.op for line in code.values())
+    count = sum("MMA" in line.op for line in code.values())
     source = PtxSource(ptx)
     origins = source.origins(asynchronous)
     if origins is None:
@@ -196,7 +182,7 @@ def instructions(sass: str) -> Iterator[Instruction]:
 
 def result(line: Instruction) -> range:
     """The registers that an instruction writes."""
-    if line.op.startswith(NO_RESULT):
+    if line.op.startswith(NO_RESULT) or "SETP" in line.op:
         return range(0)
     operands = [operand for operand in line.operands if not PREDICATE.fullmatch(operand)]
     register = REGISTER.fullmatch(operands[0]) if operands else None
