@@ -36,7 +36,10 @@ ZERO = 255
 PREDICATE = re.compile(r"!?U?P(\d|T)")
 ADDRESS = re.compile(r"0x[0-9a-f]+$")
 MOVE = re.compile(r"MOV|IMAD\.MOV(\.U32)?")
-NO_RESULT = tuple("ST RED BAR BRA SYNCS UTMA R2UR LDGSTS EXIT CALL RET WARP FCHK NANOSLEEP BSSY BSYNC".split())
+NO_RESULT = (
+    "ST", "RED", "BAR", "BRA", "SYNCS", "UTMA", "R2UR", "LDGSTS", "EXIT", "CALL", "RET", "WARP", "FCHK", "NANOSLEEP",
+    "BSSY", "BSYNC",
+)  # fmt: skip
 """How operations begin that write no register, or uniform ones and predicates alone."""
 FRAGMENT = 4
 """Registers of a product's left operand."""
