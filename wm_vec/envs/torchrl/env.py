@@ -275,13 +275,21 @@ class TorchRLEnv(EngineEnv):
         if not engine.started:
             raise RuntimeError("imagine: call reset() first; there is no episode yet.")
         with engine.keep_graph(grad), self._uncompiled() if grad else nullcontext():
-            start = self._seen(engine.world.see(engine.predictions()))
             rollout = self.rollout(
-                horizon, policy, auto_reset=False, tensordict=start, break_when_any_done=False, return_contiguous=True
+                horizon,
+                policy,
+                auto_reset=False,
+                tensordict=self.current(),
+                break_when_any_done=False,
+                return_contiguous=True,
             )
             # `rollout` leaves what ended in its last step to the caller.
             self.maybe_reset(rollout[:, -1]["next"])
         return rollout
+
+    def current(self) -> TensorDict:
+        """What a step starts from: the observations of the envs as they are, none of them done."""
+        return self._seen(self.engine.world.see(self.engine.predictions()))
 
     # -- parts ----------------------------------------------------------------------------------------------------
 
