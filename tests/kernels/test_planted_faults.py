@@ -150,7 +150,13 @@ def test_a_sound_copy_passes(plant, check):
     check()
 
 
-@pytest.mark.parametrize(("name", "check", "old", "new"), FAULTS, ids=lambda x: x if isinstance(x, str) else "")
+@pytest.mark.parametrize(
+    ("name", "check", "old", "new"),
+    [
+        pytest.param(*fault, id=f"{fault[0]}: {fault[3]}", marks=[pytest.mark.long] * (i % 4 > 0))
+        for i, fault in enumerate(FAULTS)
+    ],
+)
 def test_a_fault_is_caught(plant, name, check, old, new):
     plant(name, old, new)
     with pytest.raises((AssertionError, Exception)) as caught:

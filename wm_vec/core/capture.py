@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -25,13 +26,18 @@ class Graph(Protocol):
         """Do the work again, over the same buffers."""
 
 
+def _without_draws(device: torch.device) -> AbstractContextManager[None]:
+    """Random numbers that are drawn inside are drawn again afterwards."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+
+
 class CudaGraph:
     """A CUDA graph of `run`, which is called a few times before: kernels are loaded and caches filled then."""
 
     def __init__(self, run: Callable[[], None]) -> None:
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
+        with torch.cuda.stream(side), _without_draws(torch.device("cuda", torch.cuda.current_device())):
             for _ in range(WARMUPS):
                 run()
         torch.cuda.current_stream().wait_stream(side)
@@ -107,7 +113,8 @@ class Captured:
         given = Template(arguments)
         self._fn, self._arguments = fn, given
         self._num_carried = len(Template(arguments[0]).tensors)
-        returned = Template(fn(*arguments))
+        with _without_draws(given.tensors[0].device):
+            returned = Template(fn(*arguments))
         self._slots, size, self._block = _layout(returned.tensors, given.tensors)
         self._arena = torch.empty(size, dtype=torch.uint8, device=given.tensors[0].device)
         views = [slot.of(self._arena) for slot in self._slots]
@@ -264,10 +271,9 @@ class Recorder(TorchDispatchMode):
         self.problem = self.problem or problem
 
     def _value(self, tensor: Tensor) -> Any:
-        """What a graph freezes of a tensor that does not follow from the inputs: its address, or a small one's value."""
+        """What a graph freezes of a tensor that does not follow from the inputs: its address; a small one's value."""
         if tensor.device.type == "cpu" and tensor.numel() <= SMALL:
-            with torch.utils._python_dispatch._disable_current_modes():
-                return tensor.tolist()
+            return tensor.tolist()  # inside `__torch_dispatch__` the mode is off
         return tensor.data_ptr() if tensor.device.type != "meta" else tuple(tensor.shape)
 
 

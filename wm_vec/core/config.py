@@ -31,8 +31,8 @@ class EngineConfig:
             has some.
         dtype: Of the network in kernels, bfloat16 or float32; None for bfloat16 on CUDA. States, noise and rewards are
             float32 in any case.
-        capture: Whether steps and rollouts are replayed as CUDA graphs: ``"auto"`` where they can be; True raises where they
-            cannot.
+        capture: Whether steps and rollouts are replayed as CUDA graphs: ``"auto"`` where they can be; True raises where
+            they cannot.
         copy: Whether what a step returns is its own. False hands out views of buffers that the next step may overwrite.
         mode: `autoreset_mode` as Gymnasium's enum; not given.
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial, reduce
+from functools import reduce
 from typing import Any, Literal
 from weakref import WeakSet
 
@@ -125,7 +125,7 @@ class Engine:
         self._state: EnvState | None = None
         self._fork_count = 0
         self._keeps_graph: bool | None = None  # None outside of `keep_graph`
-        self._captures = Captures()
+        self._captures, self._inside_capture = Captures(), False
         self._policies: dict[tuple[Callable[..., Any], int], bool | None] = {}
         self.num_steps = 0
         self._family = EngineFamily() if family is None else family
@@ -267,7 +267,7 @@ class Engine:
             return _eagerly(self.step, action, autoreset_mode)
         state = self._started("step")
         actions = self.world.actions.check(action, self.num_envs)
-        if grad or self.world.capture is None or torch.compiler.is_compiling():
+        if grad or self.world.capture is None or self._inside_capture or torch.compiler.is_compiling():
             with torch.set_grad_enabled(grad):
                 self._state, output = step(self.world, state, actions, autoreset_mode)
         else:
@@ -285,9 +285,14 @@ class Engine:
         world, mode = self.world, self.autoreset_mode if autoreset_mode is None else autoreset_mode
         if world.capture == "parts":
             return step(world, state, actions, mode, self._captures)
-        return self._captures.run(
-            ("step", mode), world.addresses(), self.config.copy, lambda s, a: step(world, s, a, mode), state, actions
-        )
+        what, copy = ("step", mode), self.config.copy
+        try:
+            return self._captures.run(
+                what, world.addresses(), copy, lambda s, a: step(world, s, a, mode), state, actions
+            )
+        except RuntimeError as error:
+            self._give_up_capture(error)
+            return step(world, state, actions, mode)
 
     def model_state(self) -> TensorDictBase:
         """The dynamics' current state, ``(B,)``; not a copy."""
@@ -389,18 +394,60 @@ class Engine:
         with torch.enable_grad() if grad else torch.no_grad():
             if mode is AutoresetMode.NEXT_STEP:
                 # A step that only resets is no transition: imagination resets in the step that ends.
-                mode, (state, _) = AutoresetMode.SAME_STEP, restart(self.world, state, mask=state.pending)
-            run = partial(imagined, self.world, policy=policy, horizon=horizon, autoreset_mode=mode)
-            if not grad and self.replays(policy, horizon, state):
-                what = policy, horizon, mode
-                state, rollout = self._captures.run(what, self._addresses(policy), self.config.copy, run, state)
-            else:
-                state, rollout = run(state)
-        self._state = state.detach()
+                mode, (self._state, _) = AutoresetMode.SAME_STEP, restart(self.world, state, mask=state.pending)
+
+            def played() -> TensorDict:
+                self._state, rollout = imagined(self.world, self._started("imagine"), policy, horizon, mode)
+                return rollout
+
+            if not grad:
+                return self.replayed(played, policy, horizon)
+            rollout = played()
+        self._state = self._started("imagine").detach()
         return rollout
 
-    def replays(self, policy: Callable[..., Any], horizon: int, state: EnvState) -> bool:
-        """Whether rollouts by this policy are one graph: from the second one on, where both world and policy can be."""
+    def replayed(self, play: Callable[[], TensorDict], policy: Callable[..., Any], horizon: int) -> TensorDict:
+        """A rollout that steps this engine; from the second of its kind on one graph, where world and policy can be.
+
+        Args:
+            play: Plays it, and gives what is to be kept of it.
+            policy: What acts in it.
+            horizon: Its steps.
+        """
+        state = self._started("imagine")
+        if not self._captures_policy(policy, horizon, state):
+            return play()
+
+        def run(start: EnvState) -> tuple[EnvState, TensorDict]:
+            self._state, self._inside_capture = start, True
+            try:
+                rollout = play()
+                return self._started("imagine"), rollout
+            finally:
+                self._state, self._inside_capture = state, False
+
+        what, addresses = (policy, horizon), (self.world.addresses(), addresses_of(policy))
+        try:
+            self._state, rollout = self._captures.run(what, addresses, self.config.copy, run, state)
+        except RuntimeError as error:
+            self._give_up_capture(error)
+            return play()
+        self.num_steps += horizon
+        return rollout
+
+    def _give_up_capture(self, error: RuntimeError) -> None:
+        """Go on without graphs after one could not be made; what is wrong without them shows in the step itself.
+
+        Raises:
+            RuntimeError: `error`, where steps must be captured.
+        """
+        if self.config.capture is True:
+            raise error
+        warn_once(f"Steps run without a graph, since capturing one failed: {error}")
+        self.world = replace(self.world, capture=None)
+
+    def _captures_policy(self, policy: Callable[..., Any], horizon: int, state: EnvState) -> bool:
+        """Whether this rollout by `policy` is captured; the first one never is."""
         if self.world.capture != "whole" or torch.compiler.is_compiling():
             return False
         try:
@@ -414,9 +461,6 @@ class Engine:
             self._policies[policy, horizon] = reason is None
             return False
         return known
-
-    def _addresses(self, policy: Callable[..., Any]) -> Hashable:
-        return self.world.addresses(), addresses_of(policy)
 
     @contextmanager
     def keep_graph(self, grad: bool = True) -> Iterator[None]:

@@ -53,7 +53,7 @@ def acted(policy: Callable[..., Any], observation: Tree, num_envs: int, device: 
 
 
 def why_policy_not_captured(world: World, state: EnvState, policy: Callable[..., Any]) -> str | None:
-    """Why a policy of these envs cannot be captured; None where it can. It draws as often as if it had not been tried."""
+    """Why a policy of these envs cannot be captured; None where it can. The trial takes no random numbers from it."""
     (seen,) = world.observe(state).values()
     other = tree_map(lambda leaf: leaf.flip(0) if leaf.shape[0] > 1 else leaf + 1, seen)
     num_envs, device = state.seed.shape[0], state.seed.device

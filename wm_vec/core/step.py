@@ -23,7 +23,7 @@ from wm_vec.core.resets import InitialStates, ResetSource
 from wm_vec.core.rewards import RewardFunctions
 from wm_vec.core.rng import CounterRNG
 from wm_vec.core.state import EnvState, StateLayout, StepOutput
-from wm_vec.core.trees import Tree, copies, finite_envs, in_chunks, select_envs
+from wm_vec.core.trees import Tree, broken_envs, copies, in_chunks, select_envs
 from wm_vec.torch_settings import without_autocast
 
 AUTORESET: dict[AutoresetMode, Autoreset] = {
@@ -315,5 +315,5 @@ def _reward(
     """Every perspective's reward and termination ``(B, P)``, and new reward states."""
     if world.rewards.has_functions:
         # Users' functions never see a diverged env: they get its last finite observation.
-        observation = select_envs(finite_envs(observation), observation, world.dynamics.observe(before))
+        observation = select_envs(broken_envs(observation), world.dynamics.observe(before), observation)
     return world.rewards(observation, actions, elapsed, reward_state, reward, terminated, ended)
