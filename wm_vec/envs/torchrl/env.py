@@ -278,7 +278,7 @@ class TorchRLEnv(EngineEnv):
             with engine.keep_graph(), self._uncompiled():
                 return self._played(policy, horizon)
         with torch.no_grad():
-            return engine.replayed(partial(self._played, policy, horizon), policy, horizon)
+            return engine.replayed(partial(self._played, policy, horizon), "rollout", policy, horizon)
 
     def _played(self, policy: Callable[..., Any], horizon: int) -> TensorDict:
         """A rollout from where the envs are, to where they go on."""
