@@ -12,6 +12,9 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 
+# A storage's identity, which is given to no other while the reference is kept; torch has no public name for it.
+from torch.multiprocessing.reductions import StorageWeakRef  # noqa: F401 - for others to import
+
 # torch.utils.pytree is public from a later torch on than the oldest supported here.
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten  # noqa: F401 - for others to import
 

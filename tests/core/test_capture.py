@@ -26,7 +26,7 @@ class Rerun:
 
     made = 0
 
-    def __init__(self, run):
+    def __init__(self, run, device):
         type(self).made += 1
         with torch.random.fork_rng(devices=[]):
             for _ in range(3):

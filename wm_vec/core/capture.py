@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from tensordict.nn.probabilistic import interaction_type
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from wm_vec.compat import tree_flatten, tree_leaves, tree_unflatten
+from wm_kernels.dispatch import inside_functorch
+from wm_vec.compat import StorageWeakRef, tree_flatten, tree_leaves, tree_unflatten
 
 ALIGNMENT = 16
 """Bytes that every output in an arena is aligned to."""
 WARMUPS = 2
+MOST_KEPT = 16
+"""Graphs of one engine, and policies that it knows."""
 SMALL = 64
 """Elements up to which a constant is compared by value."""
 
@@ -32,26 +36,92 @@ def _without_draws(device: torch.device) -> AbstractContextManager[None]:
 
 
 class CudaGraph:
-    """A CUDA graph of `run`, which is called a few times before: kernels are loaded and caches filled then."""
+    """A CUDA graph of `run`, which is called a few times before: kernels are loaded and caches filled then.
 
-    def __init__(self, run: Callable[[], None]) -> None:
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side), _without_draws(torch.device("cuda", torch.cuda.current_device())):
-            for _ in range(WARMUPS):
+    Args:
+        run: Device work over buffers that stay where they are.
+        device: Where it is.
+        warmups: How often it is called before.
+    """
+
+    def __init__(self, run: Callable[[], None], device: torch.device, warmups: int = WARMUPS) -> None:
+        self._device, self._graph = device, torch.cuda.CUDAGraph()
+        with torch.cuda.device(device):
+            with beside(device), _without_draws(device):
+                for _ in range(warmups):
+                    run()
+            # Only this thread's calls count: another one, such as a data loader's, may allocate meanwhile.
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
                 run()
-        torch.cuda.current_stream().wait_stream(side)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            run()
 
     def replay(self) -> None:
         """Launch the graph."""
-        self._graph.replay()
+        with torch.cuda.device(self._device):
+            self._graph.replay()
 
 
-GRAPHS: dict[str, Callable[[Callable[[], None]], Graph]] = {"cuda": CudaGraph}
+@contextmanager
+def beside(device: torch.device) -> Iterator[None]:
+    """Inside, work goes to a stream of its own, as torch wants it before a capture; in order with the caller's."""
+    if device.type != "cuda":
+        yield
+        return
+    side, current = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+    side.wait_stream(current)
+    with torch.cuda.stream(side):
+        yield
+    current.wait_stream(side)
+
+
+GRAPHS: dict[str, Callable[[Callable[[], None], torch.device], Graph]] = {"cuda": CudaGraph}
 """By type of device, what captures."""
+
+
+def may_capture(device: torch.device) -> bool:
+    """Whether work can be captured, or a graph replayed, here and now."""
+    if device.type not in GRAPHS or torch.compiler.is_compiling() or inside_functorch():
+        return False
+    # Somebody else captures: our work is a part of theirs.
+    return device.type != "cuda" or not torch.cuda.is_current_stream_capturing()
+
+
+def mode_key() -> Hashable:
+    """What torch and tensordict hold for all code, and a graph would freeze: how policies draw, and in which dtype."""
+    return interaction_type(), *(torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda"))
+
+
+class Outside(TorchDispatchMode):
+    """Collects the tensors that are read inside and were not made there.
+
+    Args:
+        inputs: Tensors that do not count.
+
+    Attributes:
+        tensors: One of each storage.
+    """
+
+    def __init__(self, inputs: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.tensors: list[Tensor] = []
+        # A weak reference keeps a storage's identity from being given to another one.
+        self._known = {StorageWeakRef(tensor.untyped_storage()) for tensor in inputs}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one operation."""
+        for leaf in tree_leaves((args, kwargs or {})):
+            if isinstance(leaf, Tensor) and self._is_new(leaf):
+                self.tensors.append(leaf)
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._is_new(leaf)
+        return result
+
+    def _is_new(self, tensor: Tensor) -> bool:
+        storage = StorageWeakRef(tensor.untyped_storage())
+        new = storage not in self._known
+        self._known.add(storage)
+        return new
 
 
 class Slot(NamedTuple):
@@ -111,17 +181,20 @@ class Captured:
 
     def __init__(self, fn: Callable[..., Any], *arguments: Any) -> None:
         given = Template(arguments)
+        device = given.tensors[0].device
         self._fn, self._arguments = fn, given
         self._num_carried = len(Template(arguments[0]).tensors)
-        with _without_draws(given.tensors[0].device):
+        with _without_draws(device), Outside(given.tensors) as outside:
             returned = Template(fn(*arguments))
+        # A graph holds addresses alone: what it reads must not be freed.
+        self._outside = [(tensor, tensor.data_ptr()) for tensor in outside.tensors]
         self._slots, size, self._block = _layout(returned.tensors, given.tensors)
-        self._arena = torch.empty(size, dtype=torch.uint8, device=given.tensors[0].device)
+        self._arena = torch.empty(size, dtype=torch.uint8, device=device)
         views = [slot.of(self._arena) for slot in self._slots]
         self._buffers = views[: self._num_carried] + [leaf.clone() for leaf in given.tensors[self._num_carried :]]
         self._latest: Any = None
         self._load(given.tensors)
-        self._graph = GRAPHS[self._arena.device.type](self._run)
+        self._graph = GRAPHS[device.type](self._run, device)
         self._returned, self._views = returned, returned.filled(views)
         given.tensors = returned.tensors = []
 
@@ -132,9 +205,9 @@ class Captured:
             copy: Whether to clone the arena, once; otherwise the result is overwritten by the next call.
             arguments: As at the start; the state is not read where it is the one that came back last.
         """
-        tensors = Template(arguments).tensors
         known = self._latest is not None and arguments[0] is self._latest
-        self._load(tensors, self._num_carried if known else 0)
+        first = self._num_carried if known else 0
+        self._load(Template(arguments[1:] if known else arguments).tensors, first)
         self._graph.replay()
         result = self._views
         if copy:
@@ -144,9 +217,14 @@ class Captured:
         self._latest = result[0]
         return result
 
+    @property
+    def is_valid(self) -> bool:
+        """Whether all that it reads besides its arguments is where it was."""
+        return all(tensor.data_ptr() == address for tensor, address in self._outside)
+
     def _load(self, tensors: Sequence[Tensor], first: int = 0) -> None:
-        if tensors[first:]:
-            torch._foreach_copy_(self._buffers[first:], list(tensors[first:]))
+        if tensors:
+            torch._foreach_copy_(self._buffers[first:], list(tensors))
 
     def _run(self) -> None:
         """The function over the buffers, and its outputs into the arena."""
@@ -216,12 +294,22 @@ class Captures:
             state: Likewise.
             others: Likewise.
         """
-        key = what, Template(others).key
+        key = what, Template(others).key, mode_key()
         known, captured = self._found.get(key, (None, None))
-        if captured is None or known != addresses:
-            captured = Captured(fn, state, *others)
+        if captured is None or known != addresses or not captured.is_valid:
+            # What is made in inference mode could not be written into outside of it.
+            with torch.inference_mode(False), torch.no_grad():
+                captured = Captured(fn, state, *others)
+            self._found.pop(key, None)
             self._found[key] = addresses, captured
+            drop_oldest(self._found)
         return captured(copy, state, *others)
+
+
+def drop_oldest(found: dict[Any, Any]) -> None:
+    """Keep the latest entries alone: what is made anew for each call, such as a lambda, does not come again."""
+    while len(found) > MOST_KEPT:
+        del found[next(iter(found))]
 
 
 class Recorder(TorchDispatchMode):

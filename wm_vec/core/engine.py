@@ -16,7 +16,7 @@ from torch import Tensor
 
 from wm_kernels.dispatch import has_kernels
 from wm_vec.core.actions import JointAction
-from wm_vec.core.capture import GRAPHS, Captures
+from wm_vec.core.capture import GRAPHS, Captures, drop_oldest, may_capture
 from wm_vec.core.config import Backend, EngineConfig
 from wm_vec.core.dynamics import Dynamics
 from wm_vec.core.imagination import addresses_of, imagined, why_policy_not_captured
@@ -267,7 +267,7 @@ class Engine:
             return _eagerly(self.step, action, autoreset_mode)
         state = self._started("step")
         actions = self.world.actions.check(action, self.num_envs)
-        if grad or self.world.capture is None or self._inside_capture or torch.compiler.is_compiling():
+        if grad or self.world.capture is None or self._inside_capture or not may_capture(self.device):
             with torch.set_grad_enabled(grad):
                 self._state, output = step(self.world, state, actions, autoreset_mode)
         else:
@@ -390,33 +390,39 @@ class Engine:
         self.only_perspective("imagine")
         horizon, grad = whole_number(horizon, "imagine: horizon"), truth(grad, "imagine: grad")
         check_callable(policy, "imagine: policy")
-        state, mode = self._started("imagine"), self.autoreset_mode
-        with torch.enable_grad() if grad else torch.no_grad():
+        self._started("imagine")
+
+        def played() -> TensorDict:
+            state, mode = self._started("imagine"), self.autoreset_mode
             if mode is AutoresetMode.NEXT_STEP:
                 # A step that only resets is no transition: imagination resets in the step that ends.
-                mode, (self._state, _) = AutoresetMode.SAME_STEP, restart(self.world, state, mask=state.pending)
+                mode, (state, _) = AutoresetMode.SAME_STEP, restart(self.world, state, mask=state.pending)
+            self._state, rollout = imagined(self.world, state, policy, horizon, mode)
+            return rollout
 
-            def played() -> TensorDict:
-                self._state, rollout = imagined(self.world, self._started("imagine"), policy, horizon, mode)
-                return rollout
-
+        with torch.enable_grad() if grad else torch.no_grad():
             if not grad:
-                return self.replayed(played, policy, horizon)
+                return self.replayed(played, "imagine", policy, horizon)
             rollout = played()
         self._state = self._started("imagine").detach()
         return rollout
 
-    def replayed(self, play: Callable[[], TensorDict], policy: Callable[..., Any], horizon: int) -> TensorDict:
+    def replayed(
+        self, play: Callable[[], TensorDict], layout: str, policy: Callable[..., Any], horizon: int
+    ) -> TensorDict:
         """A rollout that steps this engine; from the second of its kind on one graph, where world and policy can be.
+
+        An error inside leaves the state as it was before.
 
         Args:
             play: Plays it, and gives what is to be kept of it.
+            layout: What `play` makes of a policy, by a name of its own.
             policy: What acts in it.
             horizon: Its steps.
         """
         state = self._started("imagine")
         if not self._captures_policy(policy, horizon, state):
-            return play()
+            return self._played(play, state)
 
         def run(start: EnvState) -> tuple[EnvState, TensorDict]:
             self._state, self._inside_capture = start, True
@@ -426,14 +432,24 @@ class Engine:
             finally:
                 self._state, self._inside_capture = state, False
 
-        what, addresses = (policy, horizon), (self.world.addresses(), addresses_of(policy))
+        what, addresses = (layout, policy, horizon), (self.world.addresses(), addresses_of(policy))
         try:
             self._state, rollout = self._captures.run(what, addresses, self.config.copy, run, state)
         except RuntimeError as error:
             self._give_up_capture(error)
-            return play()
+            return self._played(play, state)
         self.num_steps += horizon
-        return rollout
+        # Entries of one arena, of several dtypes, are what torch.save refuses.
+        return rollout.clone() if self.config.copy else rollout
+
+    def _played(self, play: Callable[[], TensorDict], state: EnvState) -> TensorDict:
+        """What `play` gives, step by step; an error puts `state` back."""
+        before = state if self.config.copy else state.clone()
+        try:
+            return play()
+        except BaseException:
+            self._state = before
+            raise
 
     def _give_up_capture(self, error: RuntimeError) -> None:
         """Go on without graphs after one could not be made; what is wrong without them shows in the step itself.
@@ -448,7 +464,10 @@ class Engine:
 
     def _captures_policy(self, policy: Callable[..., Any], horizon: int, state: EnvState) -> bool:
         """Whether this rollout by `policy` is captured; the first one never is."""
-        if self.world.capture != "whole" or torch.compiler.is_compiling():
+        # Autocast keeps casts of weights for a while, of which a graph would know nothing.
+        if self.world.capture != "whole" or torch.is_autocast_enabled(self.device.type):
+            return False
+        if self._inside_capture or not may_capture(self.device):
             return False
         try:
             known = self._policies.setdefault((policy, horizon), None)
@@ -459,6 +478,7 @@ class Engine:
             if reason is not None:
                 warn_once(f"The policy cannot be captured: {reason}. Rollouts run step by step.")
             self._policies[policy, horizon] = reason is None
+            drop_oldest(self._policies)
             return False
         return known
 
@@ -477,6 +497,7 @@ class Engine:
         if self._keeps_graph is not None:
             raise RuntimeError("keep_graph: this engine is inside such a block already; leave it first.")
         before, grad = self._started("keep_graph"), truth(grad, "keep_graph: grad")
+        before = before if self.config.copy else before.clone()
         self._keeps_graph = grad
         try:
             with torch.set_grad_enabled(grad):

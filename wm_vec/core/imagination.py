@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
@@ -63,9 +63,10 @@ def why_policy_not_captured(world: World, state: EnvState, policy: Callable[...,
         )
 
 
-def addresses_of(policy: Callable[..., Any]) -> tuple[int, ...]:
-    """Where a policy's parameters and buffers lie."""
+def addresses_of(policy: Callable[..., Any]) -> Hashable:
+    """Where a policy's parameters and buffers lie, and which of its modules are in training."""
     owner = policy if isinstance(policy, nn.Module) else getattr(policy, "__self__", None)
     if not isinstance(owner, nn.Module):
-        return ()
-    return tuple(tensor.data_ptr() for tensor in (*owner.parameters(), *owner.buffers()))
+        return None
+    training = tuple(module.training for module in owner.modules())
+    return training, tuple(tensor.data_ptr() for tensor in (*owner.parameters(), *owner.buffers()))

@@ -11,11 +11,12 @@ if TYPE_CHECKING:
     from wm_vec.envs.pessimism import PessimisticReward, PessimisticVectorReward
     from wm_vec.envs.sb3 import SB3VecEnv as SB3VecEnv
     from wm_vec.envs.scalar import WorldModelEnv
-    from wm_vec.envs.torchrl import StatelessTorchRLEnv, TorchRLEnv, TransformedEnv
+    from wm_vec.envs.torchrl import ImaginationCollector, StatelessTorchRLEnv, TorchRLEnv, TransformedEnv
     from wm_vec.envs.vector import WorldModelVectorEnv
 
 _HOME = {
     "CheckError": "checker",
+    "ImaginationCollector": "torchrl",
     "PessimisticReward": "pessimism",
     "PessimisticVectorReward": "pessimism",
     "SB3VecEnv": "sb3",

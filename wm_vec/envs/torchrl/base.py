@@ -66,6 +66,8 @@ class EngineEnv(MaskedResets):
                 f"{type(self).__name__} needs an engine with autoreset_mode='disabled', since TorchRL itself resets "
                 f"what is done; got {engine.autoreset_mode}."
             )
+        if not engine.config.copy:
+            raise ValueError(f"{type(self).__name__} needs copy=True, since TorchRL keeps what steps return.")
         one_hot = truth(one_hot, "one_hot")
         num_envs = engine.num_envs if batched else None
         check_spaces_fit(engine, observation_space, action_space)

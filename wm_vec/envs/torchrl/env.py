@@ -278,17 +278,25 @@ class TorchRLEnv(EngineEnv):
             with engine.keep_graph(), self._uncompiled():
                 return self._played(policy, horizon)
         with torch.no_grad():
-            return engine.replayed(partial(self._played, policy, horizon), policy, horizon)
+            return engine.replayed(partial(self._played, policy, horizon), "rollout", policy, horizon)
 
     def _played(self, policy: Callable[..., Any], horizon: int) -> TensorDict:
         """A rollout from where the envs are, to where they go on."""
-        start = self._seen(self.engine.world.see(self.engine.predictions()))
         rollout = self.rollout(
-            horizon, policy, auto_reset=False, tensordict=start, break_when_any_done=False, return_contiguous=True
+            horizon,
+            policy,
+            auto_reset=False,
+            tensordict=self.current(),
+            break_when_any_done=False,
+            return_contiguous=True,
         )
         # `rollout` leaves what ended in its last step to the caller.
         self.maybe_reset(rollout[:, -1]["next"])
         return rollout
+
+    def current(self) -> TensorDict:
+        """What a step starts from: the observations of the envs as they are, none of them done."""
+        return self._seen(self.engine.world.see(self.engine.predictions()))
 
     # -- parts ----------------------------------------------------------------------------------------------------
 
