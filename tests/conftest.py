@@ -7,11 +7,11 @@ import os
 import pytest
 import torch
 
-from wm_vec import WorldModel
-
 torch.set_num_threads(1)
 if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels are imported later, and run in host memory then
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported: kernels run in host memory then
+
+from wm_vec import WorldModel  # noqa: E402 - imports Triton
 
 
 @pytest.fixture(scope="session")

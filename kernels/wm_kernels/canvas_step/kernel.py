@@ -25,7 +25,7 @@ CLASS_EMBEDDING, CLASS_WEIGHT, CLASS_TOLD, CLASS_PEER = (tl.constexpr(i) for i i
 (CENTER, SCALE, KNOWN, READ_BIAS, START, BASE, SHIFT, _SHIFT_AT_END, STEP_SCALE, _STEP_SCALE_AT_END, LOW, HIGH,
  INPUT_BASE, INPUT_INVERSE, INPUT_LAST) = (tl.constexpr(i) for i in range(15))  # fmt: skip
 PASS = tl.constexpr(8)
-"""Numbers per pass: 1 / norm, c_skip, c_out, a, b, c, share of the starting noise, sigma."""
+"""Numbers of a pass: 1 / norm, c_skip, c_out, a, b, c, share of the starting noise, sigma."""
 
 
 # -- over rows and envs ------------------------------------------------------------------------------------------
@@ -183,6 +183,18 @@ def decode(sample, now, ended, scalars, pos, NP: tl.constexpr):
     return bounded + (number - number)  # NaN where it is not finite
 
 
+@triton.jit
+def sampler_update(sample, output, before, noise, at):
+    """EDM's preconditioning of the network's output, and `sampler_update_reference`, by the numbers of a pass at `at`.
+
+    Returns:
+        The sample at the next noise level, and the denoised one.
+    """
+    denoised = sample * tl.load(at + 1) + output * tl.load(at + 2)
+    sample = tl.load(at + 3) * sample + tl.load(at + 4) * denoised + tl.load(at + 5) * before
+    return sample + tl.load(at + 6) * noise, denoised
+
+
 # -- classes -----------------------------------------------------------------------------------------------------
 
 
@@ -334,17 +346,12 @@ def next_values(
         normed = normalise(x, D, False)
         output = tl.sum(normed * tl.load(vectors + READ_OUT * NP * D + read_out), 1)
         output += tl.load(scalars + READ_BIAS * NP + pos)
-        before = denoised
-        denoised = sample * tl.load(at + 1) + output * tl.load(at + 2)
-        sample = tl.load(at + 3) * sample + tl.load(at + 4) * denoised + tl.load(at + 5) * before
-        sample += tl.load(at + 6) * noise * tl.load(scalars + START * NP + pos)
+        sample, denoised = sampler_update(sample, output, denoised, noise * tl.load(scalars + START * NP + pos), at)
         if NUM_HEADS > 0:
             drawn, drawn_value = draw_classes(
                 tl.load(heads + 3 * NUM_HEADS + k), tl.load(heads + 3 * NUM_HEADS + k + 1), normed, noise, drawn,
                 drawn_value, told, wanted, heads, class_vectors, class_scalars, pos, ROWS, NP, D, R, CH, HOLDS,
             )  # fmt: skip
-    if HOLDS:
-        sample = tl.where(told, wanted, sample)
     sample = tl.where(drawn >= 0, drawn_value, sample)
     ended = tl.zeros((R,), tl.int1)
     if END >= 0:

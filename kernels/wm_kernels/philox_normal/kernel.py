@@ -16,13 +16,9 @@ def philox_block(seed, episode, step, block, stream):
         stream: int64, scalar or of that shape; its low 32 bits count.
     """
     lane = (block + (episode * 0).to(tl.int32)).to(tl.uint32)  # in the common shape
-    return tl.philox(
-        seed,
-        (step + lane * 0).to(tl.uint32),
-        (episode + lane * 0).to(tl.uint32),
-        lane,
-        (stream + lane * 0).to(tl.uint32),
-    )
+    zero = lane * 0
+    c0, c1, c3 = (step + zero).to(tl.uint32), (episode + zero).to(tl.uint32), (stream + zero).to(tl.uint32)
+    return tl.philox(seed, c0, c1, lane, c3)
 
 
 @triton.jit
