@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from wm_vec.adapters.canvas import ActMode
-from wm_vec.core.config import Backend, EngineConfig
+from wm_vec.core.config import Backend, Capture, EngineConfig
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,8 @@ class CommonSettings(TypedDict, total=False):
     exact_rows: bool
     backend: Backend
     dtype: torch.dtype | None
+    capture: Capture
+    copy: bool
 
 
 class EngineSettings(CommonSettings, total=False):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import wm_vec
 from wm_kernels.philox_normal.reference import philox_normal_reference, philox_words_reference
 from wm_kernels.predict.reference import denoiser_block_reference
 from wm_vec import WorldModel
@@ -68,3 +69,35 @@ def test_the_count_sees_operations_and_leaves_out_views():
     x = torch.zeros(4, 2, device="meta")
     assert launches_of(lambda: x.view(8)[2:].unsqueeze(0).expand(3, 6))["rest"] == 0
     assert launches_of(lambda: (x.t() + 1).mul_(2))["rest"] == 2
+
+
+@pytest.mark.parametrize("mode", ["same_step", "next_step", "disabled"])
+@pytest.mark.parametrize("name", ["CartPole-v1", "FrozenLake-v1", "Pendulum-v1", "Acrobot-v1"])
+def test_where_rewards_are_fields_a_step_of_kernels_is_one_operation(name, mode):
+    world = WorldModel.bundled(name).to("meta")
+    engine = world.to_engine(64, max_episode_steps=500, autoreset_mode=mode, seed=0, backend="triton", copy=False)
+    engine.reset()
+    actions = engine.sample_actions()
+    engine.step(actions)  # which packs the weights
+    assert sum(launches_of(lambda: engine.step(actions)).values()) == 1
+
+
+@pytest.mark.parametrize("backend", ["fastest"])
+@pytest.mark.parametrize("mode", ["same_step", "next_step", "disabled"])
+def test_around_users_functions_there_are_few_operations(on_meta, mode, backend):
+    counted = []
+
+    def reward(obs, act, info):
+        with Launches() as own:
+            paid = obs["observation"][:, 0] + 1
+        counted.append(sum(own.count.values()))
+        return paid
+
+    env = on_meta.to_vector_env(
+        64, reward_fn=wm_vec.batched(reward), max_steps=9, autoreset_mode=mode, backend="triton", copy=False
+    )
+    env.reset(seed=0)
+    actions = torch.ones(64, dtype=torch.int64, device="meta")
+    env.step(actions)
+    count = sum(launches_of(lambda: env.step(actions)).values())
+    assert 3 <= count - counted[-1] <= 12

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from itertools import islice
 from typing import Any, Literal
 
@@ -47,6 +47,8 @@ class CanvasDynamics(Dynamics):
         ValueError: Another act mode, or ``"triton"`` for a canvas or device that no kernel takes.
     """
 
+    capturable = True
+
     @torch.inference_mode(False)
     def __init__(
         self,
@@ -67,8 +69,8 @@ class CanvasDynamics(Dynamics):
         self.n_denoise_steps = denoise_steps(model, n_denoise_steps)
         self._ticks_per_step = model.config.ticks_per_step
         bound, device = model.bound, model.codec.mean.device
-        act_index = bound.indices(act_fields)
-        self.action_columns = torch.tensor(act_index, dtype=torch.int64, device=device)
+        self._act_index = bound.indices(act_fields)
+        self.action_columns = torch.tensor(self._act_index, dtype=torch.int64, device=device)
         self.reward_column = bound[reward_field].start if reward_field else None
         self.terminated_column = bound[terminated_field].start if terminated_field else None
         self._has_periods = any(field.spec.period > self._ticks_per_step for field in bound.bound_fields())
@@ -180,16 +182,22 @@ class CanvasDynamics(Dynamics):
         """The model's weights as they are now, for a step."""
         return self.model.packed(self.n_denoise_steps, self._kernel_dtype)
 
+    def addresses(self) -> Hashable:
+        """The weights' own, of which there are others where the model was moved, or counts its classes anew."""
+        return tuple(leaf.data_ptr() for leaf in tree_leaves(self.packed()) if isinstance(leaf, Tensor))
+
     def fuse(self, perspectives: Sequence[Perspective]) -> FusedStep | None:
         """One launch for everybody, where kernels run and every perspective sees floats or whole numbers."""
         if self._kernel_dtype is None:
             return None
-        columns = iter(self.action_columns.tolist())
+        columns = iter(self._act_index)
         roles = []
         for perspective in perspectives:
             spec, parts = perspective.action, tree_leaves(perspective.obs_parts)
             index = perspective.obs_index
-            observes = range(self._controls.num_positions) if index is None else index.tolist()
+            observes = list(range(self._controls.num_positions))
+            if index is not None:  # on "meta" it has no values, and any do
+                observes = list(range(len(index))) if index.is_meta else index.tolist()
             if len({*observes}) < len(observes):
                 return None
             role = Role(

@@ -68,19 +68,21 @@ class JointAction:
         return actions
 
     def join(self, actions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """The joint action ``(B, A)`` in the joint dtype, as it is and within its bounds; class indices count from 0.
+        """The joint action ``(B, A)`` as it is, and in the joint dtype within its bounds; class indices count from 0.
 
         NaN stays.
         """
         parts = [self._columns(action, spec) for action, spec in zip(actions, self._specs, strict=True)]
-        joint = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        joint = parts[0] if len(parts) == 1 else torch.cat([part.to(self.dtype) for part in parts], 1)
         return joint, torch.clamp(joint, self._low, self._high)
 
     def _columns(self, action: Tensor, spec: ActionSpec) -> Tensor:
-        """One perspective's action ``(B, *shape)`` as ``(B, size)`` in the joint dtype, as it is."""
+        """One perspective's action ``(B, *shape)`` as ``(B, size)``, as it is; floating ones in the joint dtype."""
         if spec.offset:
             action = action.to(torch.int64) - spec.offset  # of narrower ones it would wrap
-        return action.to(self.dtype).reshape(action.shape[0], spec.size)
+        if spec.kind == "box":
+            action = action.to(self.dtype)
+        return action.reshape(action.shape[0], spec.size)
 
     def sample(self, rng: CounterRNG, draw: int) -> dict[str, Tensor]:
         """Random actions ``(B, *shape)`` by perspective name.

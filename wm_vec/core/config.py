@@ -12,6 +12,7 @@ from wm_vec.core.state import as_autoreset_mode
 from wm_vec.plain import seed_number, truth, whole_number
 
 Backend = Literal["auto", "torch", "triton"]
+Capture = Literal["auto"] | bool
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,9 @@ class EngineConfig:
             has some.
         dtype: Of the network in kernels, bfloat16 or float32; None for bfloat16 on CUDA. States, noise and rewards are
             float32 in any case.
+        capture: Whether steps and rollouts are replayed as CUDA graphs: ``"auto"`` where they can be; True raises where
+            they cannot.
+        copy: Whether what a step returns is its own. False hands out views of buffers that the next step may overwrite.
         mode: `autoreset_mode` as Gymnasium's enum; not given.
 
     Raises:
@@ -44,12 +48,16 @@ class EngineConfig:
     validate: bool = False
     backend: Backend = "auto"
     dtype: torch.dtype | None = None
+    capture: Capture = "auto"
+    copy: bool = True
 
     mode: AutoresetMode = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mode", as_autoreset_mode(self.autoreset_mode))
-        for name in ("exact_rows", "validate"):
+        if self.capture != "auto":
+            object.__setattr__(self, "capture", truth(self.capture, "capture"))
+        for name in ("exact_rows", "validate", "copy"):
             object.__setattr__(self, name, truth(getattr(self, name), name))
         if self.backend not in get_args(Backend):
             raise ValueError(f"backend must be one of {', '.join(map(repr, get_args(Backend)))}, got {self.backend!r}.")
@@ -73,3 +81,5 @@ class EngineKeywords(TypedDict, total=False):
     validate: bool
     backend: Backend
     dtype: torch.dtype | None
+    capture: Capture
+    copy: bool

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -48,12 +48,15 @@ class Dynamics(ABC):
             from torch's generator; then only whole-batch reproducibility is promised.
         signature: What the state's numbers stand for, beyond keys and shapes; worlds with another signature refuse
             the state.
+        capturable: Whether `step` may be captured as a CUDA graph: it reads nothing but what stays where it is, which
+            `addresses` stands for.
         starts_fresh: Whether episodes start from `start` at every reset, in place of a bank of initial states. The
             engine then starts an episode of every env in every step and keeps those of the envs that ended.
     """
 
     rng: Literal["counter", "global"] = "counter"
     signature: str = ""
+    capturable: bool = False
     starts_fresh: bool = False
 
     @property
@@ -89,6 +92,13 @@ class Dynamics(ABC):
         """The whole env step of these perspectives, paid and ended by the dynamics itself, as one operation.
 
         None, where there is no such operation, lets the engine compose it.
+        """
+        return None
+
+    def addresses(self) -> Hashable:
+        """Brings up to date what a captured step reads besides its arguments, and says where it lies.
+
+        Called before each replay; with another value the step is captured anew.
         """
         return None
 

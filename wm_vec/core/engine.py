@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import reduce
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakSet
 
 import torch
@@ -16,9 +16,10 @@ from torch import Tensor
 
 from wm_kernels.dispatch import has_kernels
 from wm_vec.core.actions import JointAction
+from wm_vec.core.capture import GRAPHS, Captures
 from wm_vec.core.config import Backend, EngineConfig
 from wm_vec.core.dynamics import Dynamics
-from wm_vec.core.imagination import imagined
+from wm_vec.core.imagination import addresses_of, imagined, why_policy_not_captured
 from wm_vec.core.perspective import WHOLE_DTYPES, Perspective
 from wm_vec.core.resets import BANK_SEED, Bank, Fresh, GivenStart, bank_leaves, fork_state, make_bank, restart
 from wm_vec.core.rewards import RewardFunctions
@@ -26,7 +27,7 @@ from wm_vec.core.rng import CounterRNG, seed_list, spawn_seeds
 from wm_vec.core.state import EnvState, StateLayout, StepOutput, warn_of_divergence
 from wm_vec.core.step import World, step
 from wm_vec.core.trees import Tree, copies, num_observations
-from wm_vec.plain import check_callable, check_type, truth, whole_number
+from wm_vec.plain import check_callable, check_type, truth, warn_once, whole_number
 from wm_vec.torch_settings import without_autocast
 
 
@@ -54,6 +55,7 @@ class Engine:
 
     Attributes:
         world: What a step needs besides the state; `wm_vec.core.step.step` is the step as a function of any state.
+        num_steps: Calls of `step` since it was made.
         start_info: What a dynamics that starts episodes afresh reported at the last reset of all envs.
 
     Raises:
@@ -109,9 +111,9 @@ class Engine:
             fused=None if rewards.has_functions else dynamics.fuse(perspectives),
             kernels=_runs_kernels(config.backend, device),
         )
-        self._attach(world, num_envs, family)
         if rewards.has_functions:
-            self._probe_functions()
+            rewards.probe(*_plausible(world, 0))
+        self._attach(replace(world, capture=_how_captured(world)), num_envs, family)
 
     def _attach(self, world: World, num_envs: int, family: EngineFamily | None) -> None:
         """Become an engine of `world` without episodes."""
@@ -123,6 +125,9 @@ class Engine:
         self._state: EnvState | None = None
         self._fork_count = 0
         self._keeps_graph: bool | None = None  # None outside of `keep_graph`
+        self._captures, self._inside_capture = Captures(), False
+        self._policies: dict[tuple[Callable[..., Any], int], bool | None] = {}
+        self.num_steps = 0
         self._family = EngineFamily() if family is None else family
         self._family.add(self)
 
@@ -262,11 +267,32 @@ class Engine:
             return _eagerly(self.step, action, autoreset_mode)
         state = self._started("step")
         actions = self.world.actions.check(action, self.num_envs)
-        with torch.set_grad_enabled(grad):
-            self._state, output = step(self.world, state, actions, autoreset_mode)
+        if grad or self.world.capture is None or self._inside_capture or torch.compiler.is_compiling():
+            with torch.set_grad_enabled(grad):
+                self._state, output = step(self.world, state, actions, autoreset_mode)
+        else:
+            self._state, output = self._captured_step(state, actions, autoreset_mode)
+        self.num_steps += 1
         if self.config.validate and bool(output.diverged.any()):
             warn_of_divergence()
         return output
+
+    @torch.no_grad()
+    def _captured_step(
+        self, state: EnvState, actions: list[Tensor], autoreset_mode: AutoresetMode | None
+    ) -> tuple[EnvState, StepOutput]:
+        """A step as one graph, or as the graphs about users' functions."""
+        world, mode = self.world, self.autoreset_mode if autoreset_mode is None else autoreset_mode
+        if world.capture == "parts":
+            return step(world, state, actions, mode, self._captures)
+        what, copy = ("step", mode), self.config.copy
+        try:
+            return self._captures.run(
+                what, world.addresses(), copy, lambda s, a: step(world, s, a, mode), state, actions
+            )
+        except RuntimeError as error:
+            self._give_up_capture(error)
+            return step(world, state, actions, mode)
 
     def model_state(self) -> TensorDictBase:
         """The dynamics' current state, ``(B,)``; not a copy."""
@@ -368,10 +394,73 @@ class Engine:
         with torch.enable_grad() if grad else torch.no_grad():
             if mode is AutoresetMode.NEXT_STEP:
                 # A step that only resets is no transition: imagination resets in the step that ends.
-                mode, (state, _) = AutoresetMode.SAME_STEP, restart(self.world, state, mask=state.pending)
-            state, rollout = imagined(self.world, state, policy, horizon, mode)
-        self._state = state.detach()
+                mode, (self._state, _) = AutoresetMode.SAME_STEP, restart(self.world, state, mask=state.pending)
+
+            def played() -> TensorDict:
+                self._state, rollout = imagined(self.world, self._started("imagine"), policy, horizon, mode)
+                return rollout
+
+            if not grad:
+                return self.replayed(played, policy, horizon)
+            rollout = played()
+        self._state = self._started("imagine").detach()
         return rollout
+
+    def replayed(self, play: Callable[[], TensorDict], policy: Callable[..., Any], horizon: int) -> TensorDict:
+        """A rollout that steps this engine; from the second of its kind on one graph, where world and policy can be.
+
+        Args:
+            play: Plays it, and gives what is to be kept of it.
+            policy: What acts in it.
+            horizon: Its steps.
+        """
+        state = self._started("imagine")
+        if not self._captures_policy(policy, horizon, state):
+            return play()
+
+        def run(start: EnvState) -> tuple[EnvState, TensorDict]:
+            self._state, self._inside_capture = start, True
+            try:
+                rollout = play()
+                return self._started("imagine"), rollout
+            finally:
+                self._state, self._inside_capture = state, False
+
+        what, addresses = (policy, horizon), (self.world.addresses(), addresses_of(policy))
+        try:
+            self._state, rollout = self._captures.run(what, addresses, self.config.copy, run, state)
+        except RuntimeError as error:
+            self._give_up_capture(error)
+            return play()
+        self.num_steps += horizon
+        return rollout
+
+    def _give_up_capture(self, error: RuntimeError) -> None:
+        """Go on without graphs after one could not be made; what is wrong without them shows in the step itself.
+
+        Raises:
+            RuntimeError: `error`, where steps must be captured.
+        """
+        if self.config.capture is True:
+            raise error
+        warn_once(f"Steps run without a graph, since capturing one failed: {error}")
+        self.world = replace(self.world, capture=None)
+
+    def _captures_policy(self, policy: Callable[..., Any], horizon: int, state: EnvState) -> bool:
+        """Whether this rollout by `policy` is captured; the first one never is."""
+        if self.world.capture != "whole" or torch.compiler.is_compiling():
+            return False
+        try:
+            known = self._policies.setdefault((policy, horizon), None)
+        except TypeError:  # a policy that cannot be hashed
+            return False
+        if known is None:
+            reason = why_policy_not_captured(self.world, state, policy)
+            if reason is not None:
+                warn_once(f"The policy cannot be captured: {reason}. Rollouts run step by step.")
+            self._policies[policy, horizon] = reason is None
+            return False
+        return known
 
     @contextmanager
     def keep_graph(self, grad: bool = True) -> Iterator[None]:
@@ -405,14 +494,47 @@ class Engine:
             raise RuntimeError(f"{what}: call reset() first; there is no episode yet.")
         return self._state
 
-    def _probe_functions(self) -> None:
-        """Try users' functions on a few initial states and the middle of the action bounds."""
-        world, few = self.world, torch.arange(3, device=self.device)
-        starts = world.resets.sample(BANK_SEED + few, torch.zeros_like(few))
-        leaves = [leaf[:3] for leaf in starts.per_env()]
-        observation = self.dynamics.observe(world.layout.dynamics_state(leaves))
-        states = dict(zip(world.layout.reward_states, leaves[len(world.layout.keys) :], strict=True))
-        world.rewards.probe(observation, world.actions.middle(3), torch.ones_like(few), states)
+
+def _plausible(world: World, first: int) -> tuple[Tree, list[Tensor], Tensor, dict[str, Tensor]]:
+    """What users' functions are tried on: a few initial states, the middle of the action bounds, and reward states.
+
+    Args:
+        world: The world.
+        first: Another number gives other states.
+    """
+    few = torch.arange(first, first + 3, device=world.device)
+    starts = world.resets.sample(BANK_SEED + few, torch.zeros_like(few) - 1)
+    leaves = [leaf[:3] for leaf in starts.per_env()]
+    observation = world.dynamics.observe(world.layout.dynamics_state(leaves))
+    states = dict(zip(world.layout.reward_states, leaves[len(world.layout.keys) :], strict=True))
+    return observation, world.actions.middle(3), torch.ones_like(few), states
+
+
+def _how_captured(world: World) -> Literal["whole", "parts"] | None:
+    """Whether steps are captured, and in how many parts.
+
+    Raises:
+        ValueError: They must be, and cannot.
+    """
+    capture, device = world.config.capture, world.device
+    problem = None
+    if capture is False:
+        return None
+    if device.type not in GRAPHS:
+        problem = f"on {device.type} there are no graphs"
+    elif not world.dynamics.capturable:
+        problem = f"{type(world.dynamics).__name__} is not known to be capturable"
+    if problem is None and world.rewards.has_functions:
+        reason = world.rewards.why_not_captured([_plausible(world, first) for first in (0, 3)], device)
+        if reason is None:
+            return "whole"
+        if capture == "auto":
+            warn_once(f"{reason}. It runs between two graphs.")
+            return "parts"
+        problem = reason
+    if problem is not None and capture is True:
+        raise ValueError(f"capture=True: {problem}. Use capture='auto'.")
+    return None if problem is not None else "whole"
 
 
 def _runs_kernels(backend: Backend, device: torch.device) -> bool:

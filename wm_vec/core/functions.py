@@ -49,14 +49,22 @@ class BatchedFunction:
         dtype: Dtype of the result: floating for rewards, bool for terminations, which may be numbers all the same.
         call: Calls `fn` with one env's (or, for the batched path, all envs') tensors: ``call(fn, *tensors)``.
         stateful: `fn` takes its state as the last tensor and returns ``(result, new state)``.
+        copies: False for a caller that hands in tensors of the function's own.
 
     Attributes:
         path: How it runs; None before the probe.
     """
 
     def __init__(
-        self, fn: Callable[..., Any], name: str, dtype: torch.dtype, call: Callable[..., Any], stateful: bool = False
+        self,
+        fn: Callable[..., Any],
+        name: str,
+        dtype: torch.dtype,
+        call: Callable[..., Any],
+        stateful: bool = False,
+        copies: bool = True,
     ) -> None:
+        self._copies = copies
         self.fn, self.name, self.dtype, self._call, self._stateful = fn, name, dtype, call, stateful
         self.path: Path | None = "batched" if is_batched(fn) else None
         self._env: int | None = None  # the env that runs in the loop, for errors
@@ -88,7 +96,7 @@ class BatchedFunction:
     def _why_not_vmap(self, *tensors: Tree) -> str | None:
         """None where vmap gives what the loop gives; raises what the function itself raises."""
         try:
-            mapped, reason = self._vmap(*tensors), ""
+            mapped, reason = self._vmap(*tree_map(Tensor.clone, tensors)), ""
         except Exception as error:  # whatever vmap cannot take, the loop decides
             mapped, reason = (), f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
         looped = self._loop(*tensors)
@@ -105,7 +113,7 @@ class BatchedFunction:
         return "its result under torch.func.vmap differs from the result env by env"
 
     def __call__(self, *tensors: Tree, step: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Run on copies of the tensors ``(B, ...)``, or trees of them; returns ``(result (B,), *new state)``.
+        """Run on the tensors ``(B, ...)``, or trees of them; returns ``(result (B,), *new state)``.
 
         Args:
             tensors: What the function is called with.
@@ -135,7 +143,7 @@ class BatchedFunction:
             raise
 
     def _batched(self, *tensors: Tree) -> tuple[Tensor, ...]:
-        result, *state = self._run(tree_map(Tensor.clone, tensors))
+        result, *state = self._run(self._own(tensors))
         batch = tree_leaves(tensors)[0].shape[0]
         if tuple(result.shape) not in ((batch,), (batch, 1)):
             raise ValueError(
@@ -145,7 +153,10 @@ class BatchedFunction:
         return (self._cast(result.reshape(batch)), *state)
 
     def _vmap(self, *tensors: Tree) -> tuple[Tensor, ...]:
-        return torch.func.vmap(self._one)(*tree_map(Tensor.clone, tensors))
+        return torch.func.vmap(self._one)(*self._own(tensors))
+
+    def _own(self, tensors: tuple[Tree, ...]) -> tuple[Tree, ...]:
+        return tree_map(Tensor.clone, tensors) if self._copies else tensors
 
     def _loop(self, *tensors: Tree) -> tuple[Tensor, ...]:
         leaves, structure = tree_flatten(tensors)

@@ -8,10 +8,13 @@ from typing import Any
 import torch
 from gymnasium.vector import AutoresetMode
 from tensordict import TensorDict
+from torch import nn
 
+from wm_vec.compat import tree_map
+from wm_vec.core.capture import why_not_captured
 from wm_vec.core.state import EnvState
 from wm_vec.core.step import World, step
-from wm_vec.core.trees import as_entry
+from wm_vec.core.trees import Tree, as_entry
 
 
 def imagined(
@@ -19,17 +22,12 @@ def imagined(
 ) -> tuple[EnvState, TensorDict]:
     """The state after `Engine.imagine` from `state`, and the rollout ``(B, T)``; under the caller's grad mode."""
     (name,) = (p.name for p in world.perspectives)
-    takes_tensordict = hasattr(policy, "in_keys") and hasattr(policy, "out_keys")
-    num_envs, device = state.seed.shape[0], state.seed.device
+    num_envs = state.seed.shape[0]
     steps = []
     observation = world.observe(state)[name]
     for _ in range(horizon):
-        rollout = TensorDict({"observation": as_entry(observation)}, batch_size=[num_envs], device=device)
-        if takes_tensordict:
-            rollout = policy(rollout)
-        action = rollout.get("action") if takes_tensordict else policy(observation)
-        actions = world.actions.check({name: action}, num_envs)
-        rollout.set("action", action)
+        rollout = acted(policy, observation, num_envs, state.seed.device)
+        actions = world.actions.check({name: rollout.get("action")}, num_envs)
         state, output = step(world, state, actions, autoreset_mode)
         rollout.set(
             "next",
@@ -44,3 +42,30 @@ def imagined(
         steps.append(rollout)
         observation = output.observation[name]
     return state, torch.stack(steps, 1)
+
+
+def acted(policy: Callable[..., Any], observation: Tree, num_envs: int, device: torch.device) -> TensorDict:
+    """The observation ``(B, ...)``, the action ``(B, ...)`` by `policy`, and what else that writes."""
+    entries = TensorDict({"observation": as_entry(observation)}, batch_size=[num_envs], device=device)
+    if hasattr(policy, "in_keys") and hasattr(policy, "out_keys"):
+        return policy(entries)
+    return entries.set("action", policy(observation))
+
+
+def why_policy_not_captured(world: World, state: EnvState, policy: Callable[..., Any]) -> str | None:
+    """Why a policy of these envs cannot be captured; None where it can. The trial takes no random numbers from it."""
+    (seen,) = world.observe(state).values()
+    other = tree_map(lambda leaf: leaf.flip(0) if leaf.shape[0] > 1 else leaf + 1, seen)
+    num_envs, device = state.seed.shape[0], state.seed.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        return why_not_captured(
+            lambda obs: acted(policy, obs, num_envs, device), [(seen,), (other,)], device, draws=True
+        )
+
+
+def addresses_of(policy: Callable[..., Any]) -> tuple[int, ...]:
+    """Where a policy's parameters and buffers lie."""
+    owner = policy if isinstance(policy, nn.Module) else getattr(policy, "__self__", None)
+    if not isinstance(owner, nn.Module):
+        return ()
+    return tuple(tensor.data_ptr() for tensor in (*owner.parameters(), *owner.buffers()))

@@ -239,18 +239,20 @@ class Perspective:
         return found
 
     def everything(self, observation: Tree) -> Mapping[str, Tensor]:
-        """The dynamics' whole observation by field name, made when read; not copies."""
-        return Fields(observation, self.all_fields) if self.all_fields else self.named(observation)
+        """The dynamics' whole observation by field name, copied when read."""
+        if self.all_fields:
+            return Fields(observation, self.all_fields)
+        return self.named(tree_map(Tensor.clone, observation))
 
 
 class Fields(Mapping[str, Tensor]):
-    """Named slices of one flat tensor, made when they are read."""
+    """Copies of named slices of one flat tensor, made when they are read."""
 
     def __init__(self, flat: Tensor, where: Mapping[str, Any]) -> None:
         self._flat, self._where = flat, where
 
     def __getitem__(self, path: str) -> Tensor:
-        return self._flat[..., self._where[path]]
+        return self._flat[..., self._where[path]].clone()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._where)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from copy import copy
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -61,6 +61,10 @@ class ResetSource(Protocol):
         """One that shares no buffer with this one."""
         ...
 
+    def addresses(self) -> Hashable:
+        """Where its buffers lie."""
+        ...
+
 
 class Bank:
     """Episodes start from a bank of initial states, in a buffer of fixed capacity.
@@ -93,6 +97,10 @@ class Bank:
         for whole, leaf in zip(self.buffer, leaves, strict=True):
             whole[: leaf.shape[0]].copy_(leaf)
         self.size.fill_(leaves[0].shape[0])
+
+    def addresses(self) -> Hashable:
+        """Other ones where a larger bank took a new buffer."""
+        return (*(leaf.data_ptr() for leaf in self.buffer), self.size.data_ptr())
 
     def copy(self) -> Bank:
         """A bank of its own buffer."""
@@ -127,6 +135,10 @@ class Fresh:
         start = self.dynamics.start(CounterRNG(seed, episode + 1, torch.zeros_like(episode)), options)
         leaves = self.layout.check_leaves(start.state, "reset: the dynamics' start")
         return InitialStates(self.layout.initial_leaves(leaves), None, start.info)
+
+    def addresses(self) -> Hashable:
+        """None."""
+        return None
 
     def copy(self) -> Fresh:
         """Itself: it has no buffer."""

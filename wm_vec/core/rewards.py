@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from wm_vec.compat import tree_map
+from wm_vec.core.capture import why_not_captured
 from wm_vec.core.functions import BatchedFunction
 from wm_vec.core.perspective import Perspective
 from wm_vec.core.trees import Tree, select_envs
@@ -43,6 +44,23 @@ class RewardFunctions:
             if terminated is not None:
                 terminated.probe(*inputs)
 
+    def why_not_captured(self, examples: Sequence[Sequence[Any]], device: torch.device) -> str | None:
+        """Why a function cannot be captured; None where all can. `examples` are two lists of arguments of `probe`."""
+        for i, perspective in enumerate(self.perspectives):
+            for function in (self._rewards[i], self._terminations[i]):
+                if function is None:
+                    continue
+                if function.path == "loop":
+                    return f"{function.name} runs env by env in Python"
+                inputs = []
+                for observation, actions, elapsed, states in examples:
+                    state = [states[perspective.name]] if function is self._rewards[i] and states else []
+                    inputs.append((perspective.observe(observation), actions[i], observation, elapsed, *state))
+                reason = why_not_captured(function, inputs, device)
+                if reason is not None:
+                    return f"{function.name} cannot be captured: {reason}"
+        return None
+
     def __call__(
         self,
         observation: Tree,
@@ -73,7 +91,6 @@ class RewardFunctions:
         if not self.has_functions:
             shape = (elapsed.shape[0], len(self.perspectives))
             return own_reward[:, None].expand(shape), own_end[:, None].expand(shape), {}
-        elapsed = elapsed + 1
         rewards: list[Tensor] = []
         terminations: list[Tensor] = []
         new_states: dict[str, Tensor] = {}
@@ -84,21 +101,37 @@ class RewardFunctions:
             idle = None if ended is None else ended[:, place]
             paid, end = own_reward, own_end
             if reward_fn is not None or terminated_fn is not None:
-                inputs = (perspective.observe(observation), actions[place], observation, elapsed)
-                carried = [states[name]] if name in states else []
-                if idle is not None and torch.is_grad_enabled():
-                    # A reward that does not count hides its NaN on the way forward only.
-                    inputs, carried = select_envs(idle, tree_map(Tensor.detach, (inputs, carried)), (inputs, carried))
-                if reward_fn is not None and carried:
-                    paid, after = reward_fn(*inputs, *carried, step=elapsed)
-                    new_states[name] = after if idle is None else select_envs(idle, states[name], after)
-                elif reward_fn is not None:
-                    (paid,) = reward_fn(*inputs, step=elapsed)
+                carried = states.get(name)
+                if reward_fn is not None:
+                    inputs = _inputs(perspective, observation, actions[place], elapsed, idle, carried)
+                    paid, *after = reward_fn(*inputs, step=inputs[3])
+                    if after:
+                        new_states[name] = after[0] if idle is None else select_envs(idle, carried, after[0])
                 if terminated_fn is not None:
-                    (end,) = terminated_fn(*inputs, step=elapsed)
+                    inputs = _inputs(perspective, observation, actions[place], elapsed, idle)
+                    (end,) = terminated_fn(*inputs, step=inputs[3])
             rewards.append(paid)
             terminations.append(end)
+        if len(rewards) == 1:
+            return rewards[0][:, None], terminations[0][:, None], new_states
         return torch.stack(rewards, 1), torch.stack(terminations, 1), new_states
+
+
+def _inputs(
+    perspective: Perspective,
+    observation: Tree,
+    action: Tensor,
+    elapsed: Tensor,
+    idle: Tensor | None,
+    carried: Tensor | None = None,
+) -> tuple[Any, ...]:
+    """What a function is called with: its own, but for the dynamics' whole observation, which is copied when read."""
+    inputs: tuple[Any, ...] = (perspective.observe(observation), action.clone(), observation, elapsed + 1)
+    inputs = inputs if carried is None else (*inputs, carried.clone())
+    if idle is None or not torch.is_grad_enabled():
+        return inputs
+    # A reward that does not count hides its NaN on the way forward only.
+    return select_envs(idle, tree_map(Tensor.detach, inputs), inputs)
 
 
 def _function(perspective: Perspective, name: str, dtype: torch.dtype) -> BatchedFunction | None:
@@ -107,7 +140,7 @@ def _function(perspective: Perspective, name: str, dtype: torch.dtype) -> Batche
     check_callable(fn, name)
     stateful = name == "reward_fn" and perspective.reward_state is not None
     # A partial of a module's function, since environments are pickled, and a closure cannot be.
-    return None if fn is None else BatchedFunction(fn, name, dtype, partial(_call, perspective, name), stateful)
+    return None if fn is None else BatchedFunction(fn, name, dtype, partial(_call, perspective, name), stateful, False)
 
 
 def _call(

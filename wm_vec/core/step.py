@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from gymnasium.vector import AutoresetMode
@@ -15,6 +15,7 @@ from wm_kernels import CanvasState, FinishedStep, FusedStep, finish_step
 from wm_kernels.dispatch import inside_functorch
 from wm_kernels.finish_step.reference import Autoreset
 from wm_vec.core.actions import JointAction
+from wm_vec.core.capture import Captures
 from wm_vec.core.config import EngineConfig
 from wm_vec.core.dynamics import Dynamics, Transition
 from wm_vec.core.perspective import Perspective
@@ -22,7 +23,7 @@ from wm_vec.core.resets import InitialStates, ResetSource
 from wm_vec.core.rewards import RewardFunctions
 from wm_vec.core.rng import CounterRNG
 from wm_vec.core.state import EnvState, StateLayout, StepOutput
-from wm_vec.core.trees import Tree, copies, finite_envs, in_chunks, select_envs
+from wm_vec.core.trees import Tree, broken_envs, copies, in_chunks, select_envs
 from wm_vec.torch_settings import without_autocast
 
 AUTORESET: dict[AutoresetMode, Autoreset] = {
@@ -49,6 +50,7 @@ class World:
         fused: The whole step as one operation, for a world whose rewards and terminations are its own; None where it is
             composed.
         kernels: Whether kernels run.
+        capture: Whether an engine captures a step ``"whole"``, or the ``"parts"`` about users' functions; None for not.
     """
 
     dynamics: Dynamics
@@ -60,11 +62,16 @@ class World:
     config: EngineConfig
     fused: FusedStep | None = None
     kernels: bool = False
+    capture: Literal["whole", "parts"] | None = None
 
     @property
     def device(self) -> torch.device:
         """Where states live."""
         return self.actions.device
+
+    def addresses(self) -> Hashable:
+        """Where lies what a captured step reads besides its arguments, which is brought up to date."""
+        return self.dynamics.addresses(), self.resets.addresses()
 
     def see(self, observation: Tree) -> dict[str, Tree]:
         """Every perspective's own copy of the dynamics' observation, by name."""
@@ -77,7 +84,11 @@ class World:
 
 @without_autocast
 def step(
-    world: World, state: EnvState, actions: Sequence[Tensor], autoreset_mode: AutoresetMode | None = None
+    world: World,
+    state: EnvState,
+    actions: Sequence[Tensor],
+    autoreset_mode: AutoresetMode | None = None,
+    parts: Captures | None = None,
 ) -> tuple[EnvState, StepOutput]:
     """One step of B envs. It writes into no tensor, and reads none on the host.
 
@@ -86,6 +97,7 @@ def step(
         state: Of B envs, any B.
         actions: One checked ``(B, *shape)`` per perspective; see `JointAction.check`.
         autoreset_mode: For this step; None for the world's.
+        parts: Replays the first and the last segment as graphs; None runs them.
 
     Returns:
         The state that the next step starts from, and what happened.
@@ -99,9 +111,6 @@ def step(
     if world.fused is not None and gate is None and not inside_functorch():
         return _fused(world, world.fused, state, actions, mode)
     joint, within_bounds = world.actions.join(actions)
-    starts = InitialStates([], None)
-    if mode is not AutoresetMode.DISABLED:
-        starts = world.resets.sample(state.seed, state.episode)
     before, reward_state = state.dynamics, dict(state.reward_state.items())
     seed, episode, elapsed = state.seed, state.episode, state.elapsed
     ended = state.ended if len(world.perspectives) > 1 else None
@@ -112,7 +121,8 @@ def step(
         within_bounds = within_bounds if current is None else torch.where(idle, current, within_bounds)
 
     # 1. Predict.
-    transition: Transition = _run(world, _predict, before, within_bounds, seed, episode, elapsed)
+    predict = partial(_run, world, _predict)
+    transition: Transition = _replayed(world, parts, predict, False, before, within_bounds, seed, episode, elapsed)
 
     # 2. Users' functions; nothing where rewards and terminations are the dynamics' own.
     own = transition.observation, transition.reward, transition.terminated
@@ -123,11 +133,14 @@ def step(
         reward, truncated = _as_flags(reward, transition.truncated)
 
     # 3. Finish.
-    finished = finish_step(
+    finished: FinishedStep = _replayed(
+        world,
+        parts,
+        partial(_finish, world, mode),
+        world.config.copy,
+        seed,
         layout.leaves(before, reward_state),
         layout.leaves(transition.state, carried),
-        starts.leaves,
-        starts.draw,
         joint if world.actions.may_diverge else None,
         reward,
         terminated,
@@ -137,9 +150,6 @@ def step(
         state.returns,
         state.pending if mode is AutoresetMode.NEXT_STEP else None,
         ended,
-        world.config.max_episode_steps,
-        AUTORESET[mode],
-        kernel=world.kernels,
     )
     if gate is not None:
         gate.closed = finished.diverged
@@ -148,6 +158,35 @@ def step(
     if mode is not AutoresetMode.DISABLED:
         observation = world.see(world.dynamics.observe(layout.dynamics_state(finished.state)))
     return _outcome(world, state, finished, observation, final_observation, copies(dict(transition.info)))
+
+
+def _finish(
+    world: World,
+    mode: AutoresetMode,
+    seed: Tensor,
+    previous: list[Tensor],
+    proposed: list[Tensor],
+    action: Tensor | None,
+    reward: Tensor,
+    terminated: Tensor,
+    truncated: Tensor | None,
+    elapsed: Tensor,
+    episode: Tensor,
+    *counters: Tensor | None,
+) -> FinishedStep:
+    starts = InitialStates([], None)
+    if mode is not AutoresetMode.DISABLED:
+        starts = world.resets.sample(seed, episode)
+    done = previous, proposed, starts.leaves, starts.draw, action, reward, terminated, truncated, elapsed, episode
+    return finish_step(*done, *counters, world.config.max_episode_steps, AUTORESET[mode], kernel=world.kernels)
+
+
+def _replayed(world: World, parts: Captures | None, segment: partial[Any], copy: bool, *args: Any) -> Any:
+    """A segment of the step, through its graph if there are `parts`."""
+    if parts is None:
+        return segment(*args)
+    what = segment.func, *(arg for arg in segment.args if arg is not world)
+    return parts.run(what, world.addresses(), copy, lambda _, *given: ((), segment(*given)), (), *args)[1]
 
 
 def _fused(
@@ -276,5 +315,5 @@ def _reward(
     """Every perspective's reward and termination ``(B, P)``, and new reward states."""
     if world.rewards.has_functions:
         # Users' functions never see a diverged env: they get its last finite observation.
-        observation = select_envs(finite_envs(observation), observation, world.dynamics.observe(before))
+        observation = select_envs(broken_envs(observation), world.dynamics.observe(before), observation)
     return world.rewards(observation, actions, elapsed, reward_state, reward, terminated, ended)

@@ -29,14 +29,15 @@ def select_envs(mask: Tensor, where_true: Tree, where_false: Tree) -> Tree:
     return tree_map(select, where_true, where_false)
 
 
-def finite_envs(tree: Tree) -> Tensor:
-    """``(B,)`` bool: all floating-point numbers of the env are finite."""
+def broken_envs(tree: Tree) -> Tensor:
+    """``(B,)`` bool: a floating-point number of the env is not finite."""
     leaves = tree_leaves(tree)
-    # Of no env there is nothing to reshape, but something to flatten.
-    finite = [torch.isfinite(leaf[:, None]).flatten(1).all(-1) for leaf in leaves if leaf.is_floating_point()]
-    if not finite:
-        return torch.ones(leaves[0].shape[0], dtype=torch.bool, device=leaves[0].device)
-    return torch.stack(finite).all(0) if len(finite) > 1 else finite[0]
+    # A finite number less itself is 0, any other NaN, which counts as true. Of no env there is nothing to reshape, but
+    # something to flatten.
+    broken = [(leaf - leaf)[:, None].flatten(1).any(-1) for leaf in leaves if leaf.is_floating_point()]
+    if not broken:
+        return torch.zeros(leaves[0].shape[0], dtype=torch.bool, device=leaves[0].device)
+    return torch.stack(broken).any(0) if len(broken) > 1 else broken[0]
 
 
 def in_chunks(fn: Callable[..., Any], size: int, *args: Any) -> Any:

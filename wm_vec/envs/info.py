@@ -7,6 +7,10 @@ from functools import wraps
 from typing import Any
 
 
+class StaleInfoError(RuntimeError):
+    """An entry of an info that is made when it is read, after its buffers were written by another step."""
+
+
 class LazyInfo(dict):
     """A dict some of whose entries are made when they are first read.
 
@@ -32,7 +36,8 @@ class LazyInfo(dict):
     def __missing__(self, key: str) -> Any:
         if key not in self._lazy:
             raise KeyError(key)
-        self[key] = value = self._lazy.pop(key)()
+        self[key] = value = self._lazy[key]()
+        del self._lazy[key]
         return value
 
     def __contains__(self, key: object) -> bool:

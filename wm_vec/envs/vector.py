@@ -22,7 +22,7 @@ from wm_vec.compat import tree_map
 from wm_vec.core import Dynamics, Engine, EngineConfig, EnvState, Perspective, StepOutput
 from wm_vec.core.config import EngineKeywords
 from wm_vec.core.trees import copies
-from wm_vec.envs.info import LazyInfo
+from wm_vec.envs.info import LazyInfo, StaleInfoError
 from wm_vec.envs.numpy_io import element_of, painter_of, render_call
 from wm_vec.envs.replay import sampled_observations
 from wm_vec.envs.reset_options import MASK_OPTIONS, reset_mask
@@ -338,9 +338,19 @@ class WorldModelVectorEnv(VectorEnv):
 
     def _lazy(self, state: TensorDictBase) -> dict[str, Callable[[], Any]]:
         """What is made of a dynamics state when it is read, as copies; the state is one step's own."""
-        perspective, dynamics = self._perspective, self.engine.dynamics
+        engine, perspective, dynamics = self.engine, self._perspective, self.engine.dynamics
+        made = engine.num_steps
+
+        def current() -> TensorDictBase:
+            if not engine.config.copy and engine.num_steps != made:
+                raise StaleInfoError(
+                    "This info is of an earlier step, whose buffers were written since (copy=False). Read it before "
+                    "the next step, or make the environment with copy=True."
+                )
+            return state
+
         return {
-            "obs_dict": lambda: perspective.named(perspective.observe(dynamics.observe(state))),
-            "predictions": lambda: dict(perspective.everything(tree_map(Tensor.clone, dynamics.observe(state)))),
-            "model_state": lambda: dynamics.model_state(state),
+            "obs_dict": lambda: perspective.named(perspective.observe(dynamics.observe(current()))),
+            "predictions": lambda: dict(perspective.everything(dynamics.observe(current()))),
+            "model_state": lambda: dynamics.model_state(current()),
         }

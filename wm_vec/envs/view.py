@@ -117,7 +117,7 @@ class EngineView:
 
     def _everything(self, state: TensorDictBase) -> dict[str, np.ndarray]:
         """All values of a dynamics' state ``(1,)`` by field, as copies."""
-        named = self._perspective.everything(tree_map(Tensor.clone, self.engine.dynamics.observe(state)))
+        named = self._perspective.everything(self.engine.dynamics.observe(state))
         return {path: on_host(values) for path, values in named.items()}
 
 

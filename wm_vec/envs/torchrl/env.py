@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, Unpack
@@ -274,13 +274,20 @@ class TorchRLEnv(EngineEnv):
         engine = self.engine
         if not engine.started:
             raise RuntimeError("imagine: call reset() first; there is no episode yet.")
-        with engine.keep_graph(grad), self._uncompiled() if grad else nullcontext():
-            start = self._seen(engine.world.see(engine.predictions()))
-            rollout = self.rollout(
-                horizon, policy, auto_reset=False, tensordict=start, break_when_any_done=False, return_contiguous=True
-            )
-            # `rollout` leaves what ended in its last step to the caller.
-            self.maybe_reset(rollout[:, -1]["next"])
+        if grad:
+            with engine.keep_graph(), self._uncompiled():
+                return self._played(policy, horizon)
+        with torch.no_grad():
+            return engine.replayed(partial(self._played, policy, horizon), policy, horizon)
+
+    def _played(self, policy: Callable[..., Any], horizon: int) -> TensorDict:
+        """A rollout from where the envs are, to where they go on."""
+        start = self._seen(self.engine.world.see(self.engine.predictions()))
+        rollout = self.rollout(
+            horizon, policy, auto_reset=False, tensordict=start, break_when_any_done=False, return_contiguous=True
+        )
+        # `rollout` leaves what ended in its last step to the caller.
+        self.maybe_reset(rollout[:, -1]["next"])
         return rollout
 
     # -- parts ----------------------------------------------------------------------------------------------------
