@@ -107,8 +107,10 @@ def section(target: str, found: list[Row]) -> str:
         "| --- | ---: | ---: | ---: | ---: | --- |",
     ]
     for name, (registers, shared, stack), verdict in found:
-        products = "" if verdict is None else f"{verdict.products}, {verdict.followed}"
-        result = "" if verdict is None else f"{len(verdict.faults)} faults" if verdict.faults else "sound"
+        products, result = "", "-"
+        if verdict is not None:
+            products = f"{verdict.products}, {verdict.followed}"
+            result = f"{len(verdict.faults)} faults" if verdict.faults else "sound" if verdict.followed else "-"
         lines.append(f"| {name} | {registers} | {shared:,} | {stack:,} | {products} | {result} |")
     return "\n".join(lines) + "\n\n"
 

@@ -99,7 +99,7 @@ def scan(sass: str, ptx: str) -> Verdict:
     """
     code = {line.address: line for line in instructions(sass)}
     asynchronous = [line for line in code.values() if line.op.startswith("HGMMA")]
-    count = sum("MMA" in line.op for line in code.values())
+    count = sum(re.match(r"[A-Z]+MMA\b", line.op) is not None for line in code.values())
     source = PtxSource(ptx)
     origins = source.origins(asynchronous)
     if origins is None:

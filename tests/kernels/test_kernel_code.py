@@ -81,7 +81,7 @@ def test_an_unrolled_loop_corresponds():
 
 
 def test_synchronous_products_are_counted():
-    sass = "/*0000*/ HMMA.16816.F32.BF16 R4, R8, R12, R4 ;\n/*0010*/ EXIT ;"
+    sass = "/*0000*/ HMMA.16816.F32.BF16 R4, R8, R12, R4 ;\n/*0010*/ HFMA2.MMA R4, -RZ, RZ, 0, 0 ;\n/*0020*/ EXIT ;"
     assert scan(sass, "mma.sync.aligned.m16n8k16 {%r1}, {%r2}, {%r3}, {%r4};") == (1, 0, [])
 
 
