@@ -10,6 +10,7 @@ import argparse
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -180,25 +181,29 @@ def estimate_advantages(agent: Agent, batch: dict[str, Tensor], args: Args) -> N
     batch["target"] = batch["advantage"] + batch["value"]
 
 
-def update(agent: Agent, optimizer: torch.optim.Optimizer, batch: dict[str, Tensor], args: Args) -> None:
+def learn(agent: Agent, optimizer: torch.optim.Optimizer, args: Args, row: dict[str, Tensor]) -> None:
+    """A gradient step on some rows of a rollout."""
+    policy, value = agent.policy(row["obs"]), agent.value(row["obs"])
+    advantage = (row["advantage"] - row["advantage"].mean()) / (row["advantage"].std() + 1e-8)
+    ratio = (policy.log_prob(row["action"]) - row["log_prob"]).exp()
+    clipped_ratio = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
+    policy_loss = -torch.min(advantage * ratio, advantage * clipped_ratio).mean()
+    clipped_value = row["value"] + (value - row["value"]).clamp(-args.clip_value, args.clip_value)
+    errors = torch.max((value - row["target"]) ** 2, (clipped_value - row["target"]) ** 2)
+    loss = policy_loss + args.vf_coef * 0.5 * errors.mean() - args.ent_coef * policy.entropy().mean()
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
+    optimizer.step()
+
+
+def update(step: Callable[[dict[str, Tensor]], None], batch: dict[str, Tensor], args: Args) -> None:
     """Several epochs of gradient steps on one rollout."""
     rows = {key: batch[key].flatten(0, 1) for key in ("obs", "action", "log_prob", "value", "advantage", "target")}
     count = len(rows["obs"])
     for _ in range(args.update_epochs):
         for chosen in torch.randperm(count, device=rows["obs"].device).chunk(args.num_minibatches):
-            row = {key: value[chosen] for key, value in rows.items()}
-            policy, value = agent.policy(row["obs"]), agent.value(row["obs"])
-            advantage = (row["advantage"] - row["advantage"].mean()) / (row["advantage"].std() + 1e-8)
-            ratio = (policy.log_prob(row["action"]) - row["log_prob"]).exp()
-            clipped_ratio = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
-            policy_loss = -torch.min(advantage * ratio, advantage * clipped_ratio).mean()
-            clipped_value = row["value"] + (value - row["value"]).clamp(-args.clip_value, args.clip_value)
-            errors = torch.max((value - row["target"]) ** 2, (clipped_value - row["target"]) ** 2)
-            loss = policy_loss + args.vf_coef * 0.5 * errors.mean() - args.ent_coef * policy.entropy().mean()
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
-            optimizer.step()
+            step({key: value[chosen] for key, value in rows.items()})
 
 
 def train(envs: SyncVectorEnv, agent: Agent, args: Args) -> Iterator[dict[str, float]]:
@@ -212,7 +217,7 @@ def train(envs: SyncVectorEnv, agent: Agent, args: Args) -> Iterator[dict[str, f
         optimizer.param_groups[0]["lr"] = args.learning_rate * (1 - iteration / num_iterations)
         batch, obs, finished = rollout(envs, agent, obs, args)
         estimate_advantages(agent, batch, args)
-        update(agent, optimizer, batch, args)
+        update(partial(learn, agent, optimizer, args), batch, args)
         episodes, returns = finished.tolist()
         steps = (iteration + 1) * steps_each
         yield {

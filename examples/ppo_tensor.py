@@ -8,8 +8,9 @@ meets the real CartPole when it is evaluated, at the end, and never before.
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 from torchrl.modules import MLP
 
-import wm_vec  # noqa: F401 - importing it registers the imagined worlds
+from wm_vec import WorldModelVectorEnv, captured  # and importing it registers the imagined worlds
 
 
 @dataclass
@@ -159,39 +160,49 @@ def estimate_advantages(agent: Agent, batch: dict[str, Tensor], args: Args) -> N
     batch["target"] = batch["advantage"] + batch["value"]
 
 
-def update(agent: Agent, optimizer: torch.optim.Optimizer, batch: dict[str, Tensor], args: Args) -> None:
+def learn(agent: Agent, optimizer: torch.optim.Optimizer, args: Args, row: dict[str, Tensor]) -> None:
+    """A gradient step on some rows of a rollout."""
+    policy, value = agent.policy(row["obs"]), agent.value(row["obs"])
+    advantage = (row["advantage"] - row["advantage"].mean()) / (row["advantage"].std() + 1e-8)
+    ratio = (policy.log_prob(row["action"]) - row["log_prob"]).exp()
+    clipped_ratio = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
+    policy_loss = -torch.min(advantage * ratio, advantage * clipped_ratio).mean()
+    clipped_value = row["value"] + (value - row["value"]).clamp(-args.clip_value, args.clip_value)
+    errors = torch.max((value - row["target"]) ** 2, (clipped_value - row["target"]) ** 2)
+    loss = policy_loss + args.vf_coef * 0.5 * errors.mean() - args.ent_coef * policy.entropy().mean()
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
+    optimizer.step()
+
+
+def update(step: Callable[[dict[str, Tensor]], None], batch: dict[str, Tensor], args: Args) -> None:
     """Several epochs of gradient steps on one rollout."""
     rows = {key: batch[key].flatten(0, 1) for key in ("obs", "action", "log_prob", "value", "advantage", "target")}
     count = len(rows["obs"])
     for _ in range(args.update_epochs):
         for chosen in torch.randperm(count, device=rows["obs"].device).chunk(args.num_minibatches):
-            row = {key: value[chosen] for key, value in rows.items()}
-            policy, value = agent.policy(row["obs"]), agent.value(row["obs"])
-            advantage = (row["advantage"] - row["advantage"].mean()) / (row["advantage"].std() + 1e-8)
-            ratio = (policy.log_prob(row["action"]) - row["log_prob"]).exp()
-            clipped_ratio = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
-            policy_loss = -torch.min(advantage * ratio, advantage * clipped_ratio).mean()
-            clipped_value = row["value"] + (value - row["value"]).clamp(-args.clip_value, args.clip_value)
-            errors = torch.max((value - row["target"]) ** 2, (clipped_value - row["target"]) ** 2)
-            loss = policy_loss + args.vf_coef * 0.5 * errors.mean() - args.ent_coef * policy.entropy().mean()
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
-            optimizer.step()
+            step({key: value[chosen] for key, value in rows.items()})
 
 
-def train(envs: gym.vector.VectorEnv, agent: Agent, args: Args) -> Iterator[dict[str, float]]:
-    """Rollouts and updates in turn; yields figures after each iteration."""
-    optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5)
+def train(envs: WorldModelVectorEnv, agent: Agent, args: Args) -> Iterator[dict[str, float]]:
+    """Rollouts and updates in turn; yields figures after each iteration.
+
+    On CUDA a rollout is one graph, and so is a gradient step, which reads the learning rate where it lies.
+    """
+    learning_rate = torch.tensor(args.learning_rate, device=args.device)
+    optimizer = torch.optim.Adam(agent.parameters(), learning_rate, eps=1e-5, capturable=learning_rate.is_cuda)
+    play = envs.captured(partial(rollout, envs, agent, args=args))
+    step = captured(partial(learn, agent, optimizer, args))
     steps_each = args.num_envs * args.num_steps
     num_iterations = max(1, args.total_timesteps // steps_each)
     obs, _ = envs.reset(seed=args.seed)
     started = time.perf_counter()
     for iteration in range(num_iterations):
-        optimizer.param_groups[0]["lr"] = args.learning_rate * (1 - iteration / num_iterations)
-        batch, obs, finished = rollout(envs, agent, obs, args)
+        learning_rate.fill_(args.learning_rate * (1 - iteration / num_iterations))
+        batch, obs, finished = play(obs)
         estimate_advantages(agent, batch, args)
-        update(agent, optimizer, batch, args)
+        update(step, batch, args)
         episodes, returns = finished.tolist()
         steps = (iteration + 1) * steps_each
         yield {

@@ -19,7 +19,7 @@ from wm_vec import WorldModel, WorldModelVectorEnv
 
 ROOT = Path(__file__).resolve().parents[1]
 WORLD = "wm_vec/CartPole-v1"
-SHARED = ("Args", "parse_args", "mlp", "Agent", "estimate_advantages", "update", "evaluate")
+SHARED = ("Args", "parse_args", "mlp", "Agent", "estimate_advantages", "learn", "update", "evaluate")
 
 
 def run(script, *options):

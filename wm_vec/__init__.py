@@ -13,7 +13,7 @@ from wm_vec.envs.registration import register_worlds
 if TYPE_CHECKING:
     from wm_vec.adapters import AdapterError
     from wm_vec.canvas import BoundSchema, Field, compile_schema
-    from wm_vec.core import AutoresetMode, Engine, EnvState, batched, spawn_seeds
+    from wm_vec.core import AutoresetMode, Engine, EnvState, batched, captured, spawn_seeds
     from wm_vec.envs import WorldModelEnv, WorldModelVectorEnv, check_vector_env
     from wm_vec.factory import make_env
     from wm_vec.model import ModelConfig
@@ -35,6 +35,7 @@ _HOME = {
     "WorldModelEnv": "envs",
     "WorldModelVectorEnv": "envs",
     "batched": "core",
+    "captured": "core",
     "check_vector_env": "envs",
     "collect_transitions": "train",
     "compile_schema": "canvas",

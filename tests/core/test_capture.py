@@ -264,6 +264,11 @@ VERDICTS = {
     "counter in a tensor": (lambda x: x + torch.tensor(_count()), "something else"),
     "random": (lambda x: x + torch.rand(()), "random"),
     "mask": (lambda x: x[x[:, 0] > -9].sum(), "on the host"),
+    "write by a mask": (
+        lambda x: x.clone().masked_fill(x > 9, 0.0).index_put_((x > 0,), torch.zeros(())),
+        "on the host",
+    ),
+    "indices": (lambda x: x[:, torch.zeros(2, dtype=torch.int64)].sum(-1), None),
     "nonzero": (lambda x: x.nonzero().sum(), "on the host"),
     "raises": (lambda x: x.view(99), "raises RuntimeError"),
     "branch of shape": (lambda x: x.sum() if x.shape[0] > 2 else x, None),
@@ -288,6 +293,23 @@ def test_the_probe_refuses_tensors_of_another_device():
     reason = why_not_captured(lambda x: x + GOAL.sum(), examples, torch.device("meta"))
     assert reason is not None
     assert "cpu" in reason
+
+
+NUMBERS = {
+    "arithmetic": lambda env: (2.0 * env - 1.0).abs().sum() + 3,
+    "comparison": lambda env: (env[0] > 0.5) & (env[1] < 2),
+    "a number of torch's": lambda env: (env - torch.tensor(1.0)).sum(),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_the_probe_takes_numbers_in_functions_under_vmap_on_every_device(name):
+    def function(x):
+        return torch.func.vmap(NUMBERS[name])(x)
+
+    for device in ("cpu", "meta"):
+        examples = [(torch.tensor(values, device=device),) for values in ([[1.0, 2.0]], [[-1.0, 5.0]])]
+        assert why_not_captured(function, examples, torch.device(device)) is None
 
 
 # -- rollouts ----------------------------------------------------------------------------------------------------

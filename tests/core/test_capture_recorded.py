@@ -16,42 +16,12 @@ from tensordict.nn import (
     set_interaction_type,
 )
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.core.tape import Tape
 from wm_kernels import use_backend
 from wm_vec import WorldModel
-from wm_vec.compat import tree_leaves
 from wm_vec.core import capture
 from wm_vec.core.capture import MOST_KEPT, Template
-
-
-class Tape(TorchDispatchMode):
-    """What stands in for a CUDA graph: the operations of one run, repeated over the very same tensors."""
-
-    made = 0
-
-    def __init__(self, run, device, warmups=2):
-        super().__init__()
-        type(self).made += 1
-        self.operations = []
-        for _ in range(warmups):
-            run()
-        with self:
-            run()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        # Views stay views, and memory stays where it is.
-        if not (func.is_view or "empty" in func._schema.name or "set_" in func._schema.name):
-            self.operations.append((func, args, kwargs or {}, result))
-        return result
-
-    def replay(self):
-        for func, args, kwargs, result in self.operations:
-            again = func(*args, **kwargs)
-            for old, new in zip(tree_leaves(result), tree_leaves(again), strict=True):
-                if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
-                    old.copy_(new)
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 from gymnasium.vector import AutoresetMode
 
+from wm_vec.core.captured_call import captured
 from wm_vec.core.config import EngineConfig
 from wm_vec.core.dynamics import Dynamics, Transition
 from wm_vec.core.engine import Engine
@@ -27,6 +28,7 @@ __all__ = [
     "Transition",
     "World",
     "batched",
+    "captured",
     "spawn_seeds",
     "step",
 ]

@@ -73,8 +73,8 @@ def beside(device: torch.device) -> Iterator[None]:
     current.wait_stream(side)
 
 
-GRAPHS: dict[str, Callable[[Callable[[], None], torch.device], Graph]] = {"cuda": CudaGraph}
-"""By type of device, what captures."""
+GRAPHS: dict[str, Callable[..., Graph]] = {"cuda": CudaGraph}
+"""By type of device, what captures; called as `CudaGraph` is."""
 
 
 def may_capture(device: torch.device) -> bool:
@@ -164,6 +164,12 @@ class Template:
 
 
 _HERE = object()
+
+
+def map_tensors(fn: Callable[[Tensor], Tensor], tree: Any) -> Any:
+    """The tree with `fn` of each tensor."""
+    template = Template(tree)
+    return template.filled(map(fn, template.tensors))
 
 
 class Captured:
@@ -338,12 +344,17 @@ class Recorder(TorchDispatchMode):
         leaves = tree_leaves((args, kwargs or {}))
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         tags, name = func.tags, str(func)
-        if torch.Tag.data_dependent_output in tags or torch.Tag.dynamic_output_shape in tags:
+        # The shape of an indexing depends on values where an index is a mask; of that, writing says nothing.
+        shaped = torch.Tag.dynamic_output_shape in tags and not name.startswith("aten.index.")
+        masked = name.startswith(("aten.index.", "aten.index_put", "aten._index_put")) and _has_mask(args[1])
+        if torch.Tag.data_dependent_output in tags or shaped or masked:
             self._refuse(f"it reads values on the host ({name})")
         if torch.Tag.nondeterministic_seeded in tags and not self._draws:
             self._refuse(f"it draws random numbers ({name})")
+        # Arithmetic takes a number in host memory as it is; all else copies it to the device, which waits.
+        takes = all(map(self._is_number, tensors)) or (torch.Tag.pointwise in tags and "where" not in name)
         for tensor in tensors:
-            if tensor.device.type != self._device.type and (tensor.dim() or id(tensor) not in self._fed):
+            if tensor.device.type != self._device.type and not (takes and self._is_number(tensor)):
                 self._refuse(f"it works on {tensor.device}, not on {self._device} ({name})")
         constants = [leaf for leaf in leaves if not isinstance(leaf, Tensor)]
         frozen = [self._value(tensor) for tensor in tensors if id(tensor) not in self._fed]
@@ -358,11 +369,19 @@ class Recorder(TorchDispatchMode):
     def _refuse(self, problem: str) -> None:
         self.problem = self.problem or problem
 
+    def _is_number(self, tensor: Tensor) -> bool:
+        """Whether it is a constant in host memory, such as the 2.0 of ``2.0 * x`` under vmap."""
+        return not tensor.dim() and tensor.is_cpu and id(tensor) not in self._fed
+
     def _value(self, tensor: Tensor) -> Any:
         """What a graph freezes of a tensor that does not follow from the inputs: its address; a small one's value."""
         if tensor.device.type == "cpu" and tensor.numel() <= SMALL:
             return tensor.tolist()  # inside `__torch_dispatch__` the mode is off
         return tensor.data_ptr() if tensor.device.type != "meta" else tuple(tensor.shape)
+
+
+def _has_mask(indices: Sequence[Tensor | None]) -> bool:
+    return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in indices)
 
 
 def why_not_captured(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import reduce
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from wm_kernels.dispatch import has_kernels
 from wm_vec.core.actions import JointAction
-from wm_vec.core.capture import GRAPHS, Captures, drop_oldest, may_capture
+from wm_vec.core.capture import GRAPHS, Captures, Recorder, Template, drop_oldest, map_tensors, may_capture
 from wm_vec.core.config import Backend, EngineConfig
 from wm_vec.core.dynamics import Dynamics
 from wm_vec.core.imagination import addresses_of, imagined, why_policy_not_captured
@@ -55,7 +55,7 @@ class Engine:
 
     Attributes:
         world: What a step needs besides the state; `wm_vec.core.step.step` is the step as a function of any state.
-        num_steps: Calls of `step` since it was made.
+        num_steps: Grows whenever the envs step.
         start_info: What a dynamics that starts episodes afresh reported at the last reset of all envs.
 
     Raises:
@@ -422,34 +422,79 @@ class Engine:
         """
         state = self._started("imagine")
         if not self._captures_policy(policy, horizon, state):
-            return self._played(play, state)
+            return self._played(play)
+        return self._replay(play, (layout, policy, horizon), addresses_of(policy))
 
-        def run(start: EnvState) -> tuple[EnvState, TensorDict]:
-            self._state, self._inside_capture = start, True
+    def captured(self, play: Callable[..., Any]) -> Callable[..., Any]:
+        """`play`, which steps this engine any number of times, from its second call on replayed as one graph.
+
+        Where steps are not captured whole, or `play` cannot be, which is said once, it is `play` itself, without
+        gradients. An error inside leaves the state as it was before.
+
+        Args:
+            play: Of tensors, and trees of them, to such. It does the same at each call, and reads nothing on the host.
+        """
+        check_callable(play, "captured: play")
+        able: list[bool] = []
+
+        @torch.no_grad()
+        def call(*inputs: Any) -> Any:
+            state = self._started("captured")
+            if able == [False] or not self._captures_rollouts():
+                return self._played(play, *inputs)
+            if able:
+                return self._replay(play, call, None, *inputs)
+            recorder = Recorder(Template((state, inputs)).tensors, self.device, draws=True)
+            with self._uncaptured(), recorder:
+                result = self._played(play, *inputs)
+            able.append(recorder.problem is None)
+            if recorder.problem is not None:
+                warn_once(f"A rollout cannot be captured: {recorder.problem}. It runs step by step.")
+            return result
+
+        return call
+
+    def _replay(self, play: Callable[..., Any], what: Hashable, addresses: Hashable, *inputs: Any) -> Any:
+        """``play(*inputs)`` through its graph, by the name `what`."""
+        state, num_steps = self._started("imagine"), self.num_steps
+
+        def run(start: EnvState, *given: Any) -> tuple[EnvState, Any]:
+            self._state, self.num_steps = start, num_steps
             try:
-                rollout = play()
-                return self._started("imagine"), rollout
+                with self._uncaptured():
+                    result = play(*given)
+                return self._started("imagine"), result
             finally:
-                self._state, self._inside_capture = state, False
+                self._state = state
 
-        what, addresses = (layout, policy, horizon), (self.world.addresses(), addresses_of(policy))
+        copy, where = self.config.copy, (self.world.addresses(), addresses)
         try:
-            self._state, rollout = self._captures.run(what, addresses, self.config.copy, run, state)
+            self._state, result = self._captures.run(what, where, copy, run, state, *inputs)
         except RuntimeError as error:
             self._give_up_capture(error)
-            return self._played(play, state)
-        self.num_steps += horizon
-        # Entries of one arena, of several dtypes, are what torch.save refuses.
-        return rollout.clone() if self.config.copy else rollout
+            return self._played(play, *inputs)
+        self.num_steps = num_steps + 1  # infos of before are of the past
+        # Of one arena they would be several dtypes in one storage, which torch.save refuses.
+        return map_tensors(Tensor.clone, result) if copy else result
 
-    def _played(self, play: Callable[[], TensorDict], state: EnvState) -> TensorDict:
-        """What `play` gives, step by step; an error puts `state` back."""
-        before = state if self.config.copy else state.clone()
+    def _played(self, play: Callable[..., Any], *inputs: Any) -> Any:
+        """What `play` gives, step by step; an error puts the state back."""
+        before = self._started("imagine")
+        before = before if self.config.copy else before.clone()
         try:
-            return play()
+            return play(*inputs)
         except BaseException:
             self._state = before
             raise
+
+    @contextmanager
+    def _uncaptured(self) -> Iterator[None]:
+        """Inside, steps are parts of something that is captured, or tried, as a whole."""
+        before, self._inside_capture = self._inside_capture, True
+        try:
+            yield
+        finally:
+            self._inside_capture = before
 
     def _give_up_capture(self, error: RuntimeError) -> None:
         """Go on without graphs after one could not be made; what is wrong without them shows in the step itself.
@@ -462,12 +507,15 @@ class Engine:
         warn_once(f"Steps run without a graph, since capturing one failed: {error}")
         self.world = replace(self.world, capture=None)
 
+    def _captures_rollouts(self) -> bool:
+        """Whether steps, and what else can be captured with them, are one graph."""
+        # Autocast keeps casts of weights for a while, of which a graph would know nothing.
+        by_itself = self.world.capture == "whole" and not torch.is_autocast_enabled(self.device.type)
+        return by_itself and not self._inside_capture and may_capture(self.device)
+
     def _captures_policy(self, policy: Callable[..., Any], horizon: int, state: EnvState) -> bool:
         """Whether this rollout by `policy` is captured; the first one never is."""
-        # Autocast keeps casts of weights for a while, of which a graph would know nothing.
-        if self.world.capture != "whole" or torch.is_autocast_enabled(self.device.type):
-            return False
-        if self._inside_capture or not may_capture(self.device):
+        if not self._captures_rollouts():
             return False
         try:
             known = self._policies.setdefault((policy, horizon), None)

@@ -292,6 +292,20 @@ class WorldModelVectorEnv(VectorEnv):
         """Run policy and world together; see `Engine.imagine`."""
         return self.engine.imagine(policy, horizon, grad)
 
+    def captured(self, play: Callable[..., Any]) -> Callable[..., Any]:
+        """`play`, which steps these envs, on CUDA replayed as one graph; see `Engine.captured`.
+
+        A loop over steps with a policy in it, sampling included, then costs one launch.
+        """
+        replay = self.engine.captured(play)
+
+        def call(*inputs: Any) -> Any:
+            result = replay(*inputs)
+            self._draws = 0
+            return result
+
+        return call
+
     def render(self) -> tuple[np.ndarray, ...] | None:
         """One frame per env, ``(H, W, 3)`` uint8; reads the host."""
         if self.render_mode is None:
