@@ -108,3 +108,26 @@ def test_positions_belong_to_one_perspective_and_are_seen_once():
     for roles in (twice, seen):
         with pytest.raises(ValueError, match="FusedStep"):
             FusedStep(lambda: case.packed, case.controls, roles, 1)
+
+
+def test_the_compiler_sees_one_operator():
+    """torch.compile takes a whole step into its graph, and does not look into the kernel."""
+    case = case_of(ATARI, [["act"]], num_envs=3, num_blocks=1, n_denoise_steps=1)
+    step = FusedStep(lambda: case.packed, case.controls, case.roles, 1)
+    graphs = []
+
+    def backend(graph, example_inputs):
+        graphs.append([str(node.target) for node in graph.graph.nodes if node.op == "call_function"])
+        return graph.forward
+
+    def run(state, actions):
+        return step(state, actions, *case.arguments()[2:])
+
+    torch._dynamo.reset()
+    compiled = torch.compile(run, backend=backend, fullgraph=True)
+    with torch.no_grad():
+        got, expected = (named(call(case.state, case.actions)) for call in (compiled, run))
+    assert sum("wm_kernels.launch" in target for target in graphs[0]) == 1
+    assert not [target for target in graphs[0] if "linear" in target or "softmax" in target]
+    for name, tensor in got.items():
+        assert torch.equal(tensor, expected[name]), name
