@@ -18,8 +18,8 @@ test: .venv/dev.stamp  ## The tests, about five minutes on two cores
 test-long: .venv/dev.stamp  ## The long proofs
 	$(BIN)/python -m pytest -q -m long
 
-gpu: .venv/dev.stamp  ## The tests that need a CUDA device
-	$(BIN)/python -m pytest -q -m gpu
+gpu:  ## Tests and figures on this machine's GPU, by $(PYTHON) as it is; writes benchmarks/results/gpu.json
+	PYTHONPATH=$(CURDIR):$(CURDIR)/kernels$(addprefix :,$(PYTHONPATH)) $(PYTHON) -m benchmarks.gpu
 
 check: .venv/dev.stamp  ## Lint, types and import layers; changes nothing
 	$(BIN)/ruff check .

@@ -78,13 +78,14 @@ class Dynamics(nn.Module):
         super().__init__()
         self._predict = world.model.packed(world.model.config.n_denoise_steps).predict
         self._noise = world.model.noise_size
-        self._act, self._see = (torch.tensor(world.bound[path].indices()) for path in ("action", "observation"))
+        places = (world.bound[path].indices() for path in ("action", "observation"))
+        self._act, self._see = (torch.tensor(place, device=world.device) for place in places)
 
     def forward(self, latent: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Latent ``(B, N)`` and class index ``(B,)`` -> the next latent, its observation."""
         with torch.no_grad():
             values = latent.index_copy(1, self._act, action[:, None].to(latent.dtype))
-            values = self._predict(values, torch.randn(len(values), self._noise))
+            values = self._predict(values, torch.randn(len(values), self._noise, device=values.device))
             return values, values.index_select(1, self._see)
 
 
@@ -99,8 +100,9 @@ class WithResets(WorldModelEnv):
 
     def _reset(self, tensordict: TensorDictBase | None = None, **kwargs: Any) -> TensorDict:
         num_envs = self.batch_size[0]
-        latent = self.bank[torch.randint(len(self.bank), (num_envs,))]
-        flags = {key: torch.zeros(num_envs, 1, dtype=torch.bool) for key in ("done", "terminated", "truncated")}
+        latent = self.bank[torch.randint(len(self.bank), (num_envs,), device=self.bank.device)]
+        no = torch.zeros(num_envs, 1, dtype=torch.bool, device=latent.device)
+        flags = {key: no.clone() for key in ("done", "terminated", "truncated")}
         entries = {"latent": latent, "observation": latent.index_select(1, self.see), **flags}
         return TensorDict(entries, batch_size=self.batch_size, device=self.device)
 
@@ -119,9 +121,10 @@ def torchrl_world_model_env(world: WorldModel, num_envs: int) -> EnvBase:
     )
     ours = world.to_torchrl_env(num_envs)
     spec = ours.observation_spec.clone()
-    spec["latent"] = Unbounded((num_envs, world.num_positions))
+    spec["latent"] = Unbounded((num_envs, world.num_positions), device=world.device)
     assert world.bank is not None
-    env = WithResets(model, ours, spec, world.bank, torch.tensor(world.bound["observation"].indices()))
+    see = torch.tensor(world.bound["observation"].indices(), device=world.device)
+    env = WithResets(model, ours, spec, world.bank, see)
     return StockTransformedEnv(env, StepCounter(max_steps=HORIZON))
 
 
@@ -137,7 +140,7 @@ def stepper(env: EnvBase, num_envs: int) -> Callable[[], Any]:
     state = {"td": env.reset()}
 
     def step() -> None:
-        td = state["td"].set("action", torch.randint(0, 2, (num_envs,)))
+        td = state["td"].set("action", torch.randint(0, 2, (num_envs,), device=env.device))
         _, state["td"] = env.step_and_maybe_reset(td)
 
     return step

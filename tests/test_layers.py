@@ -21,7 +21,7 @@ BELOW = {
     "wm_vec.schema": {"wm_vec.canvas"},
     "wm_vec.core": {"wm_kernels"},
     "wm_vec.model": {"wm_kernels", "wm_vec.canvas"},
-    "wm_vec.adapters": {"wm_vec.canvas", "wm_vec.core", "wm_vec.model"},
+    "wm_vec.adapters": {"wm_vec.canvas", "wm_vec.core", "wm_vec.model", "wm_kernels"},
     "wm_vec.settings": {"wm_vec.core", "wm_vec.adapters"},
     "wm_vec.perspectives": {"wm_vec.canvas", "wm_vec.core", "wm_vec.settings"},
     "wm_vec.train": {"wm_vec.canvas", "wm_vec.core", "wm_vec.model"},

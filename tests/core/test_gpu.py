@@ -8,16 +8,25 @@ from wm_vec import WorldModel
 
 MODES = ["same_step", "next_step", "disabled"]
 WORLDS = ["CartPole-v1", "Pendulum-v1"]
-DEVICES = [
-    pytest.param(
-        "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
-    ),
-    "cpu",
-]
+on_a_card = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+DEVICES = [pytest.param("cuda", marks=on_a_card), "cpu"]
+BACKENDS = [*(pytest.param("cuda", backend, marks=on_a_card) for backend in ("triton", "torch")), ("cpu", "torch")]
 
 
 def world_on(name, device):
     return WorldModel.bundled(name).to(device)
+
+
+def engine_on(name, device, num_envs, functions=False, **options):
+    """In float32; with `functions` predict and the end of a step run apart, around users' functions."""
+    world = world_on(name, device)
+    if not functions:
+        return world.to_engine(num_envs, dtype=torch.float32, **options)
+    users = {
+        "reward_fn": lambda obs, act, info: obs["observation"].square().sum(),
+        "terminated_fn": lambda obs, step, info: obs["observation"][1] > 0.5,
+    }
+    return world.to_vector_env(num_envs, dtype=torch.float32, **users, **options).engine
 
 
 def compare(ours, theirs, tolerance, what):
@@ -28,14 +37,15 @@ def compare(ours, theirs, tolerance, what):
     torch.testing.assert_close(ours, theirs, rtol=limit, atol=limit, msg=lambda m: f"{what}: {m}")
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("device", "backend"), BACKENDS)
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", WORLDS)
-def test_steps_are_those_of_host_memory(name, mode, device):
+@pytest.mark.parametrize(("name", "functions"), [("CartPole-v1", False), ("Pendulum-v1", False), ("Pendulum-v1", True)])
+def test_steps_are_those_of_host_memory(name, functions, mode, device, backend):
     """Every step from the state that host memory has, so that what is compared is a step, and no chaos."""
     num_envs, num_steps = (64, 40) if device == "cuda" else (4, 26)
     options = {"autoreset_mode": mode, "max_episode_steps": 12, "seed": 0}
-    host, other = (world_on(name, d).to_engine(num_envs, **options) for d in ("cpu", device))
+    host = engine_on(name, "cpu", num_envs, functions, **options)
+    other = engine_on(name, device, num_envs, functions, backend=backend, **options)
     compare(seen(other.reset()), seen(host.reset()), 0.0, "reset")
     ends = 0
     for step in range(num_steps):
@@ -58,13 +68,13 @@ def test_steps_are_those_of_host_memory(name, mode, device):
     assert ends >= num_envs * 2
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("device", "backend"), BACKENDS)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", WORLDS)
-def test_exact_rows_are_bit_equal_at_every_number_of_envs(name, mode, device):
-    world = world_on(name, device)
-    sizes = (1, 7, 64)
-    engines = [world.to_engine(n, exact_rows=True, autoreset_mode=mode, max_episode_steps=9, seed=5) for n in sizes]
+def test_exact_rows_are_bit_equal_at_every_number_of_envs(name, mode, device, backend):
+    world, sizes = world_on(name, device), (1, 7, 64)
+    options = {"exact_rows": True, "autoreset_mode": mode, "max_episode_steps": 9, "seed": 5, "backend": backend}
+    engines = [world.to_engine(n, **options) for n in sizes]
     for engine in engines:
         engine.reset()
     for step in range(25 if device == "cuda" else 10):
@@ -100,7 +110,7 @@ def test_a_step_waits_for_nothing(device):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_states_go_over_and_back(device):
-    host, other = (world_on("Pendulum-v1", d).to_engine(5, seed=0) for d in ("cpu", device))
+    host, other = (engine_on("Pendulum-v1", d, 5, seed=0) for d in ("cpu", device))
     host.reset()
     state = other.world.layout.check(host.state().to(device))
     other.set_state(state)

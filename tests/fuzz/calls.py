@@ -71,6 +71,10 @@ SETTINGS: dict[str, tuple[Any, Any]] = {
     "autoreset_mode": ("same_step", choice),
     "exact_rows": (False, flag),
     "validate": (True, flag),
+    "backend": ("torch", choice),
+    "dtype": (torch.float32, thing),
+    "capture": (False, flag),
+    "copy": (True, flag),
 }
 VIEW: dict[str, tuple[Any, Any]] = {
     "obs_fields": (["speed", "mode"], fields),
@@ -84,6 +88,8 @@ VIEW: dict[str, tuple[Any, Any]] = {
     "max_episode_steps": (7, horizon),
     "seed": (3, seed_or_none),
     "exact_rows": (False, flag),
+    "backend": ("torch", choice),
+    "copy": (True, flag),
 }
 RUN: dict[str, tuple[Any, Any]] = {**SETTINGS, "bank_size": (8, size)}
 MODEL: dict[str, tuple[Any, Any]] = {

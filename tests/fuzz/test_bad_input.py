@@ -27,7 +27,8 @@ NOT_CALLED = {
     *("as_field", "is_field", "write_checkpoint", "Engine.only_perspective", "WorldModel.cuda"),
     # TorchRL calls them with what it has itself checked
     *("TorchRLEnv.append_transform", "TorchRLEnv.compile", "TorchRLEnv.maybe_reset", "TorchRLEnv.restarted"),
-    "StatelessTorchRLEnv.maybe_reset",
+    *("StatelessTorchRLEnv.maybe_reset", "ImaginationCollector"),
+    "Engine.replayed",  # the faces' own
 }
 
 

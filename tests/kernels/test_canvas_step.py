@@ -4,7 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from tests.kernels.canvases import DEVICE, END, KINDS, case_of, cases, needs_kernels, poisoned_outputs, random_model
+from tests.kernels.canvases import DEVICE, END, KINDS, case_of, needs_kernels, poisoned_outputs, random_model
+from tests.kernels.strategies import cases
 from wm_kernels import ContractError, canvas_step, kernel_tables, philox_normal, philox_words, use_backend
 from wm_kernels.canvas_step.tiles import tile_of, why_not
 from wm_vec.canvas import Field

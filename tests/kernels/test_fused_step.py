@@ -6,72 +6,23 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from tests.kernels.canvases import DEVICE, END, KINDS, Case, case_of, cases, needs_kernels, poisoned_outputs
+from tests.kernels.canvases import (
+    ATARI,
+    DEVICE,
+    END,
+    assert_equal,
+    case_of,
+    fused,
+    named,
+    needs_kernels,
+    reference,
+    unsure_envs,
+)
+from tests.kernels.strategies import cases
 from wm_kernels import FusedStep
-from wm_kernels.fused_step import fused_step_reference
 from wm_vec.canvas import Field
 
 pytestmark = needs_kernels
-TOLERANCE = 2e-4
-ATARI = {"x": Field(w=3), "kind": KINDS["seventeen"], "act": KINDS["given"], "end": END, "paid": Field(is_input=False)}
-
-
-def fused(case: Case):
-    step = FusedStep(lambda: case.packed, case.controls, case.roles, 1)
-    with torch.no_grad(), poisoned_outputs():
-        return step(*case.arguments())
-
-
-def reference(case: Case):
-    with torch.no_grad():
-        return fused_step_reference(case.packed, case.controls, case.roles, *case.arguments())
-
-
-def named(output):
-    """Every tensor of an output by name."""
-    tensors = {name: value for name, value in output.finished._asdict().items() if isinstance(value, torch.Tensor)}
-    for name in ("final", "state"):
-        tensors.update({f"{name}{i}": leaf for i, leaf in enumerate(getattr(output.finished, name))})
-    for name in ("observed", "last_observed"):
-        tensors.update({f"{name}{i}": leaf for i, leaf in enumerate(getattr(output, name))})
-    return tensors
-
-
-def assert_equal(got, expected, unsure):
-    """All but the envs in which a class was drawn within rounding of the next one."""
-    got, expected = named(got), named(expected)
-    assert got.keys() == expected.keys()
-    for name, tensor in got.items():
-        assert tensor.dtype == expected[name].dtype, name
-        assert tensor.shape == expected[name].shape, name
-        torch.testing.assert_close(
-            tensor[~unsure],
-            expected[name][~unsure],
-            rtol=TOLERANCE if tensor.is_floating_point() else 0,
-            atol=TOLERANCE if tensor.is_floating_point() else 0,
-            equal_nan=True,
-            msg=lambda m, n=name: f"{n}: {m}",
-        )
-
-
-def unsure_envs(case: Case):
-    """``(B,)`` bool: envs in which a change of the noise within rounding draws another class, or rounds another way."""
-    step = case.packed.predict
-    unsure = torch.zeros(case.state.values.shape[0], dtype=torch.bool, device=DEVICE)
-    results = []
-    for nudge in (-1e-5, 0.0, 1e-5):
-
-        def predict(self, values, noise, kept=None, nudge=nudge):
-            return step.__func__(self, values, noise + nudge, kept)
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(type(case.packed), "predict", predict)
-            results.append(named(reference(case)))
-    for name, tensor in results[1].items():
-        for other in (results[0][name], results[2][name]):
-            differs = (tensor.double() - other.double()).abs() > 0.01
-            unsure |= differs[:, None].flatten(1).any(-1)
-    return unsure
 
 
 @settings(max_examples=25, deadline=None)

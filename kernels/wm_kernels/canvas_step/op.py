@@ -14,6 +14,8 @@ from wm_kernels.canvas_step.tiles import architecture, tile_of
 from wm_kernels.canvas_step.weights import PackedWeights
 from wm_kernels.dispatch import Launch, Op, TensorContract, is_plain_tensor, wants_graph
 
+FUSION = {"enable_fp_fusion": True}
+"""Multiply and add in one, as the references do; Triton's own default changes with its version."""
 COUNTERS = TensorContract(("B",), (torch.int64,))
 
 canvas_step = Op(
@@ -46,7 +48,7 @@ def network_arguments(tables: KernelTables, device: torch.device) -> tuple[list[
         from triton.tools.tensor_descriptor import TensorDescriptor
 
         heads, hidden = (TensorDescriptor.from_tensor(tables.weights, [n, sizes.D]) for n in (32, tile.HC))
-    constants: dict[str, Any] = {**sizes._asdict(), **tile._asdict()}
+    constants: dict[str, Any] = {**sizes._asdict(), **tile._asdict(), **FUSION}
     if constants.pop("maxnreg") is not None:
         constants["maxnreg"] = tile.maxnreg
     constants["WEIGHT"] = tl.bfloat16 if dtype is torch.bfloat16 else tl.float32
