@@ -15,7 +15,8 @@ import wm_vec.plain as plain_values
 from tests.core.walk import BOX, Walk
 from wm_vec import WorldModel
 from wm_vec.core import Engine, EngineConfig, Perspective, capture
-from wm_vec.core.capture import Captured, Template, why_not_captured
+from wm_vec.core.capture import Captured, Template
+from wm_vec.core.probe import why_not_captured
 from wm_vec.envs.info import StaleInfoError
 
 MODES = ["same_step", "next_step", "disabled"]
@@ -251,6 +252,7 @@ def test_capture_is_refused_where_it_cannot_be(world, monkeypatch):
 
 
 GOAL = torch.tensor([0.5, 1.0])
+KEPT = torch.zeros(100, 2)[:2]
 NUMPY = np.random.default_rng(0)
 VERDICTS = {
     "pure": (lambda x: x.sum(-1).abs() + 1, None),
@@ -269,6 +271,9 @@ VERDICTS = {
         "on the host",
     ),
     "indices": (lambda x: x[:, torch.zeros(2, dtype=torch.int64)].sum(-1), None),
+    "made inside": (lambda x: x.sum() + torch.zeros(200).add_(x.sum()), None),
+    "writes into its own": (lambda x: x + KEPT.add_(1.0), "writes into a tensor that it keeps"),
+    "writes into a view of it": (lambda x: x + KEPT[0].add_(1.0), "writes into a tensor that it keeps"),
     "nonzero": (lambda x: x.nonzero().sum(), "on the host"),
     "raises": (lambda x: x.view(99), "raises RuntimeError"),
     "branch of shape": (lambda x: x.sum() if x.shape[0] > 2 else x, None),

@@ -364,6 +364,11 @@ def calls() -> list[Call]:
             thing), high=((1.0, 1.0), thing)),
         call("Perspective", lambda _, **k: Perspective(**k).name, action=(ActionSpec("discrete", (), (0.0,), (1.0,)),
             thing), name=("agent", text)),
+        call("captured", lambda _, fn: wm_vec.captured(fn)(torch.ones(2)), fn=(lambda x: 2 * x, function())),
+        call("Engine.captured", lambda engine, play: engine.captured(play)(), t.ENGINE, play=(lambda: torch.ones(2),
+            function())),
+        call("WorldModelVectorEnv.captured", lambda env, play: env.captured(play)(), t.VECTOR, play=(lambda:
+            torch.ones(2), function())),
         call("batched", lambda _, fn: wm_vec.batched(fn).__name__, fn=(t.push, function())),
         # -- scalar env -------------------------------------------------------------------------------------------
         call("WorldModelEnv", lambda _, **k: t.scalar_rollout(t.own_scalar(**k)), observation_space=(t.PLANE, thing),

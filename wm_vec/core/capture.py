@@ -1,4 +1,4 @@
-"""Functions of tensors captured as CUDA graphs over static buffers, and what may be captured at all."""
+"""Functions of tensors captured as CUDA graphs over static buffers."""
 
 from __future__ import annotations
 
@@ -9,18 +9,16 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from tensordict.nn.probabilistic import interaction_type
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from wm_kernels.dispatch import inside_functorch
-from wm_vec.compat import StorageWeakRef, tree_flatten, tree_leaves, tree_unflatten
+from wm_vec.compat import tree_flatten, tree_unflatten
+from wm_vec.core.probe import Outside
 
 ALIGNMENT = 16
 """Bytes that every output in an arena is aligned to."""
 WARMUPS = 2
 MOST_KEPT = 16
 """Graphs of one engine, and policies that it knows."""
-SMALL = 64
-"""Elements up to which a constant is compared by value."""
 
 
 class Graph(Protocol):
@@ -88,40 +86,6 @@ def may_capture(device: torch.device) -> bool:
 def mode_key() -> Hashable:
     """What torch and tensordict hold for all code, and a graph would freeze: how policies draw, and in which dtype."""
     return interaction_type(), *(torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda"))
-
-
-class Outside(TorchDispatchMode):
-    """Collects the tensors that are read inside and were not made there.
-
-    Args:
-        inputs: Tensors that do not count.
-
-    Attributes:
-        tensors: One of each storage.
-    """
-
-    def __init__(self, inputs: Iterable[Tensor]) -> None:
-        super().__init__()
-        self.tensors: list[Tensor] = []
-        # A weak reference keeps a storage's identity from being given to another one.
-        self._known = {StorageWeakRef(tensor.untyped_storage()) for tensor in inputs}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run one operation."""
-        for leaf in tree_leaves((args, kwargs or {})):
-            if isinstance(leaf, Tensor) and self._is_new(leaf):
-                self.tensors.append(leaf)
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                self._is_new(leaf)
-        return result
-
-    def _is_new(self, tensor: Tensor) -> bool:
-        storage = StorageWeakRef(tensor.untyped_storage())
-        new = storage not in self._known
-        self._known.add(storage)
-        return new
 
 
 class Slot(NamedTuple):
@@ -316,100 +280,3 @@ def drop_oldest(found: dict[Any, Any]) -> None:
     """Keep the latest entries alone: what is made anew for each call, such as a lambda, does not come again."""
     while len(found) > MOST_KEPT:
         del found[next(iter(found))]
-
-
-class Recorder(TorchDispatchMode):
-    """Writes down the operations inside, with all that a graph would freeze of them.
-
-    Args:
-        inputs: The tensors that change from call to call.
-        device: Where the work is.
-        draws: Whether random draws are allowed.
-
-    Attributes:
-        operations: What was run.
-        problem: The first thing that cannot be captured; None for nothing.
-    """
-
-    def __init__(self, inputs: Sequence[Tensor], device: torch.device, draws: bool) -> None:
-        super().__init__()
-        self.operations: list[Any] = []
-        self.problem: str | None = None
-        self._device, self._draws = device, draws
-        self._fed = {id(tensor) for tensor in inputs}
-        self._alive: list[Any] = [*inputs]  # ids stay theirs
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run one operation."""
-        leaves = tree_leaves((args, kwargs or {}))
-        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        tags, name = func.tags, str(func)
-        # The shape of an indexing depends on values where an index is a mask; of that, writing says nothing.
-        shaped = torch.Tag.dynamic_output_shape in tags and not name.startswith("aten.index.")
-        masked = name.startswith(("aten.index.", "aten.index_put", "aten._index_put")) and _has_mask(args[1])
-        if torch.Tag.data_dependent_output in tags or shaped or masked:
-            self._refuse(f"it reads values on the host ({name})")
-        if torch.Tag.nondeterministic_seeded in tags and not self._draws:
-            self._refuse(f"it draws random numbers ({name})")
-        # Arithmetic takes a number in host memory as it is; all else copies it to the device, which waits.
-        takes = all(map(self._is_number, tensors)) or (torch.Tag.pointwise in tags and "where" not in name)
-        for tensor in tensors:
-            if tensor.device.type != self._device.type and not (takes and self._is_number(tensor)):
-                self._refuse(f"it works on {tensor.device}, not on {self._device} ({name})")
-        constants = [leaf for leaf in leaves if not isinstance(leaf, Tensor)]
-        frozen = [self._value(tensor) for tensor in tensors if id(tensor) not in self._fed]
-        self.operations.append((name, constants, frozen))
-        result = func(*args, **(kwargs or {}))
-        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        self._alive.append(made)
-        if len(frozen) < len(tensors) or torch.Tag.nondeterministic_seeded in tags:
-            self._fed.update(map(id, made))
-        return result
-
-    def _refuse(self, problem: str) -> None:
-        self.problem = self.problem or problem
-
-    def _is_number(self, tensor: Tensor) -> bool:
-        """Whether it is a constant in host memory, such as the 2.0 of ``2.0 * x`` under vmap."""
-        return not tensor.dim() and tensor.is_cpu and id(tensor) not in self._fed
-
-    def _value(self, tensor: Tensor) -> Any:
-        """What a graph freezes of a tensor that does not follow from the inputs: its address; a small one's value."""
-        if tensor.device.type == "cpu" and tensor.numel() <= SMALL:
-            return tensor.tolist()  # inside `__torch_dispatch__` the mode is off
-        return tensor.data_ptr() if tensor.device.type != "meta" else tuple(tensor.shape)
-
-
-def _has_mask(indices: Sequence[Tensor | None]) -> bool:
-    return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in indices)
-
-
-def why_not_captured(
-    fn: Callable[..., Any], examples: Sequence[Sequence[Any]], device: torch.device, draws: bool = False
-) -> str | None:
-    """Why a function cannot be captured; None where it can, as far as a trial shows.
-
-    It is run on two different examples. What differs between the two in operations and constants would be frozen, and
-    so would what reads the host. A Python number that changes later cannot be seen: keep it in a tensor, and write
-    into it.
-
-    Args:
-        fn: The function.
-        examples: Two lists of arguments, trees of tensors.
-        device: Where it runs.
-        draws: Whether random draws are allowed.
-    """
-    recorded = []
-    for arguments in examples:
-        recorder = Recorder(tree_leaves(list(arguments)), device, draws)
-        try:
-            with recorder:
-                fn(*arguments)
-        except Exception as error:  # what it raises when it runs is another matter; it shows there
-            return f"it raises {type(error).__name__} when it is tried"
-        if recorder.problem is not None:
-            return recorder.problem
-        recorded.append(recorder.operations)
-    if recorded[0] != recorded[1]:
-        return "it does something else at each call"
-    return None

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wm_vec.core.capture import GRAPHS, Graph, Outside, Recorder, Template, beside, drop_oldest, may_capture, mode_key
+from wm_vec.core.capture import GRAPHS, Graph, Template, beside, drop_oldest, may_capture, mode_key
+from wm_vec.core.probe import Outside, Recorder
 from wm_vec.plain import check_callable, warn_once
 
 REAL_CALLS = 2
@@ -62,7 +63,7 @@ class CapturedCall:
         with beside(device):
             if not last:
                 return self._fn(*inputs)
-            recorder, outside = Recorder(given.tensors, device, draws=True), Outside(given.tensors)
+            recorder, outside = Recorder(given.tensors, device, draws=True, writes=True), Outside(given.tensors)
             with recorder, outside:
                 result = self._fn(*inputs)
         self._outside[key] = outside

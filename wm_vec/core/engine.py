@@ -16,11 +16,12 @@ from torch import Tensor
 
 from wm_kernels.dispatch import has_kernels
 from wm_vec.core.actions import JointAction
-from wm_vec.core.capture import GRAPHS, Captures, Recorder, Template, drop_oldest, map_tensors, may_capture
+from wm_vec.core.capture import GRAPHS, Captures, Template, drop_oldest, map_tensors, may_capture
 from wm_vec.core.config import Backend, EngineConfig
 from wm_vec.core.dynamics import Dynamics
 from wm_vec.core.imagination import addresses_of, imagined, why_policy_not_captured
 from wm_vec.core.perspective import WHOLE_DTYPES, Perspective
+from wm_vec.core.probe import Recorder
 from wm_vec.core.resets import BANK_SEED, Bank, Fresh, GivenStart, bank_leaves, fork_state, make_bank, restart
 from wm_vec.core.rewards import RewardFunctions
 from wm_vec.core.rng import CounterRNG, seed_list, spawn_seeds

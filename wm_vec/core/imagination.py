@@ -11,7 +11,7 @@ from tensordict import TensorDict
 from torch import nn
 
 from wm_vec.compat import tree_map
-from wm_vec.core.capture import why_not_captured
+from wm_vec.core.probe import why_not_captured
 from wm_vec.core.state import EnvState
 from wm_vec.core.step import World, step
 from wm_vec.core.trees import Tree, as_entry

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from wm_vec.compat import tree_map
-from wm_vec.core.capture import why_not_captured
 from wm_vec.core.functions import BatchedFunction
 from wm_vec.core.perspective import Perspective
+from wm_vec.core.probe import why_not_captured
 from wm_vec.core.trees import Tree, select_envs
 from wm_vec.plain import check_callable
 
