@@ -273,7 +273,8 @@ class Engine:
                 self._state, output = step(self.world, state, actions, autoreset_mode)
         else:
             self._state, output = self._captured_step(state, actions, autoreset_mode)
-        self.num_steps += 1
+        if not torch.compiler.is_compiling():  # it would guard the number, and compile every step
+            self.num_steps += 1
         if self.config.validate and bool(output.diverged.any()):
             warn_of_divergence()
         return output
