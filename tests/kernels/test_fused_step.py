@@ -1,6 +1,7 @@
 """`fused_step` against its reference: any canvas, any perspectives, every mode."""
 
 import math
+import sys
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from tests.kernels.canvases import (
 )
 from tests.kernels.strategies import cases
 from wm_kernels import FusedStep
+from wm_kernels.canvas_step.tiles import tile_of
 from wm_vec.canvas import Field
 
 pytestmark = needs_kernels
@@ -46,6 +48,16 @@ def test_every_size_that_fits(positions, width):
     acts = [["x"]] if positions < 3 else [["act"]]
     case = case_of(fields, acts, num_envs=3, d_model=width, num_blocks=1, n_denoise_steps=2)
     assert_equal(fused(case), reference(case), unsure_envs(case))
+
+
+@pytest.mark.skipif(DEVICE != "cpu", reason="a card chooses by itself")
+def test_weights_come_through_descriptors_as_well(monkeypatch):
+    op = sys.modules["wm_kernels.canvas_step.op"]
+    case = case_of(ATARI, [["act"]], num_envs=9, d_model=128, num_blocks=1, n_denoise_steps=2)
+    plain = named(fused(case))
+    monkeypatch.setattr(op, "tile_of", lambda *args: tile_of(*args)._replace(DESC=True))
+    for name, tensor in named(fused(case)).items():
+        assert torch.equal(tensor, plain[name]), name
 
 
 @pytest.mark.parametrize("num_envs", [0, 1, 8, 9])
