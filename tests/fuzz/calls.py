@@ -72,7 +72,6 @@ SETTINGS: dict[str, tuple[Any, Any]] = {
     "exact_rows": (False, flag),
     "validate": (True, flag),
     "backend": ("torch", choice),
-    "dtype": (torch.float32, thing),
     "capture": (False, flag),
     "copy": (True, flag),
 }
@@ -289,7 +288,8 @@ def calls() -> list[Call]:
         call("WorldModel.to_env", lambda world, **k: t.scalar_rollout(world.to_env(**k)), t.FIELDS_WORLD,
             render_mode=(None, choice), **VIEW),
         call("WorldModel.to_openenv", lambda world, **k: t.scalar_rollout(world.to_openenv(**k)), t.FIELDS_WORLD, **{k:
-            v for k, v in VIEW.items() if k not in ("seed", "exact_rows", "act_mode", "max_episode_steps")},
+            v for k, v in VIEW.items() if k not in (
+                "seed", "exact_rows", "act_mode", "max_episode_steps", "backend", "copy")},
             max_steps=(7, horizon)),
         call("make_env", lambda _, **k: t.rollout(wm_vec.make_env(**k)), model_or_id=(str(file), thing),
             backend=("world-model", choice), num_envs=(2, size)),

@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from wm_kernels.canvas_step import weights as packed_weights
 from wm_vec import ModelConfig, TrainConfig, WorldModel, compile_schema
 from wm_vec.canvas import Field
 from wm_vec.core import ActionSpec, Perspective
-from wm_vec.model import packed_weights
 from wm_vec.model.codec import FieldCodec
 from wm_vec.train import CheckpointError, data_from_mapping
 from wm_vec.train.normalise import STEPS_PER_VALUE, fit_normalisers
