@@ -34,7 +34,7 @@ def test_any_step_is_the_references(case):
 
 
 @pytest.mark.long
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(cases(max_envs=70))
 def test_any_step_of_many_is_the_references(case):
     assert_equal(fused(case), reference(case), unsure_envs(case))
