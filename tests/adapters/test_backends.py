@@ -1,9 +1,9 @@
 """`backend` and `dtype`: who steps a canvas, and what is said where no kernel can."""
 
+import gymnasium as gym
 import pytest
 import torch
 
-import wm_vec
 from tests.core.walk import BOX, Walk
 from wm_vec import WorldModel, plain
 from wm_vec.adapters import CanvasDynamics
@@ -33,9 +33,7 @@ def test_every_face_takes_a_backend(world, make):
     assert engine_of(backend="triton", dtype=torch.float32).dynamics.packed().kernel.weights.dtype is torch.float32
 
 
-def test_gymnasiums_call_takes_one(world):
-    import gymnasium as gym
-
+def test_gymnasiums_call_takes_one():
     env = gym.make_vec("wm_vec/CartPole-v1", num_envs=2, backend="triton", capture=False)
     assert env.engine.world.fused is not None
 
@@ -99,6 +97,29 @@ def test_users_functions_run_between_two_kernels(world):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("mode", ["same_step", "next_step", "disabled"])
+@pytest.mark.parametrize("name", ["FrozenLake-v1", "CartPole-v1", "Pendulum-v1", "Acrobot-v1"])
+def test_bundled_worlds_take_the_same_steps(name, mode):
+    settings = {"seed": 3, "max_episode_steps": 2, "autoreset_mode": mode, "n_denoise_steps": 2}
+    torch_engine, kernel_engine = (
+        WorldModel.bundled(name).to_engine(9, backend=backend, **settings) for backend in ("torch", "triton")
+    )
+    torch_engine.reset()
+    kernel_engine.reset()
+    for _ in range(4):
+        action = torch_engine.sample_actions()
+        one, two = torch_engine.step(action), kernel_engine.step(action)
+        for field in ("observation", "final_observation", "reward", "terminated", "truncated", "was_reset", "diverged"):
+            a, b = getattr(one, field), getattr(two, field)
+            a, b = (x["agent"] if isinstance(x, dict) else x for x in (a, b))
+            assert a.dtype == b.dtype, field
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4, msg=lambda m, n=field: f"{n}: {m}")
+        after = [engine.state() for engine in (torch_engine, kernel_engine)]
+        for counter in ("elapsed", "episode", "seed", "pending", "ended"):
+            assert torch.equal(getattr(after[0], counter), getattr(after[1], counter)), counter
+        torch_engine.set_state(after[1])
+
+
 def test_a_dynamics_of_ones_own_ends_its_step_in_a_kernel():
     rollouts = []
     for backend in ("torch", "triton"):
@@ -117,4 +138,3 @@ def test_gradients_leave_the_kernels(world):
     policy = torch.nn.Linear(4, 2)
     rollout = env.imagine(lambda obs: policy(obs).argmax(-1), 2, grad=True)
     assert rollout["next", "reward"].shape == (2, 2, 1)
-    assert wm_vec.__version__

@@ -388,6 +388,19 @@ def test_torchrls_rollouts_are_captured_whole(world):
         assert all(torch.equal(a[key], b[key]) for key in a.keys(True, True))
 
 
+def test_an_output_that_is_the_state_before_is_not_overwritten_by_the_state_after():
+    def fn(state, y):
+        return {"x": state["x"] + y}, (state["x"], state["x"][:, :1])
+
+    state = {"x": torch.zeros(4, 3)}
+    captured = Captured(fn, state, torch.ones(4, 3))
+    for step in range(3):
+        state, (before, column) = captured(True, state, torch.ones(4, 3))
+        assert torch.equal(before, torch.full((4, 3), float(step)))
+        assert torch.equal(column, torch.full((4, 1), float(step)))
+        assert torch.equal(state["x"], torch.full((4, 3), step + 1.0))
+
+
 def test_an_arena_holds_each_output_once_and_passes_through_what_is_not_written():
     start = {"x": torch.arange(6.0).view(2, 3), "kept": torch.arange(4)}
 

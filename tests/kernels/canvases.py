@@ -209,6 +209,7 @@ def assert_equal(got, expected, unsure):
     """All but the envs in which a class was drawn within rounding of the next one."""
     got, expected = named(got), named(expected)
     assert got.keys() == expected.keys()
+    assert len(unsure) < 8 or unsure.float().mean() < 0.5, "most envs are compared"
     for name, tensor in got.items():
         assert tensor.dtype == expected[name].dtype, name
         assert tensor.shape == expected[name].shape, name

@@ -60,6 +60,14 @@ def test_weights_come_through_descriptors_as_well(monkeypatch):
         assert torch.equal(tensor, plain[name]), name
 
 
+def test_a_field_of_five_hundred_classes():
+    case = case_of(
+        {"place": Field(num_classes=500), "act": KINDS["told"], "end": END}, [["act"]], num_envs=9, d_model=64
+    )
+    assert case.packed.kernel.sizes.CH == 16
+    assert_equal(fused(case), reference(case), unsure_envs(case))
+
+
 @pytest.mark.parametrize("num_envs", [0, 1, 8, 9])
 def test_any_number_of_envs(num_envs):
     case = case_of(ATARI, [["act"]], num_envs=num_envs, num_blocks=1, n_denoise_steps=2)

@@ -184,7 +184,7 @@ class CanvasDynamics(Dynamics):
 
     def addresses(self) -> Hashable:
         """The weights' own, of which there are others where the model was moved, or counts its classes anew."""
-        return tuple(leaf.data_ptr() for leaf in tree_leaves(self.packed()) if isinstance(leaf, Tensor))
+        return self.model.packed_place(self.n_denoise_steps, self._kernel_dtype)
 
     def fuse(self, perspectives: Sequence[Perspective]) -> FusedStep | None:
         """One launch for everybody, where kernels run and every perspective sees floats or whole numbers."""

@@ -204,12 +204,16 @@ class Captured:
         if block is not None:
             whole = torch.empty(0, dtype=torch.uint8, device=self._arena.device).set_(block)
             into, source = [self._arena[: len(whole)]], [whole]
-        moved = 0 if block is None else block.nbytes()
+        moved, arena = 0 if block is None else block.nbytes(), self._arena.untyped_storage().data_ptr()
         for slot, leaf in dict(zip(self._slots, outputs, strict=True)).items():
             view = slot.of(self._arena)
-            if slot.start >= moved and leaf.data_ptr() != view.data_ptr():
-                into.append(view)
-                source.append(leaf)
+            if slot.start < moved or leaf.data_ptr() == view.data_ptr():
+                continue
+            if leaf.untyped_storage().data_ptr() == arena:  # of the state before, which is overwritten below
+                view.copy_(leaf)
+                continue
+            into.append(view)
+            source.append(leaf)
         torch._foreach_copy_(into, source)
 
 

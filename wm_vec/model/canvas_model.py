@@ -113,7 +113,8 @@ class CanvasModel(nn.Module):
             self.config.num_loops,
             self.config.mlp_ratio,
         )
-        self._packed: dict[tuple[int, torch.dtype | None], tuple[list[int], PackedWeights]] = {}
+        # With each the object that stands for its place.
+        self._packed: dict[tuple[int, torch.dtype | None], tuple[list[int], PackedWeights, object]] = {}
         self._sources: list[Tensor] | None = None  # a walk over all modules takes longer than the rest of `_versions`
         self._refreshes = 0
         self.register_load_state_dict_post_hook(CanvasModel._force_refresh)
@@ -237,8 +238,14 @@ class CanvasModel(nn.Module):
         if found is not None and found[0] == versions:
             return found[1]
         packed = self._repacked(*key, None if found is None else found[1])
-        self._packed[key] = (versions, packed)
+        place = found[2] if found is not None and packed is found[1] else object()
+        self._packed[key] = (versions, packed, place)
         return packed
+
+    def packed_place(self, n_denoise_steps: int, kernel_dtype: torch.dtype | None = None) -> object:
+        """Stands for where the packed weights of a step lie, which are up to date: another object once they moved."""
+        self.packed(n_denoise_steps, kernel_dtype)
+        return self._packed[n_denoise_steps, kernel_dtype][2]
 
     @torch.inference_mode(False)
     @torch.no_grad()

@@ -83,16 +83,7 @@ class CanvasLaunch(Launch):
 
 
 @canvas_step.register("triton", lambda packed, _, *tensors: packed.kernel is not None and takes(*tensors))
-def canvas_step_triton(
-    packed: PackedWeights,
-    controls: Controls,
-    values: Tensor,
-    action: Tensor,
-    seed: Tensor,
-    episode: Tensor,
-    step: Tensor,
-    tick: Tensor | None = None,
-) -> Tensor:
+def canvas_step_triton(packed: PackedWeights, controls: Controls, *tensors: Tensor | None) -> Tensor:
     """`canvas_step_reference` in one launch."""
     assert packed.kernel is not None
-    return CanvasLaunch(packed.kernel, controls).over((values, action, seed, episode, step, tick))[0]
+    return CanvasLaunch(packed.kernel, controls).over(tensors)[0]

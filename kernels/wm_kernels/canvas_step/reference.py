@@ -63,7 +63,7 @@ def canvas_step_reference(
     seed: Tensor,
     episode: Tensor,
     step: Tensor,
-    tick: Tensor | None = None,
+    tick: Tensor | None,
 ) -> Tensor:
     """Write the action, draw the noise, predict the next values.
 

@@ -119,8 +119,8 @@ def write_outcome(
 
 @triton.jit(do_not_specialize=["num_envs", "stride", "horizon", "stream"])
 def finish_step_kernel(
-    previous, proposed, bank, final, state, checked, reward, terminated, truncated, elapsed, episode, returns, ended,
-    pending, seed, size, longs, floats, flags, num_envs, stride, horizon, stream,
+    previous, proposed, bank, final, state, checked, reward, terminated, truncated, elapsed, episode, returns,
+    pending, ended, seed, size, longs, floats, flags, num_envs, stride, horizon, stream,
     WIDTHS: tl.constexpr, CHECKED: tl.constexpr, P: tl.constexpr, PP: tl.constexpr, MODE: tl.constexpr,
     TRUNCATES: tl.constexpr, ENDS: tl.constexpr, OWN_STARTS: tl.constexpr, ENVS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip

@@ -79,28 +79,21 @@ def finish_step_triton(
     draw: Draw | None,
     action: Tensor | None,
     reward: Tensor,
-    terminated: Tensor,
-    truncated: Tensor | None,
-    elapsed: Tensor,
-    episode: Tensor,
-    returns: Tensor,
-    pending: Tensor | None,
-    ended: Tensor | None,
-    horizon: int | None,
-    autoreset: Autoreset,
+    *rest: Any,
     kernel: bool = True,
 ) -> FinishedStep:
     """`finish_step_reference` in one launch."""
+    *counters, horizon, autoreset = rest
     seed, size, stream = (None, None, 0) if draw is None else (draw.seed, draw.size, draw.stream)
-    counters = reward, terminated, truncated, elapsed, episode, returns, ended, pending, seed, size
+    tensors = [*previous, *proposed, *bank, action, reward, *counters, seed, size]
     settings = stream, NO_HORIZON if horizon is None else horizon, MODES[autoreset]
-    buffer, *leaves = _FINISH.over([*previous, *proposed, *bank, action, *counters], len(proposed), *settings)
+    buffer, *leaves = _FINISH.over(tensors, len(proposed), *settings)
     final = leaves[: len(proposed)]
     views = Arena(outcome_segments(reward.shape[1])).views(buffer, reward.shape[0])
     return FinishedStep(
         final=final,
         state=final if autoreset == "disabled" else leaves[len(proposed) :],
-        **outcome_of(views, ended is not None, autoreset),
+        **outcome_of(views, counters[-1] is not None, autoreset),
     )
 
 
@@ -134,7 +127,7 @@ class FinishLaunch(Launch):
             *(elapsed if x is None else x for x in counters),  # what is not there is not read
             *arena.parts(outputs[0], num_envs), num_envs, arena.stride(num_envs), horizon, stream, WIDTHS=widths,
             CHECKED=checked_widths, P=num_perspectives, PP=power_of_two(num_perspectives), MODE=mode,
-            TRUNCATES=counters[2] is not None, ENDS=counters[6] is not None, OWN_STARTS=counters[8] is None, ENVS=ENVS,
+            TRUNCATES=counters[2] is not None, ENDS=counters[7] is not None, OWN_STARTS=counters[8] is None, ENVS=ENVS,
             COLUMNS=min(64, max(power_of_two(width) for width in (1, *widths))), num_warps=4,
         )  # fmt: skip
 
