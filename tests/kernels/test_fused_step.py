@@ -61,9 +61,8 @@ def test_weights_come_through_descriptors_as_well(monkeypatch):
 
 
 def test_a_field_of_five_hundred_classes():
-    case = case_of(
-        {"place": Field(num_classes=500), "act": KINDS["told"], "end": END}, [["act"]], num_envs=9, d_model=64
-    )
+    fields = {"place": Field(num_classes=500), "act": Field(num_classes=3, is_output=False), "end": END}
+    case = case_of(fields, [["act"]], num_envs=9, d_model=64)
     assert case.packed.kernel.sizes.CH == 16
     assert_equal(fused(case), reference(case), unsure_envs(case))
 

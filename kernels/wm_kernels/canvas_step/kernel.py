@@ -370,6 +370,22 @@ def resting(tick, period, ticks_per_step):
     return (tick + ticks_per_step) // period == tick // period
 
 
+@triton.jit
+def drawn_and_held(
+    seed, episode, elapsed, tick, hold, period, ticks_per_step, env, inside, valid, pos,
+    PERIODS: tl.constexpr, STREAM: tl.constexpr,
+):  # fmt: skip
+    """A step's noise ``(R,)``, 0 at padding, and the positions ``(R,)`` that keep their value through it."""
+    key = tl.load(seed + env, mask=inside, other=0)
+    number = tl.load(episode + env, mask=inside, other=0)
+    noise = normal_at(key, number, tl.load(elapsed + env, mask=inside, other=0), pos, STREAM)
+    held = tl.load(hold + pos) != 0
+    if PERIODS:
+        ticks = tl.load(tick + env, mask=inside, other=0)
+        held = held | resting(ticks, tl.load(period + pos), ticks_per_step)
+    return tl.where(valid, noise, 0.0), held
+
+
 @triton.jit(do_not_specialize=["num_envs", "ticks_per_step"])
 def canvas_step_kernel(
     values, tick, action, seed, episode, elapsed, out, num_envs, ticks_per_step, action_column, hold, period,
@@ -391,16 +407,11 @@ def canvas_step_kernel(
     column = tl.load(action_column + pos)
     written = tl.load(action + env * A + column, mask=valid & (column >= 0), other=0.0)
     now = tl.where(column >= 0, written, before)
-    key = tl.load(seed + env, mask=inside, other=0)
-    noise = normal_at(
-        key, tl.load(episode + env, mask=inside, other=0), tl.load(elapsed + env, mask=inside, other=0), pos, STREAM
+    noise, held = drawn_and_held(
+        seed, episode, elapsed, tick, hold, period, ticks_per_step, env, inside, valid, pos, PERIODS, STREAM
     )
-    held = tl.load(hold + pos) != 0
-    if PERIODS:
-        ticks = tl.load(tick + env, mask=inside, other=0)
-        held = held | resting(ticks, tl.load(period + pos), ticks_per_step)
     after = next_values(
-        now, tl.where(valid, noise, 0.0), held, valid, pos, weights, head_tiles, hidden_tiles, biases, vectors,
+        now, noise, held, valid, pos, weights, head_tiles, hidden_tiles, biases, vectors,
         class_vectors, class_scalars, scalars, places, heads, passes, N, NP, D, H, L, K, ROWS, NUM_HEADS, END, R, GR,
         HC, NS, CH, HOLDS, DESC, WEIGHT, IP,
     )  # fmt: skip

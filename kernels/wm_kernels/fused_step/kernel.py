@@ -7,13 +7,12 @@ import triton.language as tl
 
 from wm_kernels.canvas_step.kernel import (
     any_row,
+    drawn_and_held,
     half_even,
     next_values,
     over_rows,
-    resting,
 )
 from wm_kernels.finish_step.kernel import DISABLED, NEXT_STEP, finish_envs, start_at, write_outcome
-from wm_kernels.philox_normal.kernel import normal_at
 
 # Rows of the table of columns (int32), and of the table of action bounds (float32); `op.py` writes them.
 ACT_OWNER, ACT_COLUMN, ACT_OFFSET, OBSERVED = (tl.constexpr(i) for i in range(4))
@@ -97,21 +96,13 @@ def fused_step_kernel(
     # Act, and draw.
     before = tl.load(values + at, mask=valid, other=0.0)
     now, bad_action = act(before, actions, ended, env, valid, columns, bounds, pos, ACT_WIDTHS, NP)
-    noise = normal_at(
-        tl.load(seed + env, mask=inside, other=0),
-        tl.load(episode + env, mask=inside, other=0),
-        tl.load(elapsed + env, mask=inside, other=0),
-        pos,
-        NOISE_STREAM,
+    noise, held = drawn_and_held(
+        seed, episode, elapsed, tick, hold, period, ticks_per_step, env, inside, valid, pos, PERIODS, NOISE_STREAM
     )
-    held = tl.load(hold + pos) != 0
-    if PERIODS:
-        ticks = tl.load(tick + env, mask=inside, other=0)
-        held = held | resting(ticks, tl.load(period + pos), ticks_per_step)
 
     # Predict.
     after = next_values(
-        now, tl.where(valid, noise, 0.0), held, valid, pos, weights, head_tiles, hidden_tiles, biases, vectors,
+        now, noise, held, valid, pos, weights, head_tiles, hidden_tiles, biases, vectors,
         class_vectors, class_scalars, scalars, places, heads, passes, N, NP, D, H, L, K, ROWS, NUM_HEADS, END, R, GR,
         HC, NS, CH, HOLDS, DESC, WEIGHT, IP,
     )  # fmt: skip
