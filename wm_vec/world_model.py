@@ -12,13 +12,11 @@ from typing import Any, Self, TypedDict, Unpack
 
 import numpy as np
 import torch
-from tensordict import TensorDictBase
 from torch import Tensor
-from torchrl.data import ReplayBuffer
 from torchrl.envs import EnvBase
 from torchrl.record.loggers import Logger
 
-from wm_vec.canvas import BoundSchema, EnvSignature, SchemaError, compile_schema
+from wm_vec.canvas import BoundSchema, EnvSignature, compile_schema
 from wm_vec.canvas.signature import RealEnv
 from wm_vec.canvas_states import bank_from_data, field_values, fill_in, load_bank
 from wm_vec.core import Engine, Perspective
@@ -30,21 +28,19 @@ from wm_vec.envs.registration import BUNDLED
 from wm_vec.envs.torchrl.spaces import gymnasium_spec, spaces_of
 from wm_vec.model import CanvasModel, ModelConfig, check_state
 from wm_vec.model.state_check import LARGEST_BANK
-from wm_vec.plain import as_device, as_path, check_callable, check_type, seed_number, whole_number
+from wm_vec.plain import as_device, as_path, check_callable, check_type, real_number, seed_number, whole_number
 from wm_vec.settings import EngineSettings, EnvSettings, VectorSettings, configs_of
 from wm_vec.train import (
     CheckpointError,
     TrainConfig,
     TrainReport,
     WorldData,
-    data_from_mapping,
-    data_from_minari,
-    data_from_transitions,
     train_model,
     write_checkpoint,
 )
 from wm_vec.train.checkpoint import CheckpointFile, check_file
-from wm_vec.train.data import DataError, blind_spots
+from wm_vec.train.data import blind_spots
+from wm_vec.train.forms import as_world_data
 from wm_vec.train.normalise import fit_normalisers
 
 DEFAULT_D_MODEL = 32
@@ -78,6 +74,8 @@ class WorldModel:
         signature: The environment's spaces, for a world that comes from one; None otherwise.
         bank: ``(M, N)`` initial states in the fields' own units; None until there are data.
         trained: Whether it has learned from data.
+        coverage: Field path -> share of steps, from 0 to 1, whose next value was known in the data that knew it best;
+            None before any data.
         engines: Those that start episodes from `bank`.
     """
 
@@ -103,6 +101,7 @@ class WorldModel:
         self.signature: EnvSignature | None = None
         self.bank: Tensor | None = None
         self.trained = False
+        self.coverage: dict[str, float] | None = None
         self._warned = False
         self.engines = EngineFamily()
         self.clear_observations()
@@ -214,6 +213,7 @@ class WorldModel:
                 "model": asdict(self.model.config),
                 "signature": self.signature.to_dict() if self.signature else None,
                 "trained": self.trained,
+                "coverage": self.coverage,
             },
         )
 
@@ -313,7 +313,9 @@ class WorldModel:
         trained = file.config.get("trained")
         if not isinstance(trained, bool):
             raise CheckpointError(f"{file.path}: its configuration does not say whether the world is trained.")
+        coverage = _checked_coverage(file, self.bound)
         self._take_tensors(file.path, file.tensors(), trained)
+        self.coverage = coverage
 
     def _take_tensors(self, source: Any, tensors: Mapping[str, Tensor], trained: bool) -> None:
         bank = tensors.get("bank")
@@ -349,7 +351,8 @@ class WorldModel:
 
         Args:
             data: A TensorDict of transitions, as TorchRL's collectors yield them, a list of such or a replay buffer of
-                them; a Minari dataset, a mapping of field path -> array over time, or `WorldData`.
+                them; a Minari dataset; a mapping of field path -> series over time, a DataFrame, the path of a Parquet
+                file, or a list of these, see `wm_vec.train.data_from_sources`; or `WorldData`.
             n_steps: Gradient steps at most; overrides `config`'s.
             config: The other settings.
             log_path: JSON lines, one per evaluation.
@@ -361,7 +364,7 @@ class WorldModel:
 
         Warns:
             UserWarning: Hardly a step of an environment's first data ends an episode, or what is observed, done or paid
-                is the same in all of them.
+                is the same in all of them; or no data until now know some of the fields.
 
         Raises:
             OSError: A file that is to be written cannot be: a folder, or in a folder that is not there.
@@ -402,11 +405,25 @@ class WorldModel:
                 error.add_note(f"finetune: the world is as it was before. {how}")
             raise
         self._learned(bank)
+        self._cover(world_data)
         if save_path is not None:
             self.save(save_path)
         if resume_path is not None:
             as_path(resume_path, "resume_path").unlink(missing_ok=True)
         return report
+
+    def _cover(self, data: WorldData) -> None:
+        """Note which fields the data know, and warn of those that none have known so far."""
+        share, before = data.next_known.float().mean(0), self.coverage or {}
+        found = {field.path: share[field.indices()].mean().item() for field in self.bound.bound_fields()}
+        self.coverage = {path: max(known, before.get(path, 0.0)) for path, known in found.items()}
+        if uncovered := [path for path, known in self.coverage.items() if known == 0.0]:
+            listed = ", ".join(uncovered[:4]) + (", ..." if len(uncovered) > 4 else "")
+            warnings.warn(
+                f"{len(uncovered)} of {len(self.bound)} fields are in none of the data ({listed}): what the world "
+                "imagines of them means nothing. `world.coverage` says how much is known of each.",
+                stacklevel=3,
+            )
 
     def as_data(self, data: Any) -> WorldData:
         """Any form of data that `finetune` takes, as canvas states of this world.
@@ -415,37 +432,7 @@ class WorldModel:
             DataError: It does not fit the world.
             SchemaError: Transitions for a world that comes from no environment.
         """
-        if isinstance(data, WorldData):
-            if data.values.shape[1] != self.num_positions:
-                raise DataError(
-                    f"The data are of a world of {data.values.shape[1]} positions, this one has {self.num_positions}."
-                )
-            return data.within(self.bound)
-        if isinstance(data, TensorDictBase):
-            return data_from_transitions(data, self.bound, self._signature_for("transitions"))
-        if isinstance(data, Mapping):
-            return data_from_mapping(data, self.bound, self.model.config.ticks_per_step)
-        if isinstance(data, ReplayBuffer):
-            if len(data) == 0:
-                raise DataError("The replay buffer is empty.")
-            return self.as_data(data[:])
-        if isinstance(data, (list, tuple)) and data and all(isinstance(part, TensorDictBase) for part in data):
-            first, *others = map(self.as_data, data)
-            return first.join(*others)
-        if hasattr(data, "__iter__"):
-            return data_from_minari(data, self.bound, self._signature_for("a dataset of episodes"))
-        raise TypeError(
-            f"finetune: cannot learn from a {type(data).__name__}; give a TensorDict of transitions, a Minari "
-            "dataset, or a mapping of field path -> array over time."
-        )
-
-    def _signature_for(self, what: str) -> EnvSignature:
-        if self.signature is None:
-            raise SchemaError(
-                f"This world comes from a schema, not from an environment, so it cannot learn from {what}. "
-                "Give a mapping of field path -> array over time, or make it with WorldModel.from_env()."
-            )
-        return self.signature
+        return as_world_data(data, self.bound, self.signature, self.model.config.ticks_per_step)
 
     # -- observing and predicting ---------------------------------------------------------------------------------
 
@@ -664,6 +651,19 @@ class WorldModel:
 def _check_tensors(file: CheckpointFile, model: CanvasModel) -> None:
     """Refuse a file of other tensors than a world of this model has, before any of them is read."""
     file.check_tensors(_tensors_like(model, file.shapes.get("bank")))
+
+
+def _checked_coverage(file: CheckpointFile, bound: BoundSchema) -> dict[str, float] | None:
+    """What a file says of its world's coverage; None where it says nothing."""
+    given = file.config.get("coverage")
+    if given is None:
+        return None
+    try:
+        if given.keys() != {*bound}:
+            raise ValueError("it is of other fields")
+        return {path: real_number(given[path], "a share", 0.0, 1.0) for path in bound}
+    except (AttributeError, ValueError) as error:
+        raise CheckpointError(f"{file.path}: its coverage cannot be read ({error}).") from error
 
 
 def _tensors_like(model: CanvasModel, bank: tuple[int, ...] | None) -> dict[str, Tensor]:

@@ -48,7 +48,7 @@ from wm_vec.envs import PessimisticVectorReward, SB3VecEnv, StatelessTorchRLEnv,
 from wm_vec.plan import CEM, MPPI
 from wm_vec.train import (
     collect_transitions,
-    data_from_mapping,
+    data_from_sources,
     data_from_transitions,
     load_transitions,
     read_checkpoint,
@@ -267,7 +267,7 @@ def calls() -> list[Call]:
             numbers())),
         call("WorldModel.as_data (fields)", from_series, t.FIELDS_WORLD, speed=(series()["speed"], numbers(gaps=True)),
             push=(series()["push"], numbers(gaps=True))),
-        call("data_from_mapping", lambda _, series: data_from_mapping(series, schema), series=(series(), thing)),
+        call("data_from_sources", lambda _, series: data_from_sources(series, schema), series=(series(), thing)),
         call("data_from_transitions", lambda _, transitions: data_from_transitions(transitions, t.world_of().bound,
             EnvSignature(t.PLANE, t.PUSH, 20)), transitions=(td, thing)),
         call("WorldData.split", lambda _, **k: data.split(**k), fraction=(0.2, real(1e-09, 1 - 1e-09)), seed=(0, seed)),

@@ -2,8 +2,9 @@
 
 from wm_vec.train.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from wm_vec.train.collect import collect_transitions
-from wm_vec.train.data import WorldData, data_from_mapping, data_from_minari, data_from_transitions
+from wm_vec.train.data import WorldData, data_from_minari, data_from_transitions
 from wm_vec.train.loop import TrainConfig, TrainReport, train_model
+from wm_vec.train.sources import data_from_sources
 from wm_vec.train.transitions import load_transitions, save_transitions
 
 __all__ = [
@@ -12,8 +13,8 @@ __all__ = [
     "TrainReport",
     "WorldData",
     "collect_transitions",
-    "data_from_mapping",
     "data_from_minari",
+    "data_from_sources",
     "data_from_transitions",
     "load_transitions",
     "read_checkpoint",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -293,44 +292,7 @@ def _column(flat: TensorDictBase, key: Any) -> Tensor:
     return column.reshape(-1)
 
 
-def data_from_mapping(series: Mapping[str, Any], bound: BoundSchema, ticks_per_step: int = 1) -> WorldData:
-    """Arrays over time by field path, as canvas states.
-
-    Args:
-        series: Path -> ``(T,)``, ``(T, n)`` or ``(T, h, w)`` array, NaN where nothing was observed. Fields that are
-            left out are unknown throughout.
-        bound: The world's schema.
-        ticks_per_step: Ticks of the fields' periods from one time step to the next.
-
-    Raises:
-        UnknownFieldError: A path that the schema does not have.
-        DataError: Lengths that differ, shapes that do not fit the fields, values that are not in them, or fewer than
-            two steps.
-    """
-    check_type(series, Mapping, "The series")
-    if not series:
-        raise DataError("The mapping is empty: give at least one field path with its array over time.")
-    arrays = {path: _as_array(path, array, np.float32) for path, array in series.items()}
-    lengths = {path: len(array) if array.ndim else 0 for path, array in arrays.items()}
-    length = next(iter(lengths.values()))
-    if len(set(lengths.values())) != 1 or length < 3:
-        raise DataError(f"All arrays need one common length of at least 3 time steps, got {lengths}.")
-    table = torch.full((length, bound.layout.num_positions), float("nan"), dtype=torch.float32)
-    for path, array in arrays.items():
-        field = bound[path]
-        if array.size != length * field.num_positions:
-            raise DataError(
-                f"{path!r} has {field.num_positions} positions, so its array must hold {length} x "
-                f"{field.num_positions} numbers, got shape {array.shape}."
-            )
-        table[:, field.indices()] = torch.from_numpy(array.reshape(length, -1).copy())
-    known = ~table.isnan()
-    table, tick = torch.where(known, table, 0.0), torch.arange(length - 1) * ticks_per_step
-    data = WorldData(table[:-1], table[1:], known[:-1], known[1:], tick, torch.zeros_like(tick), table, known)
-    return data.within(bound)
-
-
-def _as_array(name: str, given: Any, dtype: type | None = None) -> np.ndarray:
+def as_array(name: str, given: Any, dtype: type | None = None) -> np.ndarray:
     """Numbers over time, in their own dtype unless another is given."""
     try:
         array = np.asarray(given)
@@ -371,11 +333,11 @@ def _minari_episode(episode: Any, source: str) -> TensorDict:
         )
 
     def read(name: str, given: Any) -> Tensor:
-        return torch.as_tensor(_as_array(name, given))
+        return torch.as_tensor(as_array(name, given))
 
     action, reward, terminated = (read(name, getattr(episode, name)) for name in ("actions", "rewards", "terminations"))
     given = episode.observations
-    parts = given if isinstance(given, (dict, tuple)) else _as_array("observations", given)
+    parts = given if isinstance(given, (dict, tuple)) else as_array("observations", given)
     observations = tree_map(lambda part: read("observations", part), parts)
     length = len(action) if action.dim() else 0
     others = [("observations", part, length + 1) for part in tree_leaves(observations)]
@@ -421,7 +383,7 @@ def flat_values(space: gym.Space, batch: Tree, name: str) -> Tensor:
 def _flatten(leaf: gym.Space, part: Any, name: str) -> Tensor:
     if not isinstance(part, (Tensor, np.ndarray)):
         raise DataError(f"Each {name} must be one tensor ({leaf}), got a {type(part).__name__} of several.")
-    batch = part if isinstance(part, Tensor) else torch.as_tensor(_as_array(name, part))
+    batch = part if isinstance(part, Tensor) else torch.as_tensor(as_array(name, part))
     size, classes = math.prod(leaf.shape or ()), classes_of(leaf)
     steps = batch.shape[0]
     if batch.is_complex():
