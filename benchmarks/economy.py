@@ -140,7 +140,7 @@ def one_step(
     return found
 
 
-def effects(economy: SyntheticEconomy, world: WorldModel, num_steps: int = 300) -> dict[str, dict[str, list[float]]]:
+def effects(economy: SyntheticEconomy, world: WorldModel, num_steps: int = 100) -> dict[str, dict[str, list[float]]]:
     """What an action of 1 in place of -1 does to each field's mean: control -> field -> ``[true, imagined]``."""
     values, _, tick = held_out(economy, num_steps, seed=2)
     tick = torch.full_like(tick, economy.ticks_per_step * 2)  # the quarter ends in this step, so every field changes
@@ -159,7 +159,7 @@ def effects(economy: SyntheticEconomy, world: WorldModel, num_steps: int = 300) 
 
 
 def movement(
-    economy: SyntheticEconomy, world: WorldModel, num_envs: int = 256, num_steps: int = 100
+    economy: SyntheticEconomy, world: WorldModel, num_envs: int = 128, num_steps: int = 100
 ) -> dict[str, float]:
     """Field path -> standard deviation over envs after `num_steps` random actions, over that of the data."""
     series = economy.series(50, seed=3)

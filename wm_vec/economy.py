@@ -207,7 +207,7 @@ class _EconomyDynamics(Dynamics):
 
     def initial_state(self, rng: CounterRNG, num_envs: int) -> TensorDict:
         values = self.economy.start(rng.normal(len(self.economy.bound), STREAM_BANK))
-        return new_tensordict({"values": values, "tick": torch.zeros(num_envs, dtype=torch.int64)}, (num_envs,))
+        return new_tensordict({"values": values, "tick": torch.zeros(num_envs, dtype=torch.int64)}, values.shape[:1])
 
     def observe(self, state: TensorDictBase) -> Tensor:
         return state["values"]
@@ -219,7 +219,7 @@ class _EconomyDynamics(Dynamics):
         values, tick = state["values"].index_copy(1, self.columns, action), state["tick"]
         values = self.economy.advance(values, tick, rng.normal(values.shape[1], STREAM_NOISE))
         after = {"values": values, "tick": tick + self.economy.ticks_per_step}
-        return Transition(new_tensordict(after, values.shape[:1]), values)
+        return Transition(new_tensordict(after, state.batch_size), values)
 
 
 def synthetic_economy(noise: float = 1.0, d_model: int = 32) -> SyntheticEconomy:
