@@ -5,7 +5,7 @@ with known equations under the same paths; it is imported on first use, since it
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from wm_vec.schema.business import Business
 from wm_vec.schema.calendar import TICKS
@@ -13,9 +13,6 @@ from wm_vec.schema.country import Country
 from wm_vec.schema.individual import Individual
 from wm_vec.schema.sector import Sector
 from wm_vec.schema.world import World
-
-if TYPE_CHECKING:
-    from wm_vec.economy import synthetic_economy
 
 __all__ = ["TICKS", "Business", "Country", "Individual", "Sector", "World", "synthetic_economy"]
 

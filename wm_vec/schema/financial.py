@@ -14,6 +14,7 @@ CURRENCY = axis("currency", "EUR", "JPY", "GBP", "CNY", "CHF", "emerging basket"
 ENERGY = axis("fuel", "crude oil", "natural gas", "coal", "power")
 METAL = axis("metal", "gold", "silver", "copper", "iron ore", "lithium")
 CROP = axis("crop", "wheat", "maize", "soy", "rice", "coffee")
+EXPIRY = axis("expiry", "1 week", "1 month", "3 months", "1 year", "2 years")
 TOKEN = axis("token", "bitcoin", "ether", "stablecoins")
 INVESTOR = axis("investor", "households", "funds", "banks", "foreigners")
 
@@ -98,7 +99,7 @@ class Commodities:
 class Volatility:
     """Prices of risk."""
 
-    term_structure: Field = hourly("% per year", "Implied volatility of US equities", MATURITY, low=0)
+    term_structure: Field = hourly("% per year", "Implied volatility of US equities", EXPIRY, low=0)
     skew: Field = daily("% per year", "Implied volatility of falls above rises", MARKET)
     rates: Field = daily("basis points per year", "Implied volatility of US yields", MATURITY, low=0)
     tail_hedging: Field = weekly("index", "Demand for insurance against crashes")

@@ -15,6 +15,7 @@ TRAIT = axis("trait", "openness", "diligence", "extraversion", "agreeableness", 
 SKILL = axis("skill", "trade", "numbers", "writing", "leading", "negotiating")
 BIAS = axis("bias", "overconfidence", "loss aversion", "anchoring", "herding", "present bias")
 TOPIC = axis("topic", "firm", "industry", "economy", "own career")
+VALUE = axis("value", "fairness", "freedom", "status", "tradition", "care")
 REWARD = axis("reward", "pay", "bonus", "shares", "promotion", "security")
 
 
@@ -48,7 +49,7 @@ class Incentives:
     job_security: Field = monthly("share", "Chance to keep the job", HORIZON)
     outside_options: Field = monthly("balance", "Other jobs, from worse to better", REWARD)
     obligations: Field = monthly("index", "Ties that bind", LIFE)
-    values: Field = yearly("index", "Weight of what they stand for", PEER)
+    values: Field = yearly("index", "Weight of what they stand for", VALUE)
 
 
 @dataclass(frozen=True)

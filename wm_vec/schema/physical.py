@@ -14,6 +14,7 @@ CABLE = axis("route", "transatlantic", "transpacific", "Europe to Asia", "Africa
 HAZARD = axis("hazard", "storm", "flood", "earthquake", "drought", "heat")
 POLE = axis("pole", "north", "south")
 OCEAN = axis("ocean", "Atlantic", "Pacific", "Indian", "Southern", "Arctic")
+SYSTEM = axis("system", "ice sheets", "permafrost", "rain forests", "ocean currents", "coral reefs")
 GAS = axis("gas", "carbon dioxide", "methane", "nitrous oxide")
 
 
@@ -31,7 +32,7 @@ class Climate:
     el_nino: Field = monthly("degrees C", "Niño 3.4 anomaly of the Pacific")
     sea_level: Field = quarterly("mm", "Mean sea level above 1993")
     sea_ice: Field = monthly("million km2", "Area of sea ice", POLE, low=0)
-    tipping_risk: Field = yearly("index", "Nearness of an irreversible change", OCEAN)
+    tipping_risk: Field = yearly("index", "Nearness of an irreversible change", SYSTEM)
 
 
 @dataclass(frozen=True)

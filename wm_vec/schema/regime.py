@@ -22,7 +22,7 @@ class Regime:
     credit_cycle: Field = quarterly("balance", "Credit, from repair to excess", BLOC)
     recession_odds: Field = monthly("share", "Chance of a recession within a year", BLOC)
     volatility: Field = weekly("% per year", "Volatility of markets", ASSET, low=0)
-    correlation: Field = monthly("balance", "Correlation of equities with other assets", ASSET)
+    correlation: Field = monthly("balance", "Correlation with the other classes", ASSET)
     risk_sentiment: Field = daily("balance", "Investors' mood, from fear to greed")
     liquidity: Field = weekly("balance", "Funding, from frozen to abundant")
     geopolitical_tension: Field = weekly("index", "Tension between states", BLOC)

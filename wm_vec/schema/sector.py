@@ -24,7 +24,7 @@ class Sector:
     selling_prices: Field = monthly("% per year", "Change of selling prices", REGION)
     input_costs: Field = monthly("% per year", "Change of costs", COST)
     operating_margin: Field = quarterly("% of sales", "Operating margin", SIZE)
-    investment: Field = quarterly("% of sales", "Capital expenditure", HORIZON)
+    investment: Field = quarterly("% of sales", "Planned capital expenditure", HORIZON)
     research: Field = quarterly("% of sales", "Research and development", low=0)
     employment: Field = monthly("% per year", "Growth of jobs", SIZE)
     wages: Field = monthly("% per year", "Growth of wages", REGION)
