@@ -10,7 +10,7 @@ import torch
 
 import wm_vec
 from tests.seeds import blocks_004
-from wm_vec import AgentSpec, TrainConfig, WorldModel
+from wm_vec import TrainConfig, WorldModel
 from wm_vec.canvas import Field
 from wm_vec.general import GeneralUnifiedWorldModel
 from wm_vec.schema.business import Business
@@ -51,11 +51,16 @@ def small(monkeypatch):
 
 
 def loud(world):
-    """Weights that make every field answer to every other, as training would."""
-    generator = torch.Generator().manual_seed(1)
+    """What training leaves: weights by which every field answers to every other, and units in which bounds are far."""
+    generator, codec = torch.Generator().manual_seed(1), world.model.codec
     with torch.no_grad():
         for parameter in world.model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+        low, high = codec.low.clamp(min=-1.0), codec.high.clamp(max=1.0)
+        codec.mean.copy_((low + high) / 2)
+        codec.std.copy_((high - low) / 10)
+        codec.step_mean.zero_()
+        codec.step_std.copy_(codec.std / 10)
 
 
 def moves_and_answers(env):
@@ -191,7 +196,7 @@ def test_the_robots_move(robots):
 def test_small_perspectives_at_a_thousand_envs(small):
     """The seed's robots over the parts of their world that they look at."""
     names = {"GeneralUnifiedWorldModel": small}
-    wanted = [path for p in ("infrastructure", "disasters", "climate") for path in [f"physical.{p}"]]
+    wanted = ["physical.infrastructure", "physical.disasters", "physical.climate"]
     block = blocks_004.ROBOTS.replace('["physical", "resources", "infrastructure", "regime"]', repr(wanted))
     exec(block, names)
     at_many_envs(names["model"], n_denoise_steps=1)
