@@ -38,6 +38,7 @@ COMPOSE = {
     "wm_vec",
     "wm_vec.__main__",
     "wm_vec.world_model",
+    "wm_vec.world_envs",
     "wm_vec.environments",
     "wm_vec.canvas_states",
     "wm_vec.factory",

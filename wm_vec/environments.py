@@ -20,7 +20,7 @@ from wm_vec.perspectives import View, view_of
 from wm_vec.settings import CanvasConfig
 
 if TYPE_CHECKING:
-    from wm_vec.world_model import WorldModel
+    from wm_vec.world_envs import WorldEnvs
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class EnvFactory:
         config: How engines run their envs.
     """
 
-    world: WorldModel
+    world: WorldEnvs
     canvas: CanvasConfig
     config: EngineConfig
 
