@@ -16,7 +16,7 @@ from wm_vec.environments import EnvFactory
 from wm_vec.envs import TorchRLEnv, WorldModelEnv, WorldModelVectorEnv
 from wm_vec.model import CanvasModel
 from wm_vec.plain import whole_number
-from wm_vec.settings import EngineSettings, EnvSettings, VectorSettings, configs_of
+from wm_vec.settings import ActBound, EngineSettings, EnvSettings, VectorSettings, configs_of
 
 
 class WorldEnvs(ABC):
@@ -160,8 +160,8 @@ class WorldEnvs(ABC):
         terminated_fn: Callable[..., Any] | None = None,
         max_steps: int | None = 200,
         n_denoise_steps: int = 10,
-        act_low: float = -1.0,
-        act_high: float = 1.0,
+        act_low: ActBound = -1.0,
+        act_high: ActBound = 1.0,
         initial_obs_fn: Callable[[], Mapping[str, Any]] | None = None,
         render_mode: str | None = None,
     ) -> WorldModelEnv:
