@@ -42,8 +42,9 @@ def view_of(
     canvas: CanvasConfig,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
+    name: str = "agent",
 ) -> View:
-    """The view that a config describes: the environment's own, or one of named fields.
+    """The view that a config describes: the environment's own, or one of named fields; its agent goes by `name`.
 
     The environment's own has its spaces, whatever the network's `dtype`; only a float64 network makes a float32 Box a
     float64 one. Observed fields are a flat float32 Box (float64 of a float64 network) in the declared order, act
@@ -76,14 +77,15 @@ def view_of(
         space, action_space = signature.observation_space, signature.action_space
         action = _space_action(action_space)
     else:
-        space = Box(*_observed_bounds(fields), dtype=np.float32)
-        for name, given in (("act_low", canvas.act_low), ("act_high", canvas.act_high)):
-            _check_bound(name, given, bound, acted)
+        space = box_of(fields)
+        _check_bound("act_low", canvas.act_low, bound, acted)
+        _check_bound("act_high", canvas.act_high, bound, acted)
         action, action_space = _field_action([bound[path] for path in acted], canvas.act_low, canvas.act_high)
     space = _in_precision(space, dtype)
     ends = accumulate(field.num_positions for field in fields)
     perspective = Perspective(
         action=action,
+        name=name,
         obs_index=torch.tensor(bound.indices(seen), device=device),
         obs_parts=_observed_parts(space, device),
         obs_fields={f.path: slice(end - f.num_positions, end) for f, end in zip(fields, ends, strict=True)},
@@ -95,9 +97,10 @@ def view_of(
     return View(perspective, space, action_space)
 
 
-def _observed_bounds(fields: Sequence[BoundField]) -> tuple[np.ndarray, np.ndarray]:
+def box_of(fields: Sequence[BoundField]) -> Box:
+    """The float32 Box of all values that fields can have, in order."""
     low, high = ([b for field in fields for b in field.spec.span()[end]] for end in (0, 1))
-    return np.array(low, np.float32), np.array(high, np.float32)
+    return Box(np.array(low, np.float32), np.array(high, np.float32), dtype=np.float32)
 
 
 def _check_bound(name: str, given: Any, bound: BoundSchema, acted: Sequence[str]) -> None:

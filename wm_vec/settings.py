@@ -59,19 +59,24 @@ class CanvasConfig:
             raise ValueError("reward_state is what a reward_fn carries: give reward_fn too.")
 
 
-class CommonSettings(TypedDict, total=False):
-    """Keywords of every ``WorldModel.to_*``; see `CanvasConfig` and `EngineConfig`, whose defaults they have."""
+class RunSettings(TypedDict, total=False):
+    """Keywords of every ``WorldModel.to_*`` but `to_openenv`; see `EngineConfig`, whose defaults they have."""
 
     max_episode_steps: int | None
-    n_denoise_steps: int | None
     act_mode: ActMode
-    initial_obs_fn: Callable[[], Mapping[str, Any]] | None
     seed: int | None
     exact_rows: bool
     backend: Backend
     dtype: torch.dtype | None
     capture: Capture
     copy: bool
+
+
+class CommonSettings(RunSettings, total=False):
+    """Those of the calls that have no such parameters of their own; see `CanvasConfig`."""
+
+    n_denoise_steps: int | None
+    initial_obs_fn: Callable[[], Mapping[str, Any]] | None
 
 
 class EngineSettings(CommonSettings, total=False):
