@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import resources
 from typing import Any, Self, TypedDict, Unpack
 
@@ -54,6 +54,7 @@ class NetworkSettings(TypedDict, total=False):
     device: torch.device | str | None
     dtype: torch.dtype | None
     seed: int
+    ticks_per_step: int | None
 
 
 class WorldModel(WorldEnvs):
@@ -65,6 +66,8 @@ class WorldModel(WorldEnvs):
         device: Where the network lives.
         dtype: Its floating dtype; float32 if not given.
         seed: Seeds the initial weights.
+        ticks_per_step: Ticks of the fields' periods that one env step, one predict, lasts; None for that of `config`,
+            which is 1 unless given.
 
     Attributes:
         bound: The compiled schema.
@@ -83,10 +86,14 @@ class WorldModel(WorldEnvs):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         seed: int = 0,
+        ticks_per_step: int | None = None,
     ) -> None:
         warn_if_forked()
         device, dtype, seed = _checked_device(device), _checked_dtype(dtype), seed_number(seed, "seed")
         self.bound = schema if isinstance(schema, BoundSchema) else compile_schema(schema)
+        if ticks_per_step is not None:
+            check_type(config := ModelConfig() if config is None else config, ModelConfig, "config")
+            config = replace(config, ticks_per_step=ticks_per_step)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.model = CanvasModel(self.bound, config).to(device=device, dtype=dtype)
@@ -414,7 +421,7 @@ class WorldModel(WorldEnvs):
         if isinstance(data, TensorDictBase):
             return data_from_transitions(data, self.bound, self._signature_for("transitions"))
         if isinstance(data, Mapping):
-            return data_from_mapping(data, self.bound)
+            return data_from_mapping(data, self.bound, self.model.config.ticks_per_step)
         if isinstance(data, ReplayBuffer):
             if len(data) == 0:
                 raise DataError("The replay buffer is empty.")

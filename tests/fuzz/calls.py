@@ -233,7 +233,8 @@ def calls() -> list[Call]:
             checkpoint_every=(5, size), seed=(0, seed)),
         # -- worlds -----------------------------------------------------------------------------------------------
         call("WorldModel", lambda _, **k: WorldModel(**k).predict(), schema=(t.FIELDS, thing), config=(None,
-            thing_or_none), device=(None, device), dtype=(None, choice), seed=(0, seed)),
+            thing_or_none), device=(None, device), dtype=(None, choice), seed=(0, seed), ticks_per_step=(None, whole(1,
+            optional=True))),
         call("WorldModel.from_env", lambda _, **k: WorldModel.from_env(**k).predict(), env=("CartPole-v1", thing),
             env_kwargs=(None, thing_or_none), d_model=(32, whole(32)), seed=(0, seed)),
         call("WorldModel.from_signature", lambda _, **k: WorldModel.from_signature(**k).predict(),
