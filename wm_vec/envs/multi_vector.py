@@ -20,7 +20,7 @@ from wm_vec.core import Engine, EnvState, StepOutput
 from wm_vec.core.actions import check_names
 from wm_vec.envs.info import LazyInfo, lazy_entries
 from wm_vec.envs.numpy_io import element_of, read_actions
-from wm_vec.envs.reset_options import reset_mask
+from wm_vec.envs.reset_options import MASK_OPTIONS, reset_mask
 from wm_vec.plain import check_type
 from wm_vec.render.frames import FramePainter
 
@@ -135,6 +135,8 @@ class MultiAgentVectorEnv(_ManyAgents, VectorEnv):
         """
         super().reset(seed=seed if isinstance(seed, int) else None)
         check_type(options := {} if options is None else options, Mapping, "reset: options")
+        if unknown := sorted({*options} - {*MASK_OPTIONS}):
+            raise ValueError(f"reset: unknown options {unknown}; it takes {' or '.join(map(repr, MASK_OPTIONS))}.")
         observation = self.engine.reset(seed, reset_mask(options, self.num_envs))
         self._draws = 0
         return observation, LazyInfo({"active": self.engine.active(), **self._by_agent(self.engine.model_state())})
