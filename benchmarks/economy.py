@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,11 @@ from torch import Tensor
 
 from benchmarks.machine import machine
 from wm_kernels import changing_fields
-from wm_vec import TrainConfig, WorldModel, batched
+from wm_vec import AgentSpec, TrainConfig, WorldModel, batched
 from wm_vec.adapters import CanvasDynamics
 from wm_vec.core import CounterRNG
-from wm_vec.economy import (
+from wm_vec.economy_env import economy_env
+from wm_vec.schema.economy import (
     ALLOCATION,
     CAPEX,
     CAREER,
@@ -51,28 +51,19 @@ EFFECT = 0.05
 """Of an action from -1 to 1: what moves a field's mean by less is not judged."""
 
 
-@dataclass(frozen=True)
-class Role:
-    """An agent's view of the economy: what it observes, does and is paid for, ``reward(obs) -> (B,)``."""
-
-    obs_fields: tuple[str, ...]
-    act_fields: tuple[str, ...]
-    reward: Callable[[dict[str, Tensor]], Tensor]
-
-    def view(self, paid_as: Role | None = None) -> tuple[list[str], list[str], Any]:
-        """The first arguments of `to_vector_env`; paid as another agent that observes the same, if there is one."""
-        reward = (self if paid_as is None else paid_as).reward
-        return list(self.obs_fields), list(self.act_fields), batched(lambda obs, action, info: reward(obs))
+def paid(reward: Callable[[dict[str, Tensor]], Tensor]) -> Any:
+    """A batched reward function out of one of observations alone, ``(B, 1)`` each -> ``(B, 1)``."""
+    return batched(lambda obs, action, info: reward(obs).squeeze(-1))
 
 
-MANAGED = REVENUE, MARGIN, EQUITY, HEALTH, SATISFACTION, GROWTH
+MANAGED, MEANS = [REVENUE, MARGIN, EQUITY, HEALTH, SATISFACTION, GROWTH], [ALLOCATION, CAPEX]
 ROLES = {
-    "ceo": Role(MANAGED, (ALLOCATION, CAPEX), lambda obs: (obs[REVENUE] + 0.3 * obs[EQUITY]).mean(-1)),
-    "steward": Role(MANAGED, (ALLOCATION, CAPEX), lambda obs: (obs[MARGIN] + obs[SATISFACTION]).mean(-1)),
-    "employee": Role(
-        (SATISFACTION, STRESS, CONFIDENCE, CAREER),
-        (FOCUS, RISK),
-        lambda obs: (obs[CONFIDENCE] - 0.5 * obs[STRESS]).mean(-1),
+    "ceo": AgentSpec(MANAGED, MEANS, paid(lambda obs: obs[REVENUE] + 0.3 * obs[EQUITY])),
+    "steward": AgentSpec(MANAGED, MEANS, paid(lambda obs: obs[MARGIN] + obs[SATISFACTION])),
+    "employee": AgentSpec(
+        [SATISFACTION, STRESS, CONFIDENCE, CAREER],
+        [FOCUS, RISK],
+        paid(lambda obs: obs[CONFIDENCE] - 0.5 * obs[STRESS]),
     ),
 }
 """The seed's chief executive and employee, and a chief executive who is paid for something else."""
@@ -172,22 +163,22 @@ def movement(
     return {p: float(s) / float(series[p].std()) for p, s in zip(states, observation.std(0), strict=True)}
 
 
-def train_policy(world: WorldModel | SyntheticEconomy, role: Role, total_steps: int, seed: int) -> Any:
+def train_policy(world: WorldModel, role: AgentSpec, total_steps: int, seed: int) -> Any:
     """A policy by Stable-Baselines3's PPO, from 64 envs."""
     from stable_baselines3 import PPO
 
     from wm_vec.envs.sb3 import SB3VecEnv
 
-    env = world.to_vector_env(64, *role.view(), max_episode_steps=HORIZON)
+    view = role.obs_fields, role.act_fields, role.reward_fn
+    env = world.to_vector_env(64, *view, max_episode_steps=HORIZON)
     settings: dict[str, Any] = {"n_steps": 20, "batch_size": 320, "n_epochs": 5, "gamma": 0.95, "learning_rate": 1e-3}
     return PPO("MlpPolicy", SB3VecEnv(env), seed=seed, device="cpu", **settings).learn(total_steps)
 
 
-def true_return(
-    economy: SyntheticEconomy, role: Role, paid_as: Role, policy: Any, seed: int, num_envs: int = 256
-) -> float:
+def true_return(economy: SyntheticEconomy, role: AgentSpec, policy: Any, seed: int, num_envs: int = 256) -> float:
     """Mean return of an episode in the true economy; of random actions where there is no policy."""
-    env = economy.to_vector_env(num_envs, *role.view(paid_as), max_episode_steps=HORIZON, autoreset_mode="disabled")
+    view = role.obs_fields, role.act_fields, role.reward_fn
+    env = economy_env(economy, num_envs, *view, max_episode_steps=HORIZON, autoreset_mode="disabled")
     observation, _ = env.reset(seed=1_000_000 + 10_000 * seed)
     generator, total = torch.Generator().manual_seed(seed), 0.0
     for _ in range(HORIZON):
@@ -205,15 +196,13 @@ def policies(economy: SyntheticEconomy, world: WorldModel, total_steps: int, num
     table: dict[str, Any] = {}
     for seed in range(num_seeds):
         for name, role in ROLES.items():
-            same = [other for other in ROLES if ROLES[other].obs_fields == role.obs_fields]
-            for trained, policy in (
-                (name, train_policy(world, role, total_steps, seed)),
-                (f"random as {name}", None),
-            ):
-                for paid_as in same:
-                    returns = table.setdefault(trained, {}).setdefault(paid_as, [])
-                    returns.append(true_return(economy, role, ROLES[paid_as], policy, seed))
-            print(seed, name, {k: {p: r[-1] for p, r in v.items()} for k, v in table.items()}, flush=True)
+            policy = train_policy(world, role, total_steps, seed)
+            for paid_as, other in ROLES.items():
+                if other.obs_fields == role.obs_fields:
+                    for trained, acts in ((name, policy), (f"random as {name}", None)):
+                        returns = table.setdefault(trained, {}).setdefault(paid_as, [])
+                        returns.append(true_return(economy, other, acts, seed))
+                        print(f"seed {seed}: {trained}, paid as {paid_as}: {returns[-1]:.2f}", flush=True)
     return table
 
 

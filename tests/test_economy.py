@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from benchmarks import economy as judge
-from wm_vec.economy import CONTROLS, EQUATIONS, REVENUE, STRESS
+from wm_vec.economy_env import economy_env
 from wm_vec.schema import synthetic_economy
+from wm_vec.schema.economy import CONTROLS, EQUATIONS, REVENUE, STRESS
 
 ECONOMY = synthetic_economy()
 
@@ -40,7 +41,7 @@ def test_the_equations_by_hand():
 
 
 def test_an_env_of_the_economy_does_what_the_equations_say():
-    env = ECONOMY.to_vector_env(3, [STRESS], [*CONTROLS], lambda obs, action, info: obs[STRESS][0])
+    env = economy_env(ECONOMY, 3, [STRESS], [*CONTROLS], lambda obs, action, info: obs[STRESS][0])
     env.reset(seed=5)
     before = env.engine.state().dynamics["values"].clone()
     action = torch.rand(3, len(CONTROLS)) * 2 - 1

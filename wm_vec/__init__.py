@@ -12,6 +12,7 @@ from wm_vec.envs.registration import register_worlds
 
 if TYPE_CHECKING:
     from wm_vec.adapters import AdapterError
+    from wm_vec.agents import AgentSpec
     from wm_vec.canvas import BoundSchema, Field, compile_schema
     from wm_vec.core import AutoresetMode, Engine, EnvState, batched, captured, spawn_seeds
     from wm_vec.envs import WorldModelEnv, WorldModelVectorEnv, check_vector_env
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "AdapterError": "adapters",
+    "AgentSpec": "agents",
     "AutoresetMode": "core",
     "BoundSchema": "canvas",
     "Engine": "core",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import asdict, replace
 from importlib import resources
@@ -20,10 +20,7 @@ from torchrl.record.loggers import Logger
 from wm_vec.canvas import BoundSchema, EnvSignature, compile_schema
 from wm_vec.canvas.signature import RealEnv
 from wm_vec.canvas_states import bank_from_data, field_values, fill_in, load_bank
-from wm_vec.core import Engine, Perspective
 from wm_vec.core.engine import EngineFamily
-from wm_vec.environments import EnvFactory
-from wm_vec.envs import TorchRLEnv, WorldModelEnv, WorldModelVectorEnv
 from wm_vec.envs.fork_warning import warn_if_forked
 from wm_vec.envs.registration import BUNDLED
 from wm_vec.envs.torchrl.spaces import gymnasium_spec, spaces_of
@@ -31,7 +28,6 @@ from wm_vec.model import CanvasModel, ModelConfig, check_state
 from wm_vec.model.state_check import LARGEST_BANK
 from wm_vec.plain import as_device, as_path, check_callable, check_type, real_number, seed_number, whole_number
 from wm_vec.render.description import description
-from wm_vec.settings import EngineSettings, EnvSettings, VectorSettings, configs_of
 from wm_vec.train import (
     CheckpointError,
     TrainConfig,
@@ -44,6 +40,7 @@ from wm_vec.train.checkpoint import CheckpointFile, check_file
 from wm_vec.train.data import blind_spots
 from wm_vec.train.forms import as_world_data
 from wm_vec.train.normalise import fit_normalisers
+from wm_vec.world_envs import WorldEnvs
 
 DEFAULT_D_MODEL = 32
 
@@ -58,7 +55,7 @@ class NetworkSettings(TypedDict, total=False):
     ticks_per_step: int | None
 
 
-class WorldModel:
+class WorldModel(WorldEnvs):
     """A learned world: schema, network, normalisers and initial states; and the environments made from it.
 
     Args:
@@ -534,143 +531,6 @@ class WorldModel:
         """The world itself: its network does the same in training and evaluation."""
         self.model.eval()
         return self
-
-    # -- environments ---------------------------------------------------------------------------------------------
-
-    def to_engine(
-        self,
-        num_envs: int,
-        perspectives: Sequence[Perspective] | None = None,
-        *,
-        act_fields: Sequence[str] | None = None,
-        **settings: Unpack[EngineSettings],
-    ) -> Engine:
-        """An engine over this world; environments are made from it.
-
-        Args:
-            num_envs: B.
-            perspectives: Who sees, acts and is paid; None for the environment's own.
-            act_fields: Paths that the perspectives' actions are written to, in order; None for the environment's own.
-            **settings: See `wm_vec.settings.CanvasConfig` and `wm_vec.core.config.EngineConfig`.
-
-        Raises:
-            SchemaError: `act_fields` is no list of paths, names one twice, or does not fit the actions' sizes.
-            ValueError: A setting that is out of its range.
-            TypeError: A setting that there is not.
-        """
-        factory = self._factory(self.to_engine, EngineSettings, settings, None, act_fields)
-        return factory.engine(num_envs, perspectives)
-
-    def to_vector_env(
-        self,
-        num_envs: int = 1,
-        obs_fields: Sequence[str] | None = None,
-        act_fields: Sequence[str] | None = None,
-        reward_fn: Callable[..., Any] | None = None,
-        terminated_fn: Callable[..., Any] | None = None,
-        max_steps: int | None = None,
-        *,
-        device: torch.device | str | None = None,
-        render_mode: str | None = None,
-        **settings: Unpack[VectorSettings],
-    ) -> WorldModelVectorEnv:
-        """Thousands of envs of this world as one Gymnasium vector environment, tensors in and out.
-
-        Args:
-            num_envs: B.
-            obs_fields: See `wm_vec.settings.CanvasConfig`, also for the next three.
-            act_fields, reward_fn, terminated_fn: Likewise.
-            max_steps: Alias of `max_episode_steps`, whose default is the environment's own horizon, if any.
-            device: Moves this world there; None leaves it where it is.
-            render_mode: ``"rgb_array"`` or None.
-            **settings: See `wm_vec.settings.CanvasConfig` and `wm_vec.core.config.EngineConfig`.
-
-        Raises:
-            SchemaError: Fields that cannot be seen or acted on so, or no reward.
-            ValueError: A setting that is out of its range.
-            TypeError: A setting that there is not.
-        """
-        if max_steps is not None:
-            whole_number(max_steps, "max_steps")
-            if (other := settings.get("max_episode_steps")) not in (None, max_steps):
-                raise ValueError(
-                    f"max_steps is an alias of max_episode_steps; give one of them, got {max_steps} and {other}."
-                )
-            settings["max_episode_steps"] = max_steps
-        view = obs_fields, act_fields, reward_fn, terminated_fn
-        factory = self._factory(self.to_vector_env, VectorSettings, settings, *view)
-        if device is not None:
-            self.to(device)
-        return factory.vector_env(num_envs, render_mode)
-
-    def to_torchrl_env(
-        self,
-        num_envs: int = 1,
-        obs_fields: Sequence[str] | None = None,
-        act_fields: Sequence[str] | None = None,
-        reward_fn: Callable[..., Any] | None = None,
-        terminated_fn: Callable[..., Any] | None = None,
-        *,
-        one_hot: bool = False,
-        expose_state: bool = False,
-        **settings: Unpack[EnvSettings],
-    ) -> TorchRLEnv:
-        """Thousands of envs of this world as one TorchRL environment, TensorDicts in and out.
-
-        The arguments are `to_vector_env`'s, and `TorchRLEnv`'s ``one_hot`` and ``expose_state``.
-        """
-        view = obs_fields, act_fields, reward_fn, terminated_fn
-        factory = self._factory(self.to_torchrl_env, EnvSettings, settings, *view)
-        return factory.torchrl_env(num_envs, one_hot, expose_state)
-
-    def to_env(
-        self,
-        obs_fields: Sequence[str] | None = None,
-        act_fields: Sequence[str] | None = None,
-        reward_fn: Callable[..., Any] | None = None,
-        terminated_fn: Callable[..., Any] | None = None,
-        *,
-        render_mode: str | None = None,
-        **settings: Unpack[EnvSettings],
-    ) -> WorldModelEnv:
-        """The scalar view: one env, NumPy in and out, the numbers of env 0 of `to_vector_env` at the same seed.
-
-        The arguments are `to_vector_env`'s; without `max_episode_steps` there is no time limit.
-        """
-        view = obs_fields, act_fields, reward_fn, terminated_fn
-        return self._factory(self.to_env, EnvSettings, settings, *view).env(render_mode)
-
-    def to_openenv(
-        self,
-        obs_fields: Sequence[str] | None = None,
-        act_fields: Sequence[str] | None = None,
-        reward_fn: Callable[..., Any] | None = None,
-        terminated_fn: Callable[..., Any] | None = None,
-        max_steps: int | None = 200,
-        n_denoise_steps: int = 10,
-        act_low: float = -1.0,
-        act_high: float = 1.0,
-        initial_obs_fn: Callable[[], Mapping[str, Any]] | None = None,
-        render_mode: str | None = None,
-    ) -> WorldModelEnv:
-        """`to_env` with the parameters and defaults that the environment-extraction guide documents."""
-        return self.to_env(
-            obs_fields,
-            act_fields,
-            reward_fn,
-            terminated_fn,
-            max_episode_steps=max_steps,
-            n_denoise_steps=n_denoise_steps,
-            act_low=act_low,
-            act_high=act_high,
-            initial_obs_fn=initial_obs_fn,
-            render_mode=render_mode,
-        )
-
-    def _factory(self, *call: Any) -> EnvFactory:
-        """What makes environments as a call asks for them; the arguments are those of `configs_of`."""
-        self._warn_if_untrained(stacklevel=4)
-        return EnvFactory(self, *configs_of(*call))
 
 
 def _check_tensors(file: CheckpointFile, model: CanvasModel) -> None:

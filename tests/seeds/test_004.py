@@ -10,7 +10,7 @@ import torch
 
 import wm_vec
 from tests.seeds import blocks_004
-from wm_vec import TrainConfig, WorldModel
+from wm_vec import AgentSpec, TrainConfig, WorldModel
 from wm_vec.canvas import Field
 from wm_vec.general import GeneralUnifiedWorldModel
 from wm_vec.schema.business import Business

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Unpack
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from wm_kernels import changing_fields
 from wm_vec.canvas import Field, compile_schema
-from wm_vec.compat import new_tensordict
-from wm_vec.core import CounterRNG, Dynamics, Engine, Transition
-from wm_vec.core.config import EngineConfig, EngineKeywords
-from wm_vec.core.rng import STREAM_BANK, STREAM_NOISE
-from wm_vec.envs import WorldModelVectorEnv
-from wm_vec.perspectives import view_of
 from wm_vec.plain import real_number, seed_number, whole_number
 from wm_vec.schema.calendar import TICKS
-from wm_vec.settings import CanvasConfig
 
 GROWTH, VOLATILITY = "regime.growth_regime", "regime.volatility"
 REVENUE, MARGIN = "firm_acme.financials.revenue_growth", "firm_acme.financials.operating_margin"
@@ -172,54 +164,6 @@ class SyntheticEconomy:
         episode = torch.arange(num_episodes).repeat_interleave(num_steps)
         index = {"tick": ticks.repeat(num_episodes).numpy(), "episode": episode.numpy()}
         return {path: column.numpy() for path, column in zip(self.bound, columns, strict=True)} | index
-
-    def to_vector_env(
-        self,
-        num_envs: int,
-        obs_fields: Sequence[str],
-        act_fields: Sequence[str],
-        reward_fn: Callable[..., Any],
-        terminated_fn: Callable[..., Any] | None = None,
-        **settings: Unpack[EngineKeywords],
-    ) -> WorldModelVectorEnv:
-        """The true economy behind the interface of the learned one.
-
-        Args:
-            num_envs: B.
-            obs_fields, act_fields, reward_fn, terminated_fn: As `WorldModel.to_vector_env` takes them.
-            **settings: See `wm_vec.core.EngineConfig`.
-        """
-        canvas = CanvasConfig(obs_fields, act_fields, reward_fn, terminated_fn)
-        view = view_of(self.bound, None, canvas, torch.device("cpu"))
-        dynamics = _EconomyDynamics(self, act_fields)
-        engine = Engine(dynamics, num_envs, [view.perspective], EngineConfig(**settings))
-        return WorldModelVectorEnv(engine, view.observation_space, view.action_space)
-
-
-class _EconomyDynamics(Dynamics):
-    """A `SyntheticEconomy` some of whose controls are acted on."""
-
-    device, dtype = torch.device("cpu"), torch.float32
-
-    def __init__(self, economy: SyntheticEconomy, act_fields: Sequence[str]) -> None:
-        self.economy = economy
-        self.columns = torch.tensor(economy.bound.indices(act_fields))
-
-    def initial_state(self, rng: CounterRNG, num_envs: int) -> TensorDict:
-        values = self.economy.start(rng.normal(len(self.economy.bound), STREAM_BANK))
-        return new_tensordict({"values": values, "tick": torch.zeros(num_envs, dtype=torch.int64)}, values.shape[:1])
-
-    def observe(self, state: TensorDictBase) -> Tensor:
-        return state["values"]
-
-    def current_action(self, state: TensorDictBase) -> Tensor:
-        return state["values"][:, self.columns]
-
-    def step(self, state: TensorDictBase, action: Tensor, rng: CounterRNG) -> Transition:
-        values, tick = state["values"].index_copy(1, self.columns, action), state["tick"]
-        values = self.economy.advance(values, tick, rng.normal(values.shape[1], STREAM_NOISE))
-        after = {"values": values, "tick": tick + self.economy.ticks_per_step}
-        return Transition(new_tensordict(after, state.batch_size), values)
 
 
 def synthetic_economy(noise: float = 1.0, d_model: int = 32) -> SyntheticEconomy:
