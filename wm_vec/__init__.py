@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from wm_vec.envs import WorldModelEnv, WorldModelVectorEnv, check_vector_env
     from wm_vec.factory import make_env
     from wm_vec.model import ModelConfig
-    from wm_vec.train import TrainConfig, collect_transitions
+    from wm_vec.train import TrainConfig, check_data, collect_transitions
     from wm_vec.world_model import WorldModel
 
 __version__ = "0.1.0"
@@ -36,6 +36,7 @@ _HOME = {
     "WorldModelVectorEnv": "envs",
     "batched": "core",
     "captured": "core",
+    "check_data": "train",
     "check_vector_env": "envs",
     "collect_transitions": "train",
     "compile_schema": "canvas",

@@ -96,7 +96,7 @@ def data_from_sources(sources: Any, bound: BoundSchema, ticks_per_step: int = 1)
     line = time_line(read_tables(sources, bound, ticks_per_step), bound, ticks_per_step)
     first = (line.after >= 0).nonzero()[0]
     if len(first) < 2:
-        raise DataError(_too_few_pairs(line, len(first), ticks_per_step))
+        raise DataError(too_few_pairs(line, len(first), ticks_per_step))
     table = torch.from_numpy(line.values)
     known = ~table.isnan()
     table = torch.where(known, table, 0.0)
@@ -365,7 +365,8 @@ def same_period(line: TimeLine, period: int) -> np.ndarray:
     return (np.diff(line.tick // period) == 0) & (np.diff(line.episode) == 0)
 
 
-def _too_few_pairs(line: TimeLine, pairs: int, ticks_per_step: int) -> str:
+def too_few_pairs(line: TimeLine, pairs: int, ticks_per_step: int) -> str:
+    """What to do about rows that are not one step apart."""
     rows = f"Of {len(line.tick)} rows, {pairs} have a row one step ({ticks_per_step} ticks) later; at least 2 must."
     apart = np.diff(line.tick)[np.diff(line.episode) == 0]
     if len(apart) < 2:

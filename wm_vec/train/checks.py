@@ -1,0 +1,524 @@
+"""Faults of data that raise no error, found before training and told in words."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from wm_vec.canvas import BoundSchema, UnknownFieldError
+from wm_vec.canvas.schema import check_paths
+from wm_vec.canvas.signature import position_names
+from wm_vec.train.data import ROUNDING, DataError, WorldData
+from wm_vec.train.forms import as_world_data
+from wm_vec.train.sources import (
+    TICK,
+    Table,
+    TimeLine,
+    columns_of,
+    is_source,
+    is_sources,
+    lengths_of,
+    read_table,
+    same_period,
+    slow_positions,
+    sources_by_name,
+    time_line,
+    too_few_pairs,
+)
+
+UNREADABLE, LENGTH, RANGE, CONSTANT, PERIOD = "unreadable", "length", "range", "constant", "period"
+REPEATED, RESET, ACTIONS, UNKNOWN, GAP = "repeated", "reset", "actions", "unknown", "gap"
+NOTES = (UNKNOWN, GAP)
+"""Kinds of findings that are no faults: a world learns from what is known."""
+SHOWN = 4
+"""Names and rows that a sentence lists."""
+FIT_ROWS, FIT_COLUMNS = 10_000, 128
+"""Rows that linear fits are made on, and columns that they read and explain, at most."""
+FEWEST_ROWS = 50
+"""Rows below which nothing is fitted."""
+LARGE, FAR, ALONE = 2.0, 8.0, 3.0
+"""A reset is a change so many times the usual one, and misses a linear fit by so many times its usual error and what
+the steps around it miss it by: where a world moves fast for a while, all of them do."""
+MANY_CLASSES = 64
+"""Classes up to which each has a column in a fit."""
+CLEARLY = 0.9
+"""Share of the unexplained that the actions of another row leave at most, if a row's own are to be the wrong ones."""
+CONTINUOUS = 0.3
+"""Share of a column's values that are distinct, from which on it does not repeat itself by chance."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something about the data.
+
+    Attributes:
+        kind: ``"unreadable"``, ``"length"``, ``"range"``, ``"constant"``, ``"period"``, ``"repeated"``, ``"reset"`` or
+            ``"actions"``; or a note that is no fault: ``"unknown"`` or ``"gap"``.
+        fields: Paths of the fields.
+        rows: Rows of the source, or steps of the transitions, counted from 0.
+        text: What was found, and what to do.
+    """
+
+    kind: str
+    fields: tuple[str, ...]
+    rows: tuple[int, ...]
+    text: str
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What `check_data` found; as text, one line per finding.
+
+    Attributes:
+        findings: All of them.
+    """
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no fault; unknown values and gaps are none."""
+        return all(finding.kind in NOTES for finding in self.findings)
+
+    def __str__(self) -> str:
+        lines = [f"{finding.kind}: {finding.text}" for finding in self.findings]
+        return "\n".join(lines or ["No faults found."])
+
+
+@dataclass
+class _Steps:
+    """R rows of N positions, NaN where unknown, and where they lead.
+
+    Attributes:
+        values: ``(R, N)`` float32.
+        next_values: ``(R, N)`` float32, one step later.
+        after: ``(R,)`` int64, the row that is one step later; -1 where there is none.
+        tick: ``(R,)`` int64.
+        episode: ``(R,)`` int64.
+        row: ``(R,)`` int64, the row in its source.
+    """
+
+    values: np.ndarray
+    next_values: np.ndarray
+    after: np.ndarray
+    tick: np.ndarray
+    episode: np.ndarray
+    row: np.ndarray
+
+    @property
+    def before(self) -> np.ndarray:
+        """``(R,)`` int64, the inverse of `after`."""
+        before = np.full_like(self.after, -1)
+        before[self.after[self.after >= 0]] = np.flatnonzero(self.after >= 0)
+        return before
+
+
+def check_data(data: Any, world: Any, *, act_fields: Sequence[str] | None = None) -> DataReport:
+    """Look for faults in data before a world learns from them; nothing is trained or changed.
+
+    Finds actions that belong to the row before or after, resets inside what is given as one episode, constant columns,
+    values beyond their fields' bounds, repeated rows, fields that change within their period, series of different
+    lengths, and what `WorldModel.finetune` would refuse; notes unknown values and gaps in ticks.
+
+    Args:
+        data: Anything that `WorldModel.finetune` takes.
+        world: The `WorldModel` that is to learn from them.
+        act_fields: Paths of the actions; None for those of the world's environment, or the fields that are no output.
+
+    Raises:
+        SchemaError: `act_fields` is no list of paths, or names fields that there are not.
+        TypeError: `world` is no world, or `data` no data.
+    """
+    if not all(hasattr(world, name) for name in ("bound", "signature", "model")):
+        raise TypeError(f"check_data: world must be a WorldModel, got {world!r} ({type(world).__name__}).")
+    bound, ticks_per_step = world.bound, world.model.config.ticks_per_step
+    if act_fields is not None:
+        check_paths("check_data: act_fields", act_fields)
+    elif world.signature is not None:
+        act_fields = list(world.signature.action_fields)
+    else:
+        act_fields = [field.path for field in bound.bound_fields() if not field.spec.is_output]
+    acts = bound.indices(act_fields)
+    wide = _without_bounds(bound)
+    findings: list[Finding] = []
+    try:
+        if is_source(data) or is_sources(data):
+            tables = _readable(data, wide, ticks_per_step, act_fields, findings)
+            if not tables:
+                return DataReport(tuple(findings))
+            line = time_line(tables, wide, ticks_per_step)
+            if (pairs := int((line.after >= 0).sum())) < 2:
+                raise DataError(too_few_pairs(line, pairs, ticks_per_step))
+            findings += _within_periods(line, bound, ticks_per_step)
+            steps = _of_line(line)
+        else:
+            steps = _of_data(as_world_data(data, wide, world.signature, ticks_per_step), acts)
+    except (DataError, UnknownFieldError) as error:
+        return DataReport((*findings, Finding(UNREADABLE, (), (), str(error))))
+    checks = _Checks(steps, bound, acts, ticks_per_step)
+    for found in (checks.range(), checks.constant(), checks.repeated(), checks.resets(), checks.shifted_actions()):
+        findings += found
+    return DataReport(tuple(findings))
+
+
+def _without_bounds(bound: BoundSchema) -> BoundSchema:
+    """The same canvas, which takes any number anywhere."""
+    free = {"low": -math.inf, "high": math.inf, "num_classes": None, "max_values": 0, "leads": False}
+    fields = {field.path: replace(field.spec, **free) for field in bound.bound_fields()}
+    return BoundSchema(fields, bound.layout.d_model)
+
+
+# -- sources one by one -----------------------------------------------------------------------------------------------
+
+
+def _readable(
+    data: Any, bound: BoundSchema, ticks_per_step: int, act_fields: Sequence[str], findings: list[Finding]
+) -> list[Table]:
+    """Sources that can be read; adds what there is to say of each."""
+    tables = []
+    for name, source in sources_by_name(data).items():
+        try:
+            columns = columns_of(source)
+            if different := _lengths(name, columns, act_fields):
+                findings.append(different)
+                continue
+            table = read_table(columns, bound, ticks_per_step, name)
+            findings += _unknown_and_gaps(table, bound, ticks_per_step)
+            tables.append(table)
+        except (DataError, UnknownFieldError) as error:
+            findings.append(Finding(UNREADABLE, (), (), str(error)))
+    return tables
+
+
+def _lengths(name: str, columns: Mapping[str, Any], act_fields: Sequence[str]) -> Finding | None:
+    lengths = lengths_of(columns)
+    short, long = min(lengths.values()), max(lengths.values())
+    if short == long:
+        return None
+    of_acts = {length for path, length in lengths.items() if path.split("[")[0] in act_fields}
+    of_others = {length for path, length in lengths.items() if path.split("[")[0] not in act_fields}
+    odd = tuple(path for path, length in lengths.items() if length != long)
+    text = f"{name}: the series have different lengths, {_some(f'{p!r} {n}' for p, n in lengths.items())}. "
+    if long - short == 1 and of_acts == {short} and of_others == {long}:
+        text += (
+            f"The actions ({_some(odd)}) have one row less, since none follows the last observation: append one NaN "
+            "to them, or cut the last row of the others."
+        )
+    elif long - short == 1 and of_acts == {long} and of_others == {short}:
+        text += "There is one action more than observations: cut the last one, which led to no observation."
+    else:
+        text += f"Give series of different frequency as sources of their own, each with a {TICK!r} column."
+    return Finding(LENGTH, odd, (), text)
+
+
+def _unknown_and_gaps(table: Table, bound: BoundSchema, ticks_per_step: int) -> list[Finding]:
+    """Notes on one source."""
+    alone, found = time_line([table], bound, ticks_per_step), []
+    names, owner = _names(bound)
+    unknown = np.isnan(alone.values[:, table.positions])
+    if unknown.any():
+        shares = {position: share for position, share in zip(table.positions, unknown.mean(0), strict=True) if share}
+        listed = _some(f"{share:.1%} of {names[position]!r}" for position, share in shares.items())
+        fields = tuple(dict.fromkeys(owner[position] for position in shares))
+        rows = tuple(alone.row[unknown.any(1)].tolist())
+        found.append(Finding(UNKNOWN, fields, rows, f"{table.name}: {listed} is unknown (NaN)."))
+    apart = np.where(np.diff(alone.episode) == 0, np.diff(alone.tick), 0)
+    if table.has_ticks and apart.any():
+        usual = Counter(apart[apart > 0].tolist()).most_common(1)[0][0]
+        odd = np.flatnonzero((apart > 0) & (apart != usual))
+        if len(odd):
+            first, following = odd[0], odd[0] + 1
+            text = (
+                f"{table.name}: after {len(odd)} rows the ticks do not go on by {usual} as they mostly do, first after "
+                f"row {alone.row[first]} (from {alone.tick[first]} to {alone.tick[following]}). Only rows "
+                f"{ticks_per_step} ticks apart teach a step."
+            )
+            found.append(Finding(GAP, (), tuple(alone.row[odd].tolist()), text))
+    return found
+
+
+def _within_periods(line: TimeLine, bound: BoundSchema, ticks_per_step: int) -> list[Finding]:
+    found = []
+    names, owner = _names(bound)
+    for period, positions in slow_positions(bound, ticks_per_step).items():
+        block = line.values[:, positions]
+        known = ~np.isnan(block[1:]) & ~np.isnan(block[:-1])
+        changes = same_period(line, period)[:, None] & known & (block[1:] != block[:-1])
+        for i in np.flatnonzero(changes.any(0)):
+            rows, name = tuple(line.row[1:][changes[:, i]].tolist()), names[positions[i]]
+            text = (
+                f"{name!r} changes within its period of {period} ticks in {len(rows)} of {len(block)} rows, first in "
+                f"row {rows[0]}; a world holds it there. Give one value per period, or make the field's period shorter."
+            )
+            found.append(Finding(PERIOD, (owner[positions[i]],), rows, text))
+    return found
+
+
+# -- all rows together ------------------------------------------------------------------------------------------------
+
+
+def _of_line(line: TimeLine) -> _Steps:
+    next_values = np.where(line.after[:, None] >= 0, line.values[line.after], np.float32(np.nan))
+    return _Steps(line.values, next_values, line.after, line.tick, line.episode, line.row)
+
+
+def _of_data(data: WorldData, acts: list[int]) -> _Steps:
+    order = data.episode.cpu().argsort(stable=True)  # several envs may take turns
+    values, next_values, known, next_known, tick, episode = (
+        getattr(data, name).cpu()[order].numpy()
+        for name in ("values", "next_values", "known", "next_known", "tick", "episode")
+    )
+    values, next_values = (np.where(k, v, np.float32(np.nan)) for k, v in ((known, values), (next_known, next_values)))
+    next_values[:, acts] = np.nan  # what was done is no outcome
+    unknown = np.isnan(values[1:]) | np.isnan(next_values[:-1])
+    follows = ((values[1:] == next_values[:-1]) | unknown).all(1) & ~unknown.all(1) & (episode[1:] == episode[:-1])
+    after = np.append(np.where(follows, np.arange(1, len(values)), -1), -1)
+    return _Steps(values, next_values, after, tick, episode, order.numpy())
+
+
+class _Checks:
+    """Checks of R rows.
+
+    Args:
+        steps: The rows.
+        bound: The world's schema.
+        acts: Positions of the actions.
+        ticks_per_step: See `wm_vec.model.ModelConfig`.
+    """
+
+    def __init__(self, steps: _Steps, bound: BoundSchema, acts: list[int], ticks_per_step: int) -> None:
+        self.steps, self.acts = steps, acts
+        self.names, self.owner = _names(bound)
+        specs = [field.spec for field in bound.bound_fields() for _ in field.indices()]
+        self.low, self.high = (
+            np.concatenate([field.spec.span()[end] for field in bound.bound_fields()]).astype(np.float32)
+            for end in (0, 1)
+        )
+        self.classes = np.array([spec.num_classes or 0 for spec in specs])
+        self.period = np.array([spec.period for spec in specs])
+        self.is_state = np.array([spec.is_input for spec in specs])
+        self.is_state[acts] = False
+        self.ticks_per_step = ticks_per_step
+        # The outcome of a step that no row shows: the last of an episode, and what is no input.
+        seen = (steps.after[:, None] >= 0) & ~np.isnan(steps.values[steps.after])
+        self.outcome = np.where(seen, np.float32(np.nan), steps.next_values)
+
+    def range(self) -> list[Finding]:
+        wrong, found = self._beyond(self.steps.values) | self._beyond(self.outcome), []
+        for at in np.flatnonzero(wrong.any(0)):
+            where = np.flatnonzero(wrong[:, at])
+            of = self.steps.values if self._beyond(self.steps.values[where[:1]])[0, at] else self.outcome
+            kind = "whole numbers" if self.classes[at] else "numbers"
+            text = (
+                f"{self.names[at]!r} takes {kind} from {self.low[at]:g} to {self.high[at]:g}; {len(where)} of "
+                f"{len(wrong)} rows are beyond, first row {self.steps.row[where[0]]}: {of[where[0], at]:g}. Clip them, "
+                "or make the world with wider bounds."
+            )
+            found.append(self._finding(RANGE, [at], where, text))
+        return found
+
+    def _beyond(self, table: np.ndarray) -> np.ndarray:
+        nearest = np.clip(np.where(self.classes > 0, np.round(table), table), self.low, self.high)
+        slack = np.where(self.classes > 0, 0.0, ROUNDING * np.maximum(np.abs(nearest), 1.0))
+        return np.abs(table - nearest) > slack  # NaN is not
+
+    def constant(self) -> list[Finding]:
+        both = np.concatenate((self.steps.values, self.outcome))
+        known = ~np.isnan(both)
+        low, high = np.where(known, both, np.inf).min(0), np.where(known, both, -np.inf).max(0)
+        could = (self.is_state | np.isin(np.arange(len(self.names)), self.acts)) & (self.classes != 1)
+        could &= (self.period <= self.ticks_per_step) | (np.ptp(self.steps.tick) >= self.period)
+        still = np.flatnonzero(could & (low == high) & (known.sum(0) > 1))
+        if not len(still):
+            return []
+        listed = _some(f"{self.names[at]!r} ({low[at]:g})" for at in still)
+        text = f"{listed} {'is' if len(still) == 1 else 'are'} the same in all rows: nothing can be learned of it."
+        return [self._finding(CONSTANT, still, [], text)]
+
+    def repeated(self) -> list[Finding]:
+        values, following = self.steps.values[:-1], self.steps.values[1:]
+        both = ~np.isnan(values) & ~np.isnan(following)
+        rich = np.array([self._is_continuous(column) for column in self.steps.values.T])
+        told = (both & rich & self._due(self.steps.tick[:-1], np.diff(self.steps.tick))).any(1)
+        where = np.flatnonzero(told & (~both | (values == following)).all(1)) + 1
+        if not len(where):
+            return []
+        rows = self.steps.row[where]
+        text = (
+            f"{len(where)} rows are equal to the row before in everything that is known: {_ranges(rows)}. Leave out "
+            "rows that were recorded twice; a world that is at rest may look so, too."
+        )
+        return [self._finding(REPEATED, [], where, text)]
+
+    def _is_continuous(self, column: np.ndarray) -> bool:
+        known = column[:FIT_ROWS][~np.isnan(column[:FIT_ROWS])]
+        return len(known) > 2 and len(np.unique(known)) >= CONTINUOUS * len(known)
+
+    def _due(self, tick: np.ndarray, ticks: np.ndarray | int) -> np.ndarray:
+        """``(R, N)`` bool, what can change within the next ticks; where no ticks are counted, all."""
+        if not self.steps.tick.any():
+            return np.ones((len(tick), len(self.period)), bool)
+        return (tick + ticks)[:, None] // self.period > tick[:, None] // self.period
+
+    def resets(self) -> list[Finding]:
+        steps, rng = self.steps, np.random.default_rng(0)
+        rows = np.flatnonzero(~np.isnan(steps.next_values).all(1))
+        numbers = np.flatnonzero(self.is_state & (self.classes == 0))
+        change = steps.next_values[np.ix_(rows, numbers)] - steps.values[np.ix_(rows, numbers)]
+        change[~self._due(steps.tick[rows], self.ticks_per_step)[:, numbers]] = np.nan
+        moving = (np.abs(change) > 0).mean(0) > 0.1
+        numbers, change = numbers[moving][:FIT_COLUMNS], change[:, moving][:, :FIT_COLUMNS]
+        if len(rows) < FEWEST_ROWS or len(numbers) < 2:
+            return []
+        sample = rng.permutation(len(rows))[:FIT_ROWS]
+        columns = self._columns(rows[sample], len(sample))
+
+        def errors(fitted: np.ndarray) -> np.ndarray:
+            """How far changes are from a linear fit to some of the sample."""
+            inputs = columns(rows[sample[fitted]])
+            weights = _solve(inputs, change[sample[fitted]])
+            parts = [columns(rows[i : i + FIT_ROWS]) @ weights for i in range(0, len(rows), FIT_ROWS)]
+            return np.abs(change - np.concatenate(parts))
+
+        error = errors(np.arange(len(sample)))
+        worst = np.nan_to_num(error[sample] / np.nanmedian(error, 0).clip(min=1e-30)).max(1)
+        error = errors(np.flatnonzero(worst <= np.quantile(worst, 0.9)))  # without what may be resets
+        step = np.array([np.median(np.abs(column[np.abs(column) > 0])) for column in change.T])
+        usual = np.maximum(FAR * 1.48 * np.nanmedian(error, 0), LARGE * step)
+        known = ~np.isnan(change)
+        around = np.zeros((len(steps.after) + 1, len(numbers)))  # the last for rows that there are not
+        around[rows] = np.nan_to_num(error)
+        around = np.maximum(around[steps.before[rows]], around[steps.after[rows]])
+        far = known & (np.abs(change) > LARGE * step) & (error > usual) & (error > ALONE * around)
+        jumps = np.flatnonzero((far.sum(1) >= 2) & (far.sum(1) > known.sum(1) / 2))
+        if not len(jumps):
+            return []
+        landed = np.where(steps.after[rows[jumps]] >= 0, steps.after[rows[jumps]], rows[jumps])
+        most = float(np.nanmax(np.abs(change[jumps]) / step))
+        text = (
+            f"{len(jumps)} times most fields jump at once, up to {most:.0f} times their usual change, inside of what "
+            f"is given as one episode: at rows {_ranges(steps.row[landed])}. If episodes begin there, say so in an "
+            "'episode' column (of transitions in 'episode' or 'is_init'): a reset is no step to learn."
+        )
+        return [self._finding(RESET, numbers[far[jumps].any(0)], landed, text)]
+
+    def shifted_actions(self) -> list[Finding]:
+        steps, rng = self.steps, np.random.default_rng(0)
+        before, acts = steps.before, [at for at in self.acts if not np.isnan(steps.values[:, at]).all()]
+        rows = np.flatnonzero((before >= 0) & (steps.after >= 0))
+        lags = {-1: before, 0: np.arange(len(before)), 1: steps.after}
+        for lag in lags.values():
+            rows = rows[~np.isnan(steps.values[np.ix_(lag[rows], acts)]).any(1)]
+        rows = rng.permutation(rows)[:FIT_ROWS]
+        if len(rows) < FEWEST_ROWS or not acts:
+            return []
+        fit, held_out = np.arange(len(rows)) % 3 > 0, np.arange(len(rows)) % 3 == 0
+        state = self._columns(rows, len(rows), acted=False)
+        known_state, following_state = state(rows), state(steps.after[rows])
+        acted = self._encoder(acts, rows)
+        inputs = {lag: acted(where[rows]) for lag, where in lags.items()}
+        # A policy acts on the state that a step leads to: what this says of the next action is no cause of the step.
+        inputs[1] = inputs[1] - following_state @ _solve(following_state[fit], inputs[1][fit])
+        targets = np.flatnonzero(self.is_state)
+        change = steps.next_values[np.ix_(rows, targets)] - steps.values[np.ix_(rows, targets)]
+        change[~self._due(steps.tick[rows], self.ticks_per_step)[:, targets]] = np.nan
+        with np.errstate(invalid="ignore", divide="ignore"):
+            scale = np.array([np.nanstd(column) if (~np.isnan(column)).sum() > 1 else 0.0 for column in change.T])
+        chosen = np.argsort(-np.where(scale > 0, (~np.isnan(change)).sum(0), -1), kind="stable")[:FIT_COLUMNS]
+        chosen = chosen[scale[chosen] > 0]
+        targets, change = targets[chosen], change[:, chosen] / scale[chosen]
+
+        def left(inputs: np.ndarray) -> np.ndarray:
+            """Mean square of the held-out changes that a linear fit leaves, over that of the changes."""
+            error = change[held_out] - inputs[held_out] @ _solve(inputs[fit], change[fit])
+            return np.nanmean(error**2, 0) / np.nanvar(change[held_out], 0).clip(min=1e-12)
+
+        enough = ((~np.isnan(change[fit])).sum(0) >= FEWEST_ROWS / 2) & (np.nanvar(change[held_out], 0) > 0)
+        change, targets = change[:, enough], targets[enough]
+        if not len(targets):
+            return []
+        blind = left(known_state)
+        of_lag = {lag: left(np.concatenate((known_state, acted), 1)) for lag, acted in inputs.items()}
+        gain = {lag: float(0.5 * np.log((of_lag[0] + 1e-4) / (rest + 1e-4)).sum()) for lag, rest in of_lag.items()}
+        lag = max((-1, 1), key=gain.__getitem__)
+        chance = 20.0 + 3.0 * math.sqrt(len(targets) * inputs[0].shape[1])
+        moved = np.maximum(blind - of_lag[lag], blind - of_lag[0]) > 0.02
+        if gain[lag] * held_out.sum() < chance or not moved.any():
+            return []
+        if of_lag[lag][moved].mean() > CLEARLY * of_lag[0][moved].mean():
+            return []
+        r2 = {of: 1.0 - rest[moved].mean() for of, rest in of_lag.items()}
+        moves = [self.names[at] for at in targets[moved]]
+        others, shift = ("before", "later") if lag < 0 else ("after", "earlier")
+        text = (
+            f"The actions of the row {others} explain the changes of {_some(map(repr, moves))} better than the row's "
+            f"own: held-out R2 {r2[lag]:.2f} against {r2[0]:.2f}. A row holds the action that is taken in it: move "
+            f"{_some(repr(self.names[at]) for at in acts)} one row {shift}. (Or what is observed lacks velocities.)"
+        )
+        return [self._finding(ACTIONS, acts, [], text)]
+
+    def _columns(self, sample: np.ndarray, rows: int, acted: bool = True) -> Any:
+        """What a linear fit of so many rows reads: a constant, the state, and what was done."""
+        known = (~np.isnan(self.steps.values[sample])).sum(0)
+        positions = np.flatnonzero(self.is_state & (known > 0))
+        positions = positions[np.argsort(-known[positions], kind="stable")][: min(FIT_COLUMNS, rows // 8)]
+        encode = self._encoder([*positions, *(self.acts if acted else [])], sample)
+        return lambda where: np.concatenate((np.ones((len(where), 1)), encode(where)), 1)
+
+    def _encoder(self, positions: Sequence[int], sample: np.ndarray) -> Any:
+        """Numbers in standard units, few classes one by one; 0 where unknown."""
+        values = self.steps.values
+        moments = {}
+        for at in positions:
+            column = values[sample, at].astype(np.float64)
+            known = column[~np.isnan(column)]
+            moments[at] = (known.mean(), known.std() or 1.0) if len(known) else (0.0, 1.0)
+
+        def encode(where: np.ndarray) -> np.ndarray:
+            columns = [np.zeros((len(where), 0))]
+            for at in positions:
+                column = values[where, at].astype(np.float64)[:, None]
+                if 0 < self.classes[at] <= MANY_CLASSES:
+                    columns.append((column == np.arange(self.classes[at])).astype(np.float64))
+                else:
+                    columns.append(np.nan_to_num((column - moments[at][0]) / moments[at][1]))
+            return np.concatenate(columns, 1)
+
+        return encode
+
+    def _finding(self, kind: str, positions: Iterable[int], where: Iterable[int], text: str) -> Finding:
+        fields = tuple(dict.fromkeys(self.owner[at] for at in positions))
+        return Finding(kind, fields, tuple(self.steps.row[np.asarray(where, np.int64)].tolist()), text)
+
+
+def _solve(inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Weights of the least squares of each target, on the rows in which it is known."""
+    weights, known = np.zeros((inputs.shape[1], targets.shape[1])), ~np.isnan(targets)
+    patterns, which = np.unique(known, axis=1, return_inverse=True)
+    for i, rows in enumerate(patterns.T):
+        of = which.reshape(-1) == i
+        weights[:, of] = np.linalg.lstsq(inputs[rows], targets[np.ix_(rows, of)], rcond=1e-8)[0]
+    return weights
+
+
+def _names(bound: BoundSchema) -> tuple[list[str], list[str]]:
+    """Of each position its name and its field's path."""
+    fields = bound.bound_fields()
+    return position_names({field.path: field.spec for field in fields}), [f.path for f in fields for _ in f.indices()]
+
+
+def _some(names: Iterable[str]) -> str:
+    """The first of several names."""
+    listed = list(names)
+    return ", ".join(listed[:SHOWN]) + (f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else "")
+
+
+def _ranges(rows: np.ndarray) -> str:
+    """Row numbers, those that follow one another as ``first-last``."""
+    runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
+    return _some(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
