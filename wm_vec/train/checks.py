@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,7 +25,6 @@ from wm_vec.train.sources import (
     lengths_of,
     read_table,
     same_period,
-    slow_positions,
     sources_by_name,
     time_line,
     too_few_pairs,
@@ -37,8 +36,8 @@ NOTES = (UNKNOWN, GAP)
 """Kinds of findings that are no faults: a world learns from what is known."""
 SHOWN = 4
 """Names and rows that a sentence lists."""
-FIT_ROWS, FIT_COLUMNS = 10_000, 128
-"""Rows that linear fits are made on, and columns that they read and explain, at most."""
+FIT_ROWS, FIT_COLUMNS, FIT_PATTERNS = 5_000, 64, 64
+"""What linear fits take at most: rows, columns of the state, and patterns of what is known of the changes."""
 FEWEST_ROWS = 50
 """Rows below which nothing is fitted."""
 LARGE, FAR, ALONE = 2.0, 8.0, 3.0
@@ -60,7 +59,8 @@ class Finding:
         kind: ``"unreadable"``, ``"length"``, ``"range"``, ``"constant"``, ``"period"``, ``"repeated"``, ``"reset"`` or
             ``"actions"``; or a note that is no fault: ``"unknown"`` or ``"gap"``.
         fields: Paths of the fields.
-        rows: Rows of the source, or steps of the transitions, counted from 0.
+        rows: Rows of the source, or steps of the transitions, counted from 0; of several
+            sources, of their time line.
         text: What was found, and what to do.
     """
 
@@ -100,7 +100,8 @@ class _Steps:
         after: ``(R,)`` int64, the row that is one step later; -1 where there is none.
         tick: ``(R,)`` int64.
         episode: ``(R,)`` int64.
-        row: ``(R,)`` int64, the row in its source.
+        row: ``(R,)`` int64, what a finding calls a row.
+        by_tick: Whether a sentence calls it by its tick and episode, since it is of several sources.
     """
 
     values: np.ndarray
@@ -109,6 +110,7 @@ class _Steps:
     tick: np.ndarray
     episode: np.ndarray
     row: np.ndarray
+    by_tick: bool = False
 
     @property
     def before(self) -> np.ndarray:
@@ -154,21 +156,21 @@ def check_data(data: Any, world: Any, *, act_fields: Sequence[str] | None = None
             line = time_line(tables, wide, ticks_per_step)
             if (pairs := int((line.after >= 0).sum())) < 2:
                 raise DataError(too_few_pairs(line, pairs, ticks_per_step))
-            findings += _within_periods(line, bound, ticks_per_step)
-            steps = _of_line(line)
+            steps = _of_line(line, len(tables) > 1)
         else:
             steps = _of_data(as_world_data(data, wide, world.signature, ticks_per_step), acts)
     except (DataError, UnknownFieldError) as error:
         return DataReport((*findings, Finding(UNREADABLE, (), (), str(error))))
     checks = _Checks(steps, bound, acts, ticks_per_step)
-    for found in (checks.range(), checks.constant(), checks.repeated(), checks.resets(), checks.shifted_actions()):
+    for found in (checks.beyond(), checks.constant(), checks.periods(), checks.repeated(), checks.resets()):
         findings += found
+    findings += checks.shifted_actions()
     return DataReport(tuple(findings))
 
 
 def _without_bounds(bound: BoundSchema) -> BoundSchema:
     """The same canvas, which takes any number anywhere."""
-    free = {"low": -math.inf, "high": math.inf, "num_classes": None, "max_values": 0, "leads": False}
+    free: dict[str, Any] = {"low": -math.inf, "high": math.inf, "num_classes": None, "max_values": 0, "leads": False}
     fields = {field.path: replace(field.spec, **free) for field in bound.bound_fields()}
     return BoundSchema(fields, bound.layout.d_model)
 
@@ -203,11 +205,12 @@ def _lengths(name: str, columns: Mapping[str, Any], act_fields: Sequence[str]) -
     of_acts = {length for path, length in lengths.items() if path.split("[")[0] in act_fields}
     of_others = {length for path, length in lengths.items() if path.split("[")[0] not in act_fields}
     odd = tuple(path for path, length in lengths.items() if length != long)
-    text = f"{name}: the series have different lengths, {_some(f'{p!r} {n}' for p, n in lengths.items())}. "
+    of = {n: _some(repr(path) for path in columns if lengths[path] == n) for n in sorted({*lengths.values()})}
+    text = f"{name}: the series have different lengths, {_some(f'{n} ({names})' for n, names in of.items())}. "
     if long - short == 1 and of_acts == {short} and of_others == {long}:
         text += (
-            f"The actions ({_some(odd)}) have one row less, since none follows the last observation: append one NaN "
-            "to them, or cut the last row of the others."
+            "The actions have one row less, since none follows the last observation: append one NaN to them, or cut "
+            "the last row of the others."
         )
     elif long - short == 1 and of_acts == {long} and of_others == {short}:
         text += "There is one action more than observations: cut the last one, which led to no observation."
@@ -242,29 +245,12 @@ def _unknown_and_gaps(table: Table, bound: BoundSchema, ticks_per_step: int) -> 
     return found
 
 
-def _within_periods(line: TimeLine, bound: BoundSchema, ticks_per_step: int) -> list[Finding]:
-    found = []
-    names, owner = _names(bound)
-    for period, positions in slow_positions(bound, ticks_per_step).items():
-        block = line.values[:, positions]
-        known = ~np.isnan(block[1:]) & ~np.isnan(block[:-1])
-        changes = same_period(line, period)[:, None] & known & (block[1:] != block[:-1])
-        for i in np.flatnonzero(changes.any(0)):
-            rows, name = tuple(line.row[1:][changes[:, i]].tolist()), names[positions[i]]
-            text = (
-                f"{name!r} changes within its period of {period} ticks in {len(rows)} of {len(block)} rows, first in "
-                f"row {rows[0]}; a world holds it there. Give one value per period, or make the field's period shorter."
-            )
-            found.append(Finding(PERIOD, (owner[positions[i]],), rows, text))
-    return found
-
-
 # -- all rows together ------------------------------------------------------------------------------------------------
 
 
-def _of_line(line: TimeLine) -> _Steps:
+def _of_line(line: TimeLine, several: bool) -> _Steps:
     next_values = np.where(line.after[:, None] >= 0, line.values[line.after], np.float32(np.nan))
-    return _Steps(line.values, next_values, line.after, line.tick, line.episode, line.row)
+    return _Steps(line.values, next_values, line.after, line.tick, line.episode, line.row, several)
 
 
 def _of_data(data: WorldData, acts: list[int]) -> _Steps:
@@ -308,15 +294,15 @@ class _Checks:
         seen = (steps.after[:, None] >= 0) & ~np.isnan(steps.values[steps.after])
         self.outcome = np.where(seen, np.float32(np.nan), steps.next_values)
 
-    def range(self) -> list[Finding]:
+    def beyond(self) -> list[Finding]:
         wrong, found = self._beyond(self.steps.values) | self._beyond(self.outcome), []
-        for at in np.flatnonzero(wrong.any(0)):
-            where = np.flatnonzero(wrong[:, at])
+        for at in np.flatnonzero(wrong.any(0)).tolist():
+            where = self._in_order(wrong[:, at].nonzero()[0])
             of = self.steps.values if self._beyond(self.steps.values[where[:1]])[0, at] else self.outcome
             kind = "whole numbers" if self.classes[at] else "numbers"
             text = (
                 f"{self.names[at]!r} takes {kind} from {self.low[at]:g} to {self.high[at]:g}; {len(where)} of "
-                f"{len(wrong)} rows are beyond, first row {self.steps.row[where[0]]}: {of[where[0], at]:g}. Clip them, "
+                f"{len(wrong)} rows are beyond, first in {self._rows(where[:1])}: {of[where[0], at]:g}. Clip them, "
                 "or make the world with wider bounds."
             )
             found.append(self._finding(RANGE, [at], where, text))
@@ -333,12 +319,30 @@ class _Checks:
         low, high = np.where(known, both, np.inf).min(0), np.where(known, both, -np.inf).max(0)
         could = (self.is_state | np.isin(np.arange(len(self.names)), self.acts)) & (self.classes != 1)
         could &= (self.period <= self.ticks_per_step) | (np.ptp(self.steps.tick) >= self.period)
-        still = np.flatnonzero(could & (low == high) & (known.sum(0) > 1))
+        still = np.flatnonzero(could & (low == high) & (known.sum(0) > 1)).tolist()
         if not len(still):
             return []
         listed = _some(f"{self.names[at]!r} ({low[at]:g})" for at in still)
-        text = f"{listed} {'is' if len(still) == 1 else 'are'} the same in all rows: nothing can be learned of it."
+        text = f"{listed} {'is' if len(still) == 1 else 'are'} the same in all rows: nothing can be learned of that."
         return [self._finding(CONSTANT, still, [], text)]
+
+    def periods(self) -> list[Finding]:
+        steps, found = self.steps, []
+        for period in {*self.period[self.period > self.ticks_per_step].tolist()}:
+            positions = np.flatnonzero(self.period == period).tolist()
+            block = steps.values[:, positions]
+            known = ~np.isnan(block[1:]) & ~np.isnan(block[:-1])
+            changes = same_period(steps.tick, steps.episode, period)[:, None] & known & (block[1:] != block[:-1])
+            for at, column in zip(positions, changes.T, strict=True):
+                if column.any():
+                    where = np.flatnonzero(column) + 1
+                    text = (
+                        f"{self.names[at]!r} changes within its period of {period} ticks in {len(where)} of "
+                        f"{len(block)} rows, first in {self._rows(where[:1])}; a world holds it there. Give one value "
+                        "per period, or make the field's period shorter."
+                    )
+                    found.append(self._finding(PERIOD, [at], where, text))
+        return found
 
     def repeated(self) -> list[Finding]:
         values, following = self.steps.values[:-1], self.steps.values[1:]
@@ -348,10 +352,9 @@ class _Checks:
         where = np.flatnonzero(told & (~both | (values == following)).all(1)) + 1
         if not len(where):
             return []
-        rows = self.steps.row[where]
         text = (
-            f"{len(where)} rows are equal to the row before in everything that is known: {_ranges(rows)}. Leave out "
-            "rows that were recorded twice; a world that is at rest may look so, too."
+            f"{len(where)} rows are equal to the row before in everything that is known: {self._rows(where)}. Leave "
+            "out what was recorded twice; a world that is at rest may look so, too."
         )
         return [self._finding(REPEATED, [], where, text)]
 
@@ -366,121 +369,116 @@ class _Checks:
         return (tick + ticks)[:, None] // self.period > tick[:, None] // self.period
 
     def resets(self) -> list[Finding]:
-        steps, rng = self.steps, np.random.default_rng(0)
+        steps = self.steps
         rows = np.flatnonzero(~np.isnan(steps.next_values).all(1))
         numbers = np.flatnonzero(self.is_state & (self.classes == 0))
-        change = steps.next_values[np.ix_(rows, numbers)] - steps.values[np.ix_(rows, numbers)]
-        change[~self._due(steps.tick[rows], self.ticks_per_step)[:, numbers]] = np.nan
-        moving = (np.abs(change) > 0).mean(0) > 0.1
-        numbers, change = numbers[moving][:FIT_COLUMNS], change[:, moving][:, :FIT_COLUMNS]
+        change = self._change(rows, numbers)
+        numbers, change = self._fitting(numbers, change, (np.abs(change) > 0).mean(0) > 0.1)
         if len(rows) < FEWEST_ROWS or len(numbers) < 2:
             return []
-        sample = rng.permutation(len(rows))[:FIT_ROWS]
-        columns = self._columns(rows[sample], len(sample))
+        sample = np.random.default_rng(0).permutation(len(rows))[:FIT_ROWS]
+        inputs = self._encoder([*self._best_known(rows[sample]), *self.acts], rows[sample])
 
         def errors(fitted: np.ndarray) -> np.ndarray:
-            """How far changes are from a linear fit to some of the sample."""
-            inputs = columns(rows[sample[fitted]])
-            weights = _solve(inputs, change[sample[fitted]])
-            parts = [columns(rows[i : i + FIT_ROWS]) @ weights for i in range(0, len(rows), FIT_ROWS)]
+            """How far changes are from a linear fit to some of them."""
+            weights = _solve(inputs(rows[fitted]), change[fitted])
+            parts = [inputs(rows[i : i + FIT_ROWS]) @ weights for i in range(0, len(rows), FIT_ROWS)]
             return np.abs(change - np.concatenate(parts))
 
-        error = errors(np.arange(len(sample)))
+        error = errors(sample)
         worst = np.nan_to_num(error[sample] / np.nanmedian(error, 0).clip(min=1e-30)).max(1)
-        error = errors(np.flatnonzero(worst <= np.quantile(worst, 0.9)))  # without what may be resets
-        step = np.array([np.median(np.abs(column[np.abs(column) > 0])) for column in change.T])
-        usual = np.maximum(FAR * 1.48 * np.nanmedian(error, 0), LARGE * step)
-        known = ~np.isnan(change)
+        error = errors(sample[worst <= np.quantile(worst, 0.9)])  # without what may be resets
+        usual = np.array([np.median(np.abs(column[np.abs(column) > 0])) for column in change.T])
         around = np.zeros((len(steps.after) + 1, len(numbers)))  # the last for rows that there are not
         around[rows] = np.nan_to_num(error)
         around = np.maximum(around[steps.before[rows]], around[steps.after[rows]])
-        far = known & (np.abs(change) > LARGE * step) & (error > usual) & (error > ALONE * around)
-        jumps = np.flatnonzero((far.sum(1) >= 2) & (far.sum(1) > known.sum(1) / 2))
+        far = (np.abs(change) > LARGE * usual) & (error > LARGE * usual)
+        far &= (error > FAR * 1.48 * np.nanmedian(error, 0)) & (error > ALONE * around)
+        jumps = np.flatnonzero((far.sum(1) >= 2) & (far.sum(1) > (~np.isnan(change)).sum(1) / 2))
         if not len(jumps):
             return []
         landed = np.where(steps.after[rows[jumps]] >= 0, steps.after[rows[jumps]], rows[jumps])
-        most = float(np.nanmax(np.abs(change[jumps]) / step))
         text = (
-            f"{len(jumps)} times most fields jump at once, up to {most:.0f} times their usual change, inside of what "
-            f"is given as one episode: at rows {_ranges(steps.row[landed])}. If episodes begin there, say so in an "
-            "'episode' column (of transitions in 'episode' or 'is_init'): a reset is no step to learn."
+            f"{len(jumps)} times most fields jump at once, up to {np.nanmax(np.abs(change[jumps]) / usual):.0f} times "
+            f"their usual change, inside of what is given as one episode: at {self._rows(landed)}. If episodes begin "
+            "there, say so in an 'episode' column (of transitions in 'episode' or 'is_init'): a reset is no step to "
+            "learn."
         )
         return [self._finding(RESET, numbers[far[jumps].any(0)], landed, text)]
 
     def shifted_actions(self) -> list[Finding]:
-        steps, rng = self.steps, np.random.default_rng(0)
-        before, acts = steps.before, [at for at in self.acts if not np.isnan(steps.values[:, at]).all()]
-        rows = np.flatnonzero((before >= 0) & (steps.after >= 0))
-        lags = {-1: before, 0: np.arange(len(before)), 1: steps.after}
-        for lag in lags.values():
-            rows = rows[~np.isnan(steps.values[np.ix_(lag[rows], acts)]).any(1)]
-        rows = rng.permutation(rows)[:FIT_ROWS]
+        steps, acts = self.steps, [at for at in self.acts if not np.isnan(self.steps.values[:, at]).all()]
+        lags = {-1: steps.before, 0: np.arange(len(steps.after)), 1: steps.after}
+        rows = np.flatnonzero((steps.before >= 0) & (steps.after >= 0))
+        for where in lags.values():
+            rows = rows[~np.isnan(steps.values[np.ix_(where[rows], np.array(acts, np.int64))]).any(1)]
+        rows = np.random.default_rng(0).permutation(rows)[:FIT_ROWS]
         if len(rows) < FEWEST_ROWS or not acts:
             return []
-        fit, held_out = np.arange(len(rows)) % 3 > 0, np.arange(len(rows)) % 3 == 0
-        state = self._columns(rows, len(rows), acted=False)
-        known_state, following_state = state(rows), state(steps.after[rows])
-        acted = self._encoder(acts, rows)
+        held_out = np.arange(len(rows)) % 3 == 0
+        state, acted = self._encoder(self._best_known(rows), rows), self._encoder(acts, rows)
+        seen, following = state(rows), state(steps.after[rows])
         inputs = {lag: acted(where[rows]) for lag, where in lags.items()}
         # A policy acts on the state that a step leads to: what this says of the next action is no cause of the step.
-        inputs[1] = inputs[1] - following_state @ _solve(following_state[fit], inputs[1][fit])
+        inputs[1] = inputs[1] - following @ _solve(following[~held_out], inputs[1][~held_out])
         targets = np.flatnonzero(self.is_state)
-        change = steps.next_values[np.ix_(rows, targets)] - steps.values[np.ix_(rows, targets)]
-        change[~self._due(steps.tick[rows], self.ticks_per_step)[:, targets]] = np.nan
-        with np.errstate(invalid="ignore", divide="ignore"):
-            scale = np.array([np.nanstd(column) if (~np.isnan(column)).sum() > 1 else 0.0 for column in change.T])
-        chosen = np.argsort(-np.where(scale > 0, (~np.isnan(change)).sum(0), -1), kind="stable")[:FIT_COLUMNS]
-        chosen = chosen[scale[chosen] > 0]
-        targets, change = targets[chosen], change[:, chosen] / scale[chosen]
-
-        def left(inputs: np.ndarray) -> np.ndarray:
-            """Mean square of the held-out changes that a linear fit leaves, over that of the changes."""
-            error = change[held_out] - inputs[held_out] @ _solve(inputs[fit], change[fit])
-            return np.nanmean(error**2, 0) / np.nanvar(change[held_out], 0).clip(min=1e-12)
-
-        enough = ((~np.isnan(change[fit])).sum(0) >= FEWEST_ROWS / 2) & (np.nanvar(change[held_out], 0) > 0)
-        change, targets = change[:, enough], targets[enough]
+        change = self._change(rows, targets)
+        targets, change = self._fitting(targets, change, _varies(change[held_out]) & _varies(change[~held_out]))
         if not len(targets):
             return []
-        blind = left(known_state)
-        of_lag = {lag: left(np.concatenate((known_state, acted), 1)) for lag, acted in inputs.items()}
-        gain = {lag: float(0.5 * np.log((of_lag[0] + 1e-4) / (rest + 1e-4)).sum()) for lag, rest in of_lag.items()}
-        lag = max((-1, 1), key=gain.__getitem__)
+
+        def left(inputs: np.ndarray) -> np.ndarray:
+            """Of each held-out change the share that a linear fit does not explain."""
+            error = change[held_out] - inputs[held_out] @ _solve(inputs[~held_out], change[~held_out])
+            return np.nanmean(error**2, 0) / np.nanvar(change[held_out], 0)
+
+        blind, rest = left(seen), {lag: left(np.concatenate((seen, part), 1)) for lag, part in inputs.items()}
+        nats = {lag: 0.5 * held_out.sum() * np.log((rest[0] + 1e-4) / (rest[lag] + 1e-4)).sum() for lag in (-1, 1)}
+        lag = -1 if nats[-1] > nats[1] else 1
+        moved = blind - np.minimum(rest[lag], rest[0]) > 0.02
         chance = 20.0 + 3.0 * math.sqrt(len(targets) * inputs[0].shape[1])
-        moved = np.maximum(blind - of_lag[lag], blind - of_lag[0]) > 0.02
-        if gain[lag] * held_out.sum() < chance or not moved.any():
+        if nats[lag] < chance or not moved.any() or rest[lag][moved].mean() > CLEARLY * rest[0][moved].mean():
             return []
-        if of_lag[lag][moved].mean() > CLEARLY * of_lag[0][moved].mean():
-            return []
-        r2 = {of: 1.0 - rest[moved].mean() for of, rest in of_lag.items()}
-        moves = [self.names[at] for at in targets[moved]]
         others, shift = ("before", "later") if lag < 0 else ("after", "earlier")
         text = (
-            f"The actions of the row {others} explain the changes of {_some(map(repr, moves))} better than the row's "
-            f"own: held-out R2 {r2[lag]:.2f} against {r2[0]:.2f}. A row holds the action that is taken in it: move "
-            f"{_some(repr(self.names[at]) for at in acts)} one row {shift}. (Or what is observed lacks velocities.)"
+            f"The actions of the row {others} explain the changes of "
+            f"{_some(repr(self.names[at]) for at in targets[moved])} better than the row's own: held-out R2 "
+            f"{1 - rest[lag][moved].mean():.2f} against {1 - rest[0][moved].mean():.2f}. A row holds the action that "
+            f"is taken in it: move {_some(repr(self.names[at]) for at in acts)} one row {shift}. (Or what is observed "
+            "lacks velocities.)"
         )
         return [self._finding(ACTIONS, acts, [], text)]
 
-    def _columns(self, sample: np.ndarray, rows: int, acted: bool = True) -> Any:
-        """What a linear fit of so many rows reads: a constant, the state, and what was done."""
-        known = (~np.isnan(self.steps.values[sample])).sum(0)
-        positions = np.flatnonzero(self.is_state & (known > 0))
-        positions = positions[np.argsort(-known[positions], kind="stable")][: min(FIT_COLUMNS, rows // 8)]
-        encode = self._encoder([*positions, *(self.acts if acted else [])], sample)
-        return lambda where: np.concatenate((np.ones((len(where), 1)), encode(where)), 1)
+    def _change(self, rows: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """``(rows, positions)`` float64, what a step changes; NaN where that is unknown or not due."""
+        where = np.ix_(rows, positions)
+        change = self.steps.next_values[where].astype(np.float64) - self.steps.values[where]
+        return np.where(self._due(self.steps.tick[rows], self.ticks_per_step)[:, positions], change, np.nan)
 
-    def _encoder(self, positions: Sequence[int], sample: np.ndarray) -> Any:
-        """Numbers in standard units, few classes one by one; 0 where unknown."""
-        values = self.steps.values
-        moments = {}
+    def _fitting(self, positions: np.ndarray, change: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of the positions wanted those of the `FIT_PATTERNS` that most have in common, and their changes."""
+        positions, change = positions[wanted], change[:, wanted]
+        if not len(positions):
+            return positions, change
+        _, pattern, count = np.unique(~np.isnan(change), axis=1, return_inverse=True, return_counts=True)
+        common = np.isin(pattern.reshape(-1), np.argsort(-count, kind="stable")[:FIT_PATTERNS])
+        return positions[common], change[:, common]
+
+    def _best_known(self, rows: np.ndarray) -> list[int]:
+        """The positions of the state that a fit on these rows reads."""
+        known = np.where(self.is_state, (~np.isnan(self.steps.values[rows])).sum(0), 0)
+        best = np.argsort(-known, kind="stable")[: min(FIT_COLUMNS, len(rows) // 8)]
+        return best[known[best] > 0].tolist()
+
+    def _encoder(self, positions: Sequence[int], sample: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        """What a fit reads of rows: a constant, numbers in standard units, few classes one by one; 0 where unknown."""
+        values, moments = self.steps.values, {}
         for at in positions:
-            column = values[sample, at].astype(np.float64)
-            known = column[~np.isnan(column)]
+            known = values[sample, at][~np.isnan(values[sample, at])].astype(np.float64)
             moments[at] = (known.mean(), known.std() or 1.0) if len(known) else (0.0, 1.0)
 
         def encode(where: np.ndarray) -> np.ndarray:
-            columns = [np.zeros((len(where), 0))]
+            columns = [np.ones((len(where), 1))]
             for at in positions:
                 column = values[where, at].astype(np.float64)[:, None]
                 if 0 < self.classes[at] <= MANY_CLASSES:
@@ -491,9 +489,24 @@ class _Checks:
 
         return encode
 
-    def _finding(self, kind: str, positions: Iterable[int], where: Iterable[int], text: str) -> Finding:
+    def _in_order(self, where: np.ndarray) -> np.ndarray:
+        """Some rows in the order of their numbers."""
+        return where[np.argsort(self.steps.row[where])]
+
+    def _rows(self, where: np.ndarray) -> str:
+        """What rows are called, those that follow one another as ``first-last``."""
+        steps = self.steps
+        if steps.by_tick:
+            return _some(f"tick {steps.tick[at]} of episode {steps.episode[at]}" for at in where)
+        rows = np.sort(steps.row[where])
+        runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
+        listed = _some(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+        return f"row{'s' * (len(rows) > 1)} {listed}"
+
+    def _finding(self, kind: str, positions: Iterable[int], where: Sequence[int] | np.ndarray, text: str) -> Finding:
         fields = tuple(dict.fromkeys(self.owner[at] for at in positions))
-        return Finding(kind, fields, tuple(self.steps.row[np.asarray(where, np.int64)].tolist()), text)
+        where = self._in_order(np.asarray(where, np.int64))
+        return Finding(kind, fields, tuple(self.steps.row[where].tolist()), text)
 
 
 def _solve(inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -502,8 +515,16 @@ def _solve(inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
     patterns, which = np.unique(known, axis=1, return_inverse=True)
     for i, rows in enumerate(patterns.T):
         of = which.reshape(-1) == i
-        weights[:, of] = np.linalg.lstsq(inputs[rows], targets[np.ix_(rows, of)], rcond=1e-8)[0]
+        read, ridge = inputs[rows], 1e-9 * max(1, rows.sum()) * np.eye(inputs.shape[1])
+        weights[:, of] = np.linalg.solve(read.T @ read + ridge, read.T @ targets[np.ix_(rows, of)])
     return weights
+
+
+def _varies(change: np.ndarray) -> np.ndarray:
+    """Which columns are known often enough to be fitted, and not the same throughout."""
+    known = ~np.isnan(change)
+    low, high = np.where(known, change, np.inf).min(0), np.where(known, change, -np.inf).max(0)
+    return (known.sum(0) >= FEWEST_ROWS / 4) & (low < high)
 
 
 def _names(bound: BoundSchema) -> tuple[list[str], list[str]]:
@@ -516,9 +537,3 @@ def _some(names: Iterable[str]) -> str:
     """The first of several names."""
     listed = list(names)
     return ", ".join(listed[:SHOWN]) + (f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else "")
-
-
-def _ranges(rows: np.ndarray) -> str:
-    """Row numbers, those that follow one another as ``first-last``."""
-    runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
-    return _some(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)

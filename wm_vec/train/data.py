@@ -355,7 +355,11 @@ def _minari_episode(episode: Any, source: str) -> TensorDict:
     for name, part, expected in others:
         if part.shape[:1] != (expected,):
             found = len(part) if part.dim() else "no"
-            raise DataError(f"It has {length} actions and {found} {name}; expected {expected}.")
+            advice = " Record the last one, too, or cut the last action, reward and termination."
+            raise DataError(
+                f"It has {length} actions and {found} {name}; expected {expected}."
+                + (advice if name == "observations" and found == length else "")
+            )
     following = {
         "observation": as_entry(tree_map(lambda part: part[1:], observations)),
         "reward": reward,
