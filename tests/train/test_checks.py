@@ -160,9 +160,12 @@ def test_columns_beyond_their_bounds_are_reported_not_raised():
     assert kinds(report) == ["range", "range"]
     share, mood = report.findings
     assert (share.fields, share.rows) == (("share",), (17, 399))
-    assert "'share' takes numbers from 0 to 1; 2 of 400 rows are beyond, first in row 17: 1.5." in share.text
+    assert "'share' takes finite numbers from 0 to 1; 2 of 400 rows are beyond, first in row 17: 1.5." in share.text
     assert (mood.fields, mood.rows) == (("mood",), (30,))
     assert "'mood' takes whole numbers from 0 to 2" in mood.text
+    data = recording()
+    data["stock"][5, 1] = np.inf
+    assert "first in row 5: inf" in only(check_data(data, shop()), "range").text
     world = WorldModel.from_env("Pendulum-v1", config=SMALL)
     transitions = collect_transitions("Pendulum-v1", 400)
     transitions["next", "observation"][-1, 1] = 3.0  # the end of an episode, which is in no other row
@@ -236,7 +239,7 @@ def test_a_field_that_changes_within_its_period():
     data["tax"][15:20] += 1.0
     finding = only(check_data(data, shop()), "period")
     assert (finding.fields, finding.rows) == (("tax",), (15,))
-    assert "'tax' changes within its period of 10 ticks in 1 of 400 rows, first in row 15" in finding.text
+    assert "'tax' of a period of 10 ticks change within it in 1 of 400 rows, first in row 15" in finding.text
 
 
 @pytest.mark.parametrize(

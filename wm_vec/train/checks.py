@@ -278,7 +278,9 @@ class _Checks:
     """
 
     def __init__(self, steps: _Steps, bound: BoundSchema, acts: list[int], ticks_per_step: int) -> None:
-        self.steps, self.acts = steps, acts
+        # Infinities are found beyond bounds; for all else they are unknown.
+        self.given, self.acts = steps, acts
+        self.steps = replace(steps, values=_finite(steps.values), next_values=_finite(steps.next_values))
         self.names, self.owner = _names(bound)
         specs = [field.spec for field in bound.bound_fields() for _ in field.indices()]
         self.low, self.high = (
@@ -295,11 +297,12 @@ class _Checks:
         self.outcome = np.where(seen, np.float32(np.nan), steps.next_values)
 
     def beyond(self) -> list[Finding]:
-        wrong, found = self._beyond(self.steps.values) | self._beyond(self.outcome), []
+        values, found = self.given.values, []
+        wrong = self._beyond(values) | self._beyond(self.outcome)
         for at in np.flatnonzero(wrong.any(0)).tolist():
             where = self._in_order(wrong[:, at].nonzero()[0])
-            of = self.steps.values if self._beyond(self.steps.values[where[:1]])[0, at] else self.outcome
-            kind = "whole numbers" if self.classes[at] else "numbers"
+            of = values if self._beyond(values[where[:1]])[0, at] else self.outcome
+            kind = "whole numbers" if self.classes[at] else "finite numbers"
             text = (
                 f"{self.names[at]!r} takes {kind} from {self.low[at]:g} to {self.high[at]:g}; {len(where)} of "
                 f"{len(wrong)} rows are beyond, first in {self._rows(where[:1])}: {of[where[0], at]:g}. Clip them, "
@@ -311,10 +314,11 @@ class _Checks:
     def _beyond(self, table: np.ndarray) -> np.ndarray:
         nearest = np.clip(np.where(self.classes > 0, np.round(table), table), self.low, self.high)
         slack = np.where(self.classes > 0, 0.0, ROUNDING * np.maximum(np.abs(nearest), 1.0))
-        return np.abs(table - nearest) > slack  # NaN is not
+        with np.errstate(invalid="ignore"):
+            return (np.abs(table - nearest) > slack) | np.isinf(table)  # NaN is not
 
     def constant(self) -> list[Finding]:
-        both = np.concatenate((self.steps.values, self.outcome))
+        both = np.concatenate((self.steps.values, _finite(self.outcome)))
         known = ~np.isnan(both)
         low, high = np.where(known, both, np.inf).min(0), np.where(known, both, -np.inf).max(0)
         could = (self.is_state | np.isin(np.arange(len(self.names)), self.acts)) & (self.classes != 1)
@@ -328,20 +332,19 @@ class _Checks:
 
     def periods(self) -> list[Finding]:
         steps, found = self.steps, []
-        for period in {*self.period[self.period > self.ticks_per_step].tolist()}:
-            positions = np.flatnonzero(self.period == period).tolist()
+        for period in sorted({*self.period[self.period > self.ticks_per_step].tolist()}):
+            positions = np.flatnonzero(self.period == period)
             block = steps.values[:, positions]
             known = ~np.isnan(block[1:]) & ~np.isnan(block[:-1])
             changes = same_period(steps.tick, steps.episode, period)[:, None] & known & (block[1:] != block[:-1])
-            for at, column in zip(positions, changes.T, strict=True):
-                if column.any():
-                    where = np.flatnonzero(column) + 1
-                    text = (
-                        f"{self.names[at]!r} changes within its period of {period} ticks in {len(where)} of "
-                        f"{len(block)} rows, first in {self._rows(where[:1])}; a world holds it there. Give one value "
-                        "per period, or make the field's period shorter."
-                    )
-                    found.append(self._finding(PERIOD, [at], where, text))
+            if changes.any():
+                where, changing = np.flatnonzero(changes.any(1)) + 1, positions[changes.any(0)].tolist()
+                text = (
+                    f"{_some(repr(self.names[at]) for at in changing)} of a period of {period} ticks change within it "
+                    f"in {len(where)} of {len(block)} rows, first in {self._rows(where[:1])}; a world holds them "
+                    "there. Give one value per period, or make the fields' period shorter."
+                )
+                found.append(self._finding(PERIOD, changing, where, text))
         return found
 
     def repeated(self) -> list[Finding]:
@@ -458,10 +461,8 @@ class _Checks:
     def _fitting(self, positions: np.ndarray, change: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Of the positions wanted those of the `FIT_PATTERNS` that most have in common, and their changes."""
         positions, change = positions[wanted], change[:, wanted]
-        if not len(positions):
-            return positions, change
-        _, pattern, count = np.unique(~np.isnan(change), axis=1, return_inverse=True, return_counts=True)
-        common = np.isin(pattern.reshape(-1), np.argsort(-count, kind="stable")[:FIT_PATTERNS])
+        pattern = _patterns(change)
+        common = np.isin(pattern, np.argsort(-np.bincount(pattern), kind="stable")[:FIT_PATTERNS])
         return positions[common], change[:, common]
 
     def _best_known(self, rows: np.ndarray) -> list[int]:
@@ -511,13 +512,24 @@ class _Checks:
 
 def _solve(inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Weights of the least squares of each target, on the rows in which it is known."""
-    weights, known = np.zeros((inputs.shape[1], targets.shape[1])), ~np.isnan(targets)
-    patterns, which = np.unique(known, axis=1, return_inverse=True)
-    for i, rows in enumerate(patterns.T):
-        of = which.reshape(-1) == i
+    weights, pattern = np.zeros((inputs.shape[1], targets.shape[1])), _patterns(targets)
+    for i in np.unique(pattern):
+        of = pattern == i
+        rows = ~np.isnan(targets[:, of.argmax()])
         read, ridge = inputs[rows], 1e-9 * max(1, rows.sum()) * np.eye(inputs.shape[1])
         weights[:, of] = np.linalg.solve(read.T @ read + ridge, read.T @ targets[np.ix_(rows, of)])
     return weights
+
+
+def _patterns(table: np.ndarray) -> np.ndarray:
+    """``(columns,)`` int64, equal for columns that are known in the same rows."""
+    seen: dict[bytes, int] = {}
+    known = np.packbits(~np.isnan(table), axis=0)
+    return np.array([seen.setdefault(column.tobytes(), len(seen)) for column in known.T], np.int64)
+
+
+def _finite(table: np.ndarray) -> np.ndarray:
+    return np.where(np.isinf(table), np.float32(np.nan), table)
 
 
 def _varies(change: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from tensordict import TensorDictBase
 
 from wm_vec.canvas import BoundSchema
 from wm_vec.canvas.signature import position_names
-from wm_vec.plain import LARGEST_WHOLE, as_path
+from wm_vec.plain import LARGEST_WHOLE, as_path, whole_number
 from wm_vec.train.data import ROUNDING, DataError, WorldData, as_array
 
 TICK, EPISODE = "tick", "episode"
@@ -85,12 +85,14 @@ def data_from_sources(sources: Any, bound: BoundSchema, ticks_per_step: int = 1)
         ticks_per_step: Ticks of the fields' periods that a step lasts.
 
     Raises:
+        ValueError: `ticks_per_step` is no whole number of at least 1.
         UnknownFieldError: A path that the schema does not have.
         DataError: Lengths that differ, shapes that do not fit the fields, values that are not in them, ticks that do
             not grow, sources that contradict one another, or fewer than two pairs of rows one step apart.
         FileNotFoundError: There is no such file.
         ImportError: pandas is needed for a Parquet file, and missing.
     """
+    ticks_per_step = whole_number(ticks_per_step, "ticks_per_step")
     line = time_line(read_tables(sources, bound, ticks_per_step), bound, ticks_per_step)
     first = (line.after >= 0).nonzero()[0]
     if len(first) < 2:
@@ -155,7 +157,9 @@ def columns_of(source: Any) -> dict[str, Any]:
 def _read_parquet(source: str | os.PathLike[str]) -> Any:
     path = as_path(source, "A file of data")
     if path.suffix != ".parquet":
-        raise DataError(f"{str(path)!r}: the files that are read are Parquet, with names that end in '.parquet'.")
+        raise DataError(
+            f"{os.fspath(source)!r}: the files that are read are Parquet, with names that end in '.parquet'."
+        )
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no file of data here.")
     try:
