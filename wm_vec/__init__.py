@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from wm_vec.factory import make_env
     from wm_vec.general import GeneralUnifiedWorldModel
     from wm_vec.model import ModelConfig
-    from wm_vec.train import TrainConfig, collect_transitions
+    from wm_vec.train import TrainConfig, check_data, collect_transitions
     from wm_vec.world_model import WorldModel
 
 __version__ = "0.1.0"
@@ -40,6 +40,7 @@ _HOME = {
     "WorldModelVectorEnv": "envs",
     "batched": "core",
     "captured": "core",
+    "check_data": "train",
     "check_vector_env": "envs",
     "collect_transitions": "train",
     "compile_schema": "canvas",

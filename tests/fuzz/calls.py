@@ -180,6 +180,14 @@ def from_series(world: WorldModel, **changed: Any) -> Any:
     return world.as_data({**series(), **changed})
 
 
+def without_faults(*args: Any, **kwargs: Any) -> Any:
+    """What `check_data` finds in data without faults; it reports them instead of raising."""
+    report = wm_vec.check_data(*args, **kwargs)
+    if not report.ok:
+        raise ValueError(str(report))
+    return report
+
+
 def command(*words: Any) -> Any:
     """A command of the terminal with one word given; an error code is an error of the command."""
 
@@ -276,7 +284,14 @@ def calls() -> list[Call]:
             numbers())),
         call("WorldModel.as_data (fields)", from_series, t.FIELDS_WORLD, speed=(series()["speed"], numbers(gaps=True)),
             push=(series()["push"], numbers(gaps=True))),
-        call("data_from_sources", lambda _, series: data_from_sources(series, schema), series=(series(), thing)),
+        call("data_from_sources", lambda _, **k: data_from_sources(bound=schema, **k), sources=(series(), thing),
+            ticks_per_step=(1, size)),
+        call("data_from_sources (marks)", lambda _, **k: data_from_sources([{**series(), **k}], schema),
+            tick=(np.arange(30), numbers(gaps=True)), episode=(np.arange(30) // 10, numbers(gaps=True))),
+        call("check_data", lambda _, **k: without_faults(**k), data=(series(), thing), world=(t.world_of("fields"),
+            thing), act_fields=(["push"], present(fields))),
+        call("check_data (fields)", lambda world, **k: without_faults({**series(), **k}, world), t.FIELDS_WORLD,
+            speed=(series()["speed"], numbers(gaps=True)), push=(series()["push"], numbers(gaps=True))),
         call("data_from_transitions", lambda _, transitions: data_from_transitions(transitions, t.world_of().bound,
             EnvSignature(t.PLANE, t.PUSH, 20)), transitions=(td, thing)),
         call("WorldData.split", lambda _, **k: data.split(**k), fraction=(0.2, real(1e-09, 1 - 1e-09)), seed=(0, seed)),

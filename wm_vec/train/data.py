@@ -73,17 +73,27 @@ class WorldData:
         return WorldData(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
     def split(self, fraction: float = HELD_OUT_FRACTION, seed: int = 0) -> tuple[WorldData, WorldData]:
-        """Training and held-out steps: whole episodes, or the end of the recording where there is only one."""
+        """Training and held-out steps: whole episodes, or where few hold most steps or some fields, the end of each."""
         fraction, seed = real_number(fraction, "fraction", 0.0, 1.0), seed_number(seed, "seed")
         episodes = self.episode.unique()
-        if len(episodes) > 1:
-            shuffled = episodes[torch.randperm(len(episodes), generator=torch.Generator().manual_seed(seed))]
-            held_out = torch.isin(self.episode, shuffled[: max(1, round(fraction * len(episodes)))])
-        else:
-            held_out = torch.arange(len(self)) >= len(self) - max(1, round(fraction * len(self)))
-        if bool(held_out.all()):
+        shuffled = episodes[torch.randperm(len(episodes), generator=torch.Generator().manual_seed(seed))]
+        held_out = torch.isin(self.episode, shuffled[: max(1, round(fraction * len(episodes)))])
+        lost = self.next_known[held_out].any(0) & ~self.next_known[~held_out].any(0)
+        if bool(lost.any()) or int(held_out.sum()) > len(self) / 2:
+            held_out = self._late(fraction)
+        if bool(held_out.all()) or not bool(held_out.any()):
             raise DataError(f"There are {len(self)} steps; at least 2 are needed to train and to hold out.")
         return self[~held_out], self[held_out]
+
+    def _late(self, fraction: float) -> Tensor:
+        """``(M,)`` bool, the last steps of each episode that has several."""
+        order = self.episode.argsort(stable=True)
+        _, lengths = self.episode[order].unique_consecutive(return_counts=True)
+        kept = lengths - (fraction * lengths).round().long().clamp(min=1) * (lengths > 1)
+        place = torch.arange(len(order)) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+        late = torch.empty(len(order), dtype=torch.bool)
+        late[order] = place >= kept.repeat_interleave(lengths)
+        return late
 
     def join(self, *others: WorldData) -> WorldData:
         """All together; episodes stay apart."""
@@ -345,7 +355,11 @@ def _minari_episode(episode: Any, source: str) -> TensorDict:
     for name, part, expected in others:
         if part.shape[:1] != (expected,):
             found = len(part) if part.dim() else "no"
-            raise DataError(f"It has {length} actions and {found} {name}; expected {expected}.")
+            advice = " Record the last one, too, or cut the last action, reward and termination."
+            raise DataError(
+                f"It has {length} actions and {found} {name}; expected {expected}."
+                + (advice if name == "observations" and found == length else "")
+            )
     following = {
         "observation": as_entry(tree_map(lambda part: part[1:], observations)),
         "reward": reward,

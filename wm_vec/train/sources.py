@@ -15,7 +15,7 @@ from tensordict import TensorDictBase
 
 from wm_vec.canvas import BoundSchema
 from wm_vec.canvas.signature import position_names
-from wm_vec.plain import LARGEST_WHOLE, as_path
+from wm_vec.plain import LARGEST_WHOLE, as_path, whole_number
 from wm_vec.train.data import ROUNDING, DataError, WorldData, as_array
 
 TICK, EPISODE = "tick", "episode"
@@ -54,8 +54,7 @@ class TimeLine:
         values: ``(R, N)`` float32, NaN where unknown.
         tick: ``(R,)`` int64, in canvas ticks.
         episode: ``(R,)`` int64, counted from 0.
-        source: ``(R,)`` int64, the first of the sources that have this row.
-        row: ``(R,)`` int64, its row there.
+        row: ``(R,)`` int64, which row this is of the only source; of several, the rows are counted here.
         after: ``(R,)`` int64, the row one step later in the same episode; -1 where there is none.
         is_start: ``(R,)`` bool, whether episodes of the world may start there.
     """
@@ -63,7 +62,6 @@ class TimeLine:
     values: np.ndarray
     tick: np.ndarray
     episode: np.ndarray
-    source: np.ndarray
     row: np.ndarray
     after: np.ndarray
     is_start: np.ndarray
@@ -87,16 +85,18 @@ def data_from_sources(sources: Any, bound: BoundSchema, ticks_per_step: int = 1)
         ticks_per_step: Ticks of the fields' periods that a step lasts.
 
     Raises:
+        ValueError: `ticks_per_step` is no whole number of at least 1.
         UnknownFieldError: A path that the schema does not have.
         DataError: Lengths that differ, shapes that do not fit the fields, values that are not in them, ticks that do
             not grow, sources that contradict one another, or fewer than two pairs of rows one step apart.
         FileNotFoundError: There is no such file.
         ImportError: pandas is needed for a Parquet file, and missing.
     """
+    ticks_per_step = whole_number(ticks_per_step, "ticks_per_step")
     line = time_line(read_tables(sources, bound, ticks_per_step), bound, ticks_per_step)
     first = (line.after >= 0).nonzero()[0]
     if len(first) < 2:
-        raise DataError(_too_few_pairs(line, len(first), ticks_per_step))
+        raise DataError(too_few_pairs(line, len(first), ticks_per_step))
     table = torch.from_numpy(line.values)
     known = ~table.isnan()
     table = torch.where(known, table, 0.0)
@@ -157,7 +157,9 @@ def columns_of(source: Any) -> dict[str, Any]:
 def _read_parquet(source: str | os.PathLike[str]) -> Any:
     path = as_path(source, "A file of data")
     if path.suffix != ".parquet":
-        raise DataError(f"{str(path)!r}: the files that are read are Parquet, with names that end in '.parquet'.")
+        raise DataError(
+            f"{os.fspath(source)!r}: the files that are read are Parquet, with names that end in '.parquet'."
+        )
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no file of data here.")
     try:
@@ -302,13 +304,11 @@ def time_line(tables: Sequence[Table], bound: BoundSchema, ticks_per_step: int) 
     later = np.searchsorted(ticks, ticks[ranks] + ticks_per_step).clip(max=len(ticks) - 1)
     after = np.searchsorted(keys, numbers * len(ticks) + later).clip(max=len(keys) - 1)
     one_step = (numbers[after] == numbers) & (ticks[ranks[after]] == ticks[ranks] + ticks_per_step)
-    own = {id(table): i for i, table in enumerate(tables)}
     line = TimeLine(
         values=np.full((len(keys), bound.layout.num_positions), np.nan, np.float32),
         tick=ticks[ranks],
         episode=numbers,
-        source=np.repeat([own[id(table)] for table in ordered], sizes)[first],
-        row=np.concatenate([np.arange(size) for size in sizes])[first],
+        row=first if len(tables) == 1 else np.arange(len(keys)),
         after=np.where(one_step, after, -1),
         is_start=np.append(True, np.diff(numbers) != 0) | ~np.array(by_episode)[numbers],
     )
@@ -343,7 +343,7 @@ def _fill_periods(line: TimeLine, bound: BoundSchema, ticks_per_step: int) -> No
         known = ~np.isnan(block)
         if known.all() or not known.any():
             continue
-        begins = np.append(True, same_period(line, period) == 0)
+        begins = np.append(True, ~same_period(line.tick, line.episode, period))
         begin = np.maximum.accumulate(np.where(begins[:, None], rows, 0))
         last = np.maximum.accumulate(np.where(known, rows, -1))
         following = np.minimum.accumulate(np.where(known, rows, len(rows))[::-1])[::-1].clip(max=len(rows) - 1)
@@ -360,12 +360,13 @@ def slow_positions(bound: BoundSchema, ticks_per_step: int) -> dict[int, list[in
     return slow
 
 
-def same_period(line: TimeLine, period: int) -> np.ndarray:
+def same_period(tick: np.ndarray, episode: np.ndarray, period: int) -> np.ndarray:
     """``(R - 1,)`` bool, whether the next row is of the same episode and the same period."""
-    return (np.diff(line.tick // period) == 0) & (np.diff(line.episode) == 0)
+    return (np.diff(tick // period) == 0) & (np.diff(episode) == 0)
 
 
-def _too_few_pairs(line: TimeLine, pairs: int, ticks_per_step: int) -> str:
+def too_few_pairs(line: TimeLine, pairs: int, ticks_per_step: int) -> str:
+    """What to do about rows that are not one step apart."""
     rows = f"Of {len(line.tick)} rows, {pairs} have a row one step ({ticks_per_step} ticks) later; at least 2 must."
     apart = np.diff(line.tick)[np.diff(line.episode) == 0]
     if len(apart) < 2:
