@@ -47,6 +47,7 @@ COMPOSE = {
     "wm_vec.cli",
 }
 SUPPORT = {
+    "agent_spaces",
     "direct",
     "view",
     "numpy_io",
