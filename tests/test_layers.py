@@ -49,6 +49,7 @@ COMPOSE = {
     "wm_vec.cli",
 }
 SUPPORT = {
+    "agent_spaces",
     "direct",
     "view",
     "numpy_io",

@@ -107,9 +107,10 @@ def _check_bound(name: str, given: Any, bound: BoundSchema, acted: Sequence[str]
     """Refuse a mapping that names other fields than `acted`."""
     if not isinstance(given, Mapping):
         return
-    others = [bound[path].path for path in given if bound[path].path not in acted]
-    if others or not given:
-        raise SchemaError(f"{name} takes a number, or some of {[*acted]} by path; got {others or given}.")
+    paths = [*given.keys()]
+    others = [path for path in paths if bound[path].path not in acted]
+    if others or not paths:
+        raise SchemaError(f"{name} takes a number, or numbers for some of {[*acted]} by path; got {others or given}.")
 
 
 def _field_action(fields: Sequence[BoundField], act_low: ActBound, act_high: ActBound) -> tuple[ActionSpec, gym.Space]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from wm_vec.adapters.canvas import ActMode
 from wm_vec.core.config import Backend, Capture, EngineConfig
+from wm_vec.plain import check_callable
 
 ActBound = float | Mapping[str, float | Sequence[float]] | None
 """A bound of actions: of all, by the field's path, or the fields' own."""
@@ -41,6 +42,7 @@ class CanvasConfig:
 
     Raises:
         ValueError: A `reward_state` without a `reward_fn`.
+        TypeError: An `initial_obs_fn` that cannot be called.
     """
 
     obs_fields: Sequence[str] | None = None
@@ -57,6 +59,7 @@ class CanvasConfig:
     def __post_init__(self) -> None:
         if self.reward_state is not None and self.reward_fn is None:
             raise ValueError("reward_state is what a reward_fn carries: give reward_fn too.")
+        check_callable(self.initial_obs_fn, "initial_obs_fn")
 
 
 class RunSettings(TypedDict, total=False):

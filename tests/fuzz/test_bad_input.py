@@ -16,7 +16,10 @@ PACKAGES = (
     "wm_vec",
     *(f"wm_vec.{name}" for name in ("adapters", "canvas", "core", "envs", "plan", "train", "workers")),
 )
-WITH_METHODS = ("Engine", "StatelessTorchRLEnv", "TorchRLEnv", "WorldModel", "WorldModelEnv", "WorldModelVectorEnv")
+WITH_METHODS = (
+    *("Engine", "MultiAgentTensorDictEnv", "MultiAgentVectorEnv", "StatelessTorchRLEnv", "TorchRLEnv", "WorldModel"),
+    *("WorldModelEnv", "WorldModelVectorEnv"),
+)
 NOT_CALLED = {
     # abstract, or made by the package itself and checked where they are taken
     *("BoundField", "CanvasDynamics", "CanvasLayout", "BatchedFunction", "CounterRNG", "DataReport", "Dynamics"),

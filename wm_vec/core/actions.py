@@ -170,8 +170,9 @@ def check_names(action: Any, names: Sequence[str], where: str) -> None:
     """
     if not isinstance(action, Mapping):
         raise ValueError(f"{where}: give one action for each of {[*names]}, got {type(action).__name__}.")
-    missing = [name for name in names if name not in action]
-    unknown = [name for name in action if name not in names]
+    given = [*action.keys()]
+    missing = [name for name in names if name not in given]
+    unknown = [name for name in given if name not in names]
     if missing or unknown:
         said = [f"there is none for {missing}"] if missing else []
         for name in unknown:

@@ -14,10 +14,10 @@ from gymnasium.vector.utils import batch_space
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from wm_vec.adapters.spaces import check_spaces
 from wm_vec.compat import new_tensordict, tree_map
 from wm_vec.core import Engine, EnvState, StepOutput
 from wm_vec.core.actions import check_names
+from wm_vec.envs.agent_spaces import spaces_by_agent
 from wm_vec.envs.info import LazyInfo, lazy_entries
 from wm_vec.envs.numpy_io import element_of, read_actions
 from wm_vec.envs.reset_options import MASK_OPTIONS, reset_mask
@@ -38,16 +38,9 @@ class _ManyAgents:
     def __init__(
         self, engine: Engine, observation_spaces: Mapping[str, gym.Space], action_spaces: Mapping[str, gym.Space]
     ) -> None:
-        check_type(engine, Engine, f"{type(self).__name__}: engine")
-        self.engine, self.num_envs = engine, engine.num_envs
-        self.agents = [p.name for p in engine.perspectives]
-        for spaces in (observation_spaces, action_spaces):
-            if not isinstance(spaces, Mapping) or {*spaces} != {*self.agents}:
-                raise ValueError(f"{type(self).__name__}: give a space for each of {self.agents}, got {spaces!r}.")
-        for name in self.agents:
-            check_spaces(observation_spaces[name], action_spaces[name], type(self).__name__)
-        self.observation_spaces = {name: observation_spaces[name] for name in self.agents}
-        self.action_spaces = {name: action_spaces[name] for name in self.agents}
+        spaces = spaces_by_agent(engine, observation_spaces, action_spaces, type(self).__name__)
+        self.observation_spaces, self.action_spaces = spaces
+        self.engine, self.num_envs, self.agents = engine, engine.num_envs, [*self.action_spaces]
         self._draws = 0
 
     @property
@@ -126,7 +119,7 @@ class MultiAgentVectorEnv(_ManyAgents, VectorEnv):
         self._painter: FramePainter | None = None
 
     def reset(
-        self, *, seed: int | Sequence[int | None] | None = None, options: Mapping[str, Any] | None = None
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Start episodes; arguments as in `WorldModelVectorEnv.reset`.
 
@@ -134,8 +127,8 @@ class MultiAgentVectorEnv(_ManyAgents, VectorEnv):
             Observations ``(B, ...)`` by agent, and info.
         """
         super().reset(seed=seed if isinstance(seed, int) else None)
-        check_type(options := {} if options is None else options, Mapping, "reset: options")
-        if unknown := sorted({*options} - {*MASK_OPTIONS}):
+        check_type(options := {} if options is None else options, dict, "reset: options")
+        if unknown := sorted(map(str, {*options} - {*MASK_OPTIONS})):
             raise ValueError(f"reset: unknown options {unknown}; it takes {' or '.join(map(repr, MASK_OPTIONS))}.")
         observation = self.engine.reset(seed, reset_mask(options, self.num_envs))
         self._draws = 0

@@ -14,11 +14,11 @@ from torch import Tensor
 from wm_vec.core import AutoresetMode, Engine
 from wm_vec.core.actions import check_names
 from wm_vec.core.state import warn_of_divergence
+from wm_vec.envs.agent_spaces import spaces_by_agent
 from wm_vec.envs.fork_warning import warn_if_forked
 from wm_vec.envs.numpy_io import ActionTensor, element_of
 from wm_vec.envs.transfer import Packed
 from wm_vec.envs.view import named_arrays, packable, scalar_info
-from wm_vec.plain import check_type
 from wm_vec.render.frames import FramePainter
 from wm_vec.render.text import value_table
 
@@ -129,7 +129,7 @@ class WorldModelParallelEnv(ParallelEnv):
         state_space: Box,
         render_mode: str | None = None,
     ) -> None:
-        check_type(engine, Engine, "WorldModelParallelEnv: engine")
+        spaces = spaces_by_agent(engine, observation_spaces, action_spaces, "WorldModelParallelEnv")
         if engine.num_envs != 1 or engine.autoreset_mode is not AutoresetMode.DISABLED:
             raise ValueError(
                 "WorldModelParallelEnv needs an engine of one env with autoreset_mode='disabled', "
@@ -142,8 +142,7 @@ class WorldModelParallelEnv(ParallelEnv):
         self._specs = dict(specs)
         self.possible_agents = [*self._perspectives]
         self.agents = AgentList(self.possible_agents, self._specs)
-        self.observation_spaces = {name: observation_spaces[name] for name in self.possible_agents}
-        self.action_spaces = {name: action_spaces[name] for name in self.possible_agents}
+        self.observation_spaces, self.action_spaces = spaces
         self._actions = {
             name: ActionTensor(space, self._perspectives[name].action, engine)
             for name, space in self.action_spaces.items()

@@ -17,6 +17,7 @@ from torchrl.envs.utils import MarlGroupMapType, check_marl_grouping
 from wm_vec.compat import new_tensordict
 from wm_vec.core import Engine, StepOutput
 from wm_vec.core.trees import Tree
+from wm_vec.envs.agent_spaces import spaces_by_agent
 from wm_vec.envs.torchrl.base import SeededEnvs
 from wm_vec.envs.torchrl.checks import check_mask
 from wm_vec.envs.torchrl.resets import known_to_be_running
@@ -56,8 +57,9 @@ class MultiAgentTorchRLEnv(SeededEnvs):
         action_spaces: Mapping[str, gym.Space],
         group_map: Mapping[str, Sequence[str]] | MarlGroupMapType | None = None,
     ) -> None:
+        seen, taken = spaces_by_agent(engine, observation_spaces, action_spaces, type(self).__name__)
         super().__init__(engine)
-        names = [p.name for p in engine.perspectives]
+        names = [*seen]
         self.group_map = _groups(group_map, names)
         self._places = {group: [names.index(name) for name in agents] for group, agents in self.group_map.items()}
         self._draws = 0
@@ -72,14 +74,12 @@ class MultiAgentTorchRLEnv(SeededEnvs):
         def paid(agents: list[str]) -> TensorSpec:
             return Unbounded((engine.num_envs, len(agents), 1), device=engine.device, dtype=engine.reward_dtype)
 
-        self.observation_spec = self._grouped(
-            lambda agents: {OBSERVATION: _side_by_side(observation_spaces, agents, observed)}
-        )
-        self.action_spec = self._grouped(lambda agents: {"action": _side_by_side(action_spaces, agents, acted)})
+        self.observation_spec = self._grouped(lambda agents: {OBSERVATION: _side_by_side(seen, agents, observed)})
+        self.action_spec = self._grouped(lambda agents: {"action": _side_by_side(taken, agents, acted)})
         self.reward_spec = self._grouped(lambda agents: {"reward": paid(agents)})
-        done = self._grouped(lambda agents: {key: self._flag(len(agents)) for key in DONE_KEYS})
-        done.update({key: self._flag() for key in DONE_KEYS})
-        self.done_spec = done
+        flags = self._grouped(lambda agents: {key: self._flag(len(agents)) for key in DONE_KEYS})
+        flags.update({key: self._flag() for key in DONE_KEYS})
+        self.done_spec = flags
 
     def maybe_reset(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Reset what is done, by a masked select; in host memory only if something is."""
