@@ -15,7 +15,7 @@ from wm_vec.agents import AgentSpec, Combine, joint_fields, views_of
 from wm_vec.canvas import SchemaError
 from wm_vec.canvas.schema import check_paths
 from wm_vec.canvas.signature import REWARD, TERMINATED
-from wm_vec.canvas_states import bank_from_function
+from wm_vec.canvas_states import bank_from_function, num_filled
 from wm_vec.core import AutoresetMode, Engine, Perspective
 from wm_vec.core.actions import Sharing
 from wm_vec.core.config import EngineConfig
@@ -98,7 +98,10 @@ class EnvFactory:
             dtype=self.config.dtype,
         )
         family = world.engines if start is None else None
-        return Engine(dynamics, num_envs, perspectives, self.config, family=family, sharing=sharing)
+        config = self.config
+        if dynamics.bank is None:
+            config = replace(config, bank_size=num_filled(world.model, config.bank_size, dynamics.n_denoise_steps))
+        return Engine(dynamics, num_envs, perspectives, config, family=family, sharing=sharing)
 
     def view(self) -> View:
         """What an env's agent sees and does."""
