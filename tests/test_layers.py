@@ -25,7 +25,7 @@ BELOW = {
     "wm_vec.settings": {"wm_vec.core", "wm_vec.adapters"},
     "wm_vec.perspectives": {"wm_vec.canvas", "wm_vec.core", "wm_vec.settings"},
     "wm_vec.train": {"wm_vec.canvas", "wm_vec.core", "wm_vec.model"},
-    "wm_vec.render": {"wm_vec.train"},
+    "wm_vec.render": {"wm_vec.canvas", "wm_vec.train"},
     "wm_vec.envs": {"wm_vec.core", "wm_vec.adapters", "wm_vec.render"},
     "wm_vec.plan": {"wm_vec.core", "wm_vec.envs"},
 }

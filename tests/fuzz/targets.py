@@ -195,6 +195,7 @@ WORLD = Target(world_of, lambda world: [rollout(world.to_vector_env(NUM_ENVS)), 
 NUMBERS_WORLD = Target(lambda: world_of("numbers"), WORLD.go_on)
 FIELDS_WORLD = Target(lambda: world_of("fields"), lambda world: world.predict(seed=1))
 VECTOR = Target(vector, lambda env: env.step(actions())[:4])
+RENDERED = Target(lambda: vector(render_mode="rgb_array"), VECTOR.go_on)
 FRESH = Target(lambda: world_of().to_vector_env(2, seed=0), lambda _: None)
 NEXT_STEP = Target(lambda: vector(autoreset_mode="next_step"), VECTOR.go_on)
 NUMBERS_VECTOR = Target(lambda: vector("numbers"), lambda env: env.step(actions("numbers"))[:4])

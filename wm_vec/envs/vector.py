@@ -26,7 +26,7 @@ from wm_vec.envs.info import LazyInfo, StaleInfoError
 from wm_vec.envs.numpy_io import element_of, painter_of, render_call, value_names
 from wm_vec.envs.replay import sampled_observations
 from wm_vec.envs.reset_options import MASK_OPTIONS, reset_mask
-from wm_vec.plain import check_type, whole_number
+from wm_vec.plain import check_type, env_numbers
 from wm_vec.render.frames import FramePainter
 from wm_vec.render.history import History
 
@@ -330,7 +330,7 @@ class WorldModelVectorEnv(VectorEnv):
         """
         if self.render_mode is None:
             raise ValueError("frames needs an environment with render_mode='rgb_array'.")
-        indices = [whole_number(i, "frames: each index", 0, self.num_envs - 1) for i in indices]
+        indices = env_numbers(indices, self.num_envs, "frames: indices")
         state, whole = self.engine.model_state(), self._perspective.observe(self.engine.predictions())
         space = self.single_observation_space
         seen = [element_of(tree_map(lambda leaf, i=i: leaf[i : i + 1], whole), space) for i in indices]

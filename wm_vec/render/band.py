@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from wm_vec.plain import as_path, check_callable, seed_number, whole_number
-from wm_vec.render.video import check_film, write_film
+from wm_vec.canvas import UnknownFieldError
+from wm_vec.canvas.schema import check_paths
+from wm_vec.plain import check_callable, real_number, seed_number, whole_number
+from wm_vec.render.video import check_file, write_film
 from wm_vec.train.episodes import action_tensor
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -72,7 +73,8 @@ def rollout_band(
         index: Which env of a vector env.
 
     Raises:
-        ValueError: No such field or env, or an env without an engine.
+        ValueError: No such env, or an env without an engine.
+        UnknownFieldError: No such field; the message names the closest.
         RuntimeError: Without a seed, before the first reset.
     """
     engine = getattr(getattr(env, "unwrapped", env), "engine", None)
@@ -148,13 +150,12 @@ def animate_rollout(
         ImportError: matplotlib (the extra ``wm_vec[plot]``), or what writes the file, is missing.
     """
     if path is not None:
-        path = as_path(path, "animate_rollout: path")
-        picture = path.suffix.lower() == ".png"
-        path = path if picture else check_film(path, "animate_rollout")
+        path = check_file(path, "animate_rollout", (".gif", ".mp4", ".png"))
+    fps = real_number(fps, "animate_rollout: fps", 0.01, 1000)
     settings: dict[str, Any] = {"fields": fields, "seed": seed, "index": index}
     band = rollout_band(env, policy, num_steps=num_steps, num_samples=num_samples, **settings)
     frames = list(_frames(band))
-    if path is not None and picture:
+    if path is not None and path.suffix.lower() == ".png":
         from PIL import Image
 
         Image.fromarray(frames[-1]).save(path)
@@ -163,28 +164,28 @@ def animate_rollout(
     return frames
 
 
-def _known(paths: Sequence[str], names: list[str]) -> Sequence[str]:
-    """Field paths, all of which there are.
+def _known(paths: Sequence[str], names: list[str]) -> list[str]:
+    """Field paths, all of which there are, as Python strings.
 
     Raises:
-        ValueError: One that there is not; the message names the closest.
+        UnknownFieldError: One that there is not; the message names the closest.
+        SchemaError: No list of different paths.
     """
-    if isinstance(paths, str) or not paths:
-        raise ValueError(f"rollout_band: fields must be a non-empty list of field paths, got {paths!r}.")
+    check_paths("rollout_band: fields", paths)
     for path in paths:
         if path not in names:
-            close = difflib.get_close_matches(str(path), names, n=3, cutoff=0.4)
+            close = difflib.get_close_matches(path, names, n=3, cutoff=0.4)
             hint = f"Closest: {', '.join(close)}." if close else f"There are: {', '.join(names[:8])}."
-            raise ValueError(f"rollout_band: unknown field path {path!r}. {hint}")
-    return paths
+            raise UnknownFieldError(f"rollout_band: unknown field path {path!r}. {hint}")
+    return [str(path) for path in paths]
 
 
-def _action(engine: Any, perspective: Any, policy: Callable[[Any], Any] | None) -> Tensor:
+def _action(engine: Any, perspective: Any, policy: Callable[[Any], Any] | None) -> Any:
     if policy is None:
         return engine.sample_actions()[perspective.name]
     with torch.no_grad():
         action = policy(perspective.observe(engine.predictions()))
-    return action if isinstance(action, Tensor) else action_tensor(engine, np.asarray(action))
+    return action_tensor(engine, action) if isinstance(action, np.ndarray) else action
 
 
 def _frames(band: RolloutBand) -> Iterator[np.ndarray]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from wm_vec.plain import whole_number
+from wm_vec.plain import env_numbers, whole_number
 
 SHOWN = 16
 """Envs of a grid where none are named."""
@@ -41,12 +41,8 @@ def render_grid(env: Any, indices: Sequence[int] | None = None, columns: int | N
     count = getattr(env, "num_envs", None)
     if count is None:
         raise ValueError("render_grid: expected a vector env, got a single one; its frame is env.render().")
-    chosen = [
-        whole_number(i, "render_grid: each index", 0, count - 1)
-        for i in (range(min(count, SHOWN)) if indices is None else indices)
-    ]
-    if not chosen:
-        raise ValueError("render_grid: indices must name at least one env.")
+    first = range(min(count, SHOWN))
+    chosen = env_numbers(first if indices is None else indices, count, "render_grid: indices")
     width = math.ceil(math.sqrt(len(chosen))) if columns is None else whole_number(columns, "render_grid: columns")
     own = getattr(env.unwrapped, "frames", None)
     drawn = [env.render()[i] for i in chosen] if own is None else own(chosen)

@@ -16,8 +16,12 @@ from wm_vec.render.grid import check_rgb_array, render_grid
 
 FRAME_MS = 30
 """How long a frame is shown; GIF counts in tens of milliseconds."""
-WRITERS = {".gif": ("PIL", "'wm_vec[plot]'"), ".mp4": ("imageio_ffmpeg", "imageio-ffmpeg")}
-"""Films by the end of their names: the library that writes them, and what to install for it."""
+WRITERS = {
+    ".gif": ("PIL", "'wm_vec[plot]'"),
+    ".mp4": ("imageio_ffmpeg", "imageio-ffmpeg"),
+    ".png": ("PIL", "'wm_vec[plot]'"),
+}
+"""Files by the end of their names: the library that writes them, and what to install for it."""
 
 
 def write_gif(frames: Iterable[np.ndarray], path: Path, frame_ms: int = FRAME_MS) -> None:
@@ -32,17 +36,17 @@ def write_gif(frames: Iterable[np.ndarray], path: Path, frame_ms: int = FRAME_MS
     first.save(path, "GIF", save_all=True, append_images=others, duration=frame_ms, loop=0)
 
 
-def check_film(path: Any, caller: str) -> Path:
-    """The path of a film that can be written.
+def check_file(path: Any, caller: str, kinds: Sequence[str] = (".gif", ".mp4")) -> Path:
+    """The path of a file that can be written.
 
     Raises:
-        ValueError: Neither a GIF nor an MP4.
+        ValueError: A file of no such kind.
         FileNotFoundError: There is no such folder.
         ImportError: What writes it is missing.
     """
     path = as_path(path, f"{caller}: path")
-    if path.suffix.lower() not in WRITERS:
-        raise ValueError(f"{caller}: path must end in {' or '.join(WRITERS)}, got {str(path)!r}.")
+    if path.suffix.lower() not in kinds:
+        raise ValueError(f"{caller}: path must end in {' or '.join(kinds)}, got {str(path)!r}.")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{caller}: there is no folder {path.parent}. Make it first.")
     library, package = WRITERS[path.suffix.lower()]
@@ -54,7 +58,7 @@ def check_film(path: Any, caller: str) -> Path:
 
 
 def write_film(frames: Iterable[np.ndarray], path: Path, fps: float) -> None:
-    """Write frames ``(H, W, 3)`` uint8, at least one, as the GIF or MP4 that `check_film` let pass.
+    """Write frames ``(H, W, 3)`` uint8, at least one, as the GIF or MP4 that `check_file` let pass.
 
     A GIF counts in hundredths of a second: 32 frames per second become 33.
     """
@@ -106,7 +110,7 @@ def record_video(
         ValueError: Another file, an env without frames, or numbers out of their range.
         ImportError: What draws or writes is missing.
     """
-    path = check_film(path, "record_video")
+    path = check_file(path, "record_video")
     check_rgb_array(env, "record_video")
     check_callable(policy, "record_video: policy")
     num_steps, seed = whole_number(num_steps, "record_video: num_steps"), seed_number(seed, "record_video: seed")
