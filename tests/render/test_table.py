@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import sys
-from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from gymnasium.spaces import Box
 
-from wm_vec import Field, WorldModel, compile_schema
-from wm_vec.core import ActionSpec, Perspective
+from wm_vec.adapters import CallableDynamics
+from wm_vec.core import Engine, EngineConfig
 from wm_vec.envs import WorldModelEnv
 from wm_vec.render.table import ValueTable
 
@@ -53,58 +55,49 @@ def test_bytes_are_subtracted_as_numbers_and_long_fields_are_cut(capsys: pytest.
     assert len(rows) == 11
 
 
-@pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """What is printed goes to a terminal; the end that reads it."""
+def screen(text: str) -> list[str]:
+    """The lines that a terminal shows in the end."""
+    lines, row = [""], 0
+    for token in re.findall(r"\x1b\[[?\d]*[A-Za-z]|.", text.replace("\r", ""), re.DOTALL):
+        if token == "\n":
+            row += 1
+            lines += [""] * (row == len(lines))
+        elif token == "\x1b[1A":
+            row -= 1
+        elif token == "\x1b[2K":
+            lines[row] = ""
+        elif not token.startswith("\x1b"):
+            lines[row] += token
+    return [line.rstrip() for line in lines if line.strip()]
+
+
+def test_a_terminal_has_one_table_that_is_rewritten(monkeypatch: pytest.MonkeyPatch) -> None:
     reads, writes = os.openpty()
+    os.set_blocking(reads, False)
     monkeypatch.setenv("TERM", "xterm")
-    with os.fdopen(writes, "w") as out:
-        monkeypatch.setattr(sys, "stdout", out)
-        yield reads
+    table = ValueTable({})
+    with os.fdopen(writes, "w") as out, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", out)
+        for step in range(3):
+            table.show(step, {"speed": np.array([float(step)])})
+            print("said", step)
+        table.close()
+        assert sys.stdout is out
+        out.flush()
+        text = os.read(reads, 100_000).decode()
     os.close(reads)
-
-
-def test_a_terminal_has_one_table_that_is_rewritten(terminal: int) -> None:
-    table, plain = ValueTable({}), sys.stdout
-    for step in range(3):
-        table.show(step, {"speed": np.array([float(step)])})
-        print("said", step)
-    table.close()
-    assert sys.stdout is plain
-    text = os.read(terminal, 100_000).decode()
-    # Each one but the last is wiped out again, line by line.
-    assert text.count("\x1b[1A\x1b[2K") >= 2 * 3
-    assert text.rstrip().endswith("\x1b[?25h"), "the cursor is back"
-    left: list[str] = []  # what the lines hold in the end: no cursor of these goes elsewhere than up and down
-    row = 0
-    for line in text.replace("\r\n", "\n").replace("\x1b[1A", "\0").split("\n"):
-        row -= line.count("\0")
-        words = line.rsplit("\x1b[2K", 1)[-1]
-        left[row:] = [words]
-        row += 1
-    left = [line.replace("\x1b[0m", "").replace("\x1b[3m", "").strip() for line in left]
-    assert [line for line in left if line.startswith(("said", "step"))] == ["said 0", "said 1", "said 2", "step 2"]
+    assert screen(text) == ["said 0", "said 1", "said 2", "step 2", "field  value  change", "speed      2      +1"]
+    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l"), "the cursor is back"
 
 
 def test_an_env_shows_units_and_starts_anew_at_a_reset(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.warns(UserWarning, match="untrained|not been trained|trained"):
-        engine = WorldModel(compile_schema({"a": Field(), "b": Field()}, d_model=32)).to_engine(
-            1,
-            [
-                Perspective(
-                    ActionSpec("box", (1,), (-1.0,), (1.0,)),
-                    obs_index=None,
-                    obs_fields={"a": slice(0, 1), "b": slice(1, 2)},
-                    units={"a": "m/s"},
-                    reward_fn=lambda obs, act, info: obs["a"][0],
-                )
-            ],
-            act_fields=["b"],
-            autoreset_mode="disabled",
-        )
-    from gymnasium.spaces import Box
-
-    env = WorldModelEnv.from_engine(engine, Box(-np.inf, np.inf, (2,)), Box(-1, 1, (1,)), render_mode="human")
+    spaces = Box(-np.inf, np.inf, (2,)), Box(-1.0, 1.0, (1,))
+    dynamics = CallableDynamics(
+        lambda state, action: (state + action, state + action, 0.0), *spaces, initial_observation=np.array([1.0, 2.0])
+    )
+    agent = replace(dynamics.perspective, obs_fields={"a": slice(0, 1), "b": slice(1, 2)}, units={"a": "m/s"})
+    engine = Engine(dynamics, 1, [agent], EngineConfig(autoreset_mode="disabled"))
+    env = WorldModelEnv.from_engine(engine, *spaces, render_mode="human")
     first, _ = env.reset(seed=0)
     start = shown(capsys.readouterr().out)
     assert start["a"] == [f"{first[0]:.4g}", "m/s"]
