@@ -90,6 +90,7 @@ def view_of(
         obs_parts=_observed_parts(space, device),
         obs_fields={f.path: slice(end - f.num_positions, end) for f, end in zip(fields, ends, strict=True)},
         all_fields={f.path: slice(f.start, f.start + f.num_positions) for f in bound.bound_fields()},
+        units={f.path: f.spec.unit for f in bound.bound_fields() if f.spec.unit},
         reward_fn=canvas.reward_fn,
         terminated_fn=canvas.terminated_fn,
         reward_state=canvas.reward_state,

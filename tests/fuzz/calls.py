@@ -57,6 +57,7 @@ from wm_vec.envs import (
     check_vector_env,
 )
 from wm_vec.plan import CEM, MPPI
+from wm_vec.render import animate_rollout, record_video, render_grid, rollout_band
 from wm_vec.train import (
     collect_transitions,
     data_from_sources,
@@ -418,6 +419,18 @@ def calls() -> list[Call]:
             seed=(0, seed)),
         call("check_vector_env (env)", lambda _, env: check_vector_env(env, num_steps=8) and None,
             env=(t.world_of().to_vector_env(2), thing)),
+        # -- pictures ---------------------------------------------------------------------------------------------
+        call("WorldModelVectorEnv.frames", of("frames"), t.RENDERED, indices=([0, 2], indices(t.NUM_ENVS))),
+        call("render_grid", lambda env, **k: render_grid(env, **k), t.RENDERED, indices=([0, 2], indices(t.NUM_ENVS)),
+            columns=(1, whole(1, optional=True))),
+        call("record_video", lambda env, **k: record_video(env, **k).read_bytes(), t.RENDERED, policy=(lambda obs:
+            (obs[:, 0] > 0).long(), answers), path=(t.folder() / "film.gif", path), num_steps=(2, size), fps=(25.0,
+            real(0.01, optional=True)), seed=(0, seed)),
+        call("rollout_band", lambda env, **k: tuple(rollout_band(env, **k)), t.VECTOR, policy=(lambda obs: (obs[:, 0] >
+            0).long(), answers), num_steps=(2, size), num_samples=(3, size), fields=(["reward", "observation"], fields),
+            seed=(0, seed_or_none), index=(1, whole(0, high=t.NUM_ENVS - 1))),
+        call("animate_rollout", lambda env, **k: animate_rollout(env, num_steps=2, num_samples=3, **k)[-1], t.VECTOR,
+            path=(t.folder() / "band.png", path), fps=(10.0, real(0.01))),
         # -- engine -----------------------------------------------------------------------------------------------
         call("Engine", lambda _, **k: Engine(**k).reset(seed=1), dynamics=(t.own().engine.dynamics, thing), num_envs=(2,
             size), perspectives=(t.own().engine.perspectives, thing), config=(None, thing_or_none), sharing=(None,

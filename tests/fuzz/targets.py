@@ -240,6 +240,7 @@ FIELDS_WORLD = Target(lambda: world_of("fields"), lambda world: world.predict(se
 VECTOR = Target(vector, lambda env: env.step(actions())[:4])
 AGENTS_VECTOR = Target(agents_vector, lambda env: env.step(env.sample_actions())[:4])
 AGENTS_ENV = Target(agents_env, lambda env: env.step(env.sample_actions()))
+RENDERED = Target(lambda: vector(render_mode="rgb_array"), VECTOR.go_on)
 FRESH = Target(lambda: world_of().to_vector_env(2, seed=0), lambda _: None)
 NEXT_STEP = Target(lambda: vector(autoreset_mode="next_step"), VECTOR.go_on)
 NUMBERS_VECTOR = Target(lambda: vector("numbers"), lambda env: env.step(actions("numbers"))[:4])

@@ -14,7 +14,7 @@ from wm_vec.world_envs import WorldEnvs
 
 PACKAGES = (
     "wm_vec",
-    *(f"wm_vec.{name}" for name in ("adapters", "canvas", "core", "envs", "plan", "train", "workers")),
+    *(f"wm_vec.{name}" for name in ("adapters", "canvas", "core", "envs", "plan", "render", "train", "workers")),
 )
 WITH_METHODS = (
     *("Engine", "MultiAgentTensorDictEnv", "MultiAgentVectorEnv", "StatelessTorchRLEnv", "TorchRLEnv", "WorldModel"),
@@ -27,6 +27,7 @@ NOT_CALLED = {
         "EnvState",
         "Finding",
         "GivenStart",
+        "RolloutBand",
         "StepOutput",
         "TrainReport",
         "Transition",

@@ -168,7 +168,7 @@ class MultiAgentVectorEnv(_ManyAgents, VectorEnv):
         seen = [element_of(tree_map(lambda leaf, i=i: leaf[i : i + 1], whole), space) for i in range(self.num_envs)]
         if self._painter is None:
             self._painter = FramePainter(space)
-        return self._painter.batch(seen)
+        return tuple(map(self._painter, seen))
 
     def _info(self, output: StepOutput) -> dict[str, Any]:
         episode = {"r": output.episode_return, "l": output.episode_length}

@@ -160,11 +160,17 @@ def render_call(render_fn: Callable[..., Any]) -> UserCall:
     return RenderCall(render_fn, "render_fn", RENDER_ARGUMENTS, [RENDER_ARGUMENTS[:n] for n in (3, 2, 1, 0)])
 
 
-def painter_of(perspective: Perspective, observation_space: gym.Space) -> FramePainter:
-    """What draws an agent's observations; values of named fields go by their names."""
+def value_names(perspective: Perspective, observation_space: gym.Space) -> list[str] | None:
+    """Names of the values that an agent sees in a Box; None where its fields say no more than their places."""
     names: list[str] = []
     for path, where in perspective.obs_fields.items():
         size = where.stop - where.start
         names += [path] if size == 1 else [f"{path}[{i}]" for i in range(size)]
     fits = isinstance(observation_space, Box) and len(names) == int(np.prod(observation_space.shape))
-    return FramePainter(observation_space, names if fits and len(perspective.obs_fields) > 1 else None)
+    return names if fits and (len(perspective.obs_fields) > 1 or len(names) == 1) else None
+
+
+def painter_of(perspective: Perspective, observation_space: gym.Space, series: bool = False) -> FramePainter:
+    """What draws an agent's observations; values of named fields go by their names, with `series` over time too."""
+    names = value_names(perspective, observation_space)
+    return FramePainter(observation_space, names, series and names is not None)

@@ -20,7 +20,7 @@ from wm_vec.envs.numpy_io import ActionTensor, element_of
 from wm_vec.envs.transfer import Packed
 from wm_vec.envs.view import named_arrays, packable, scalar_info
 from wm_vec.render.frames import FramePainter
-from wm_vec.render.text import value_table
+from wm_vec.render.table import ValueTable
 
 try:
     from pettingzoo import ParallelEnv
@@ -151,7 +151,9 @@ class WorldModelParallelEnv(ParallelEnv):
         self._idle = dict(zip(self.possible_agents, engine.world.actions.middle(1), strict=True))
         self.state_space = state_space
         self._painter: FramePainter | None = None
+        self._table = ValueTable({path: unit for p in engine.perspectives for path, unit in p.units.items()})
         self._state: TensorDictBase | None = None
+        self._elapsed = 0
 
     def observation_space(self, agent: str) -> gym.Space:
         """An agent's observations, the same object at each call."""
@@ -173,9 +175,11 @@ class WorldModelParallelEnv(ParallelEnv):
         """
         warn_if_forked()
         observation = self.engine.reset(seed)
-        self._state = self.engine.model_state()
+        self._state, self._elapsed = self.engine.model_state(), 0
         self.agents = AgentList(self.possible_agents, self._specs)
         seen = {name: element_of(value, self.observation_spaces[name]) for name, value in observation.items()}
+        if self.render_mode == "human":
+            self.render()
         return ResetResult((seen, self._infos(self.agents, 0, self._state)))
 
     def step(self, actions: Mapping[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
@@ -203,7 +207,7 @@ class WorldModelParallelEnv(ParallelEnv):
             ("observation", name): packable(value) for name, value in out.final_observation.items()
         }
         host = Packed.of({**flags, "length": out.episode_length, **seen}).to_host()
-        self._state, acted = out.final_state, [*self.agents]
+        self._state, self._elapsed, acted = out.final_state, self._elapsed + 1, [*self.agents]
         place = {name: self.possible_agents.index(name) for name in acted}
         rewards = {name: float(host["reward"][0, place[name]]) for name in acted}
         terminated = {name: bool(host["terminated"][0, place[name]]) for name in acted}
@@ -244,12 +248,16 @@ class WorldModelParallelEnv(ParallelEnv):
             named: dict[str, np.ndarray] = {}
             for perspective in self._perspectives.values():
                 named.update(named_arrays(self.engine, perspective, self._state))
-            print(value_table(named))
+            self._table.show(self._elapsed, named)
             return None
         space = Dict([*self.observation_spaces.items()])
         if self._painter is None:
             self._painter = FramePainter(space)
         return self._painter(element_of(self.engine.world.see(self.engine.dynamics.observe(self._state)), space))
+
+    def close(self) -> None:
+        """Leave the last table as it is."""
+        self._table.close()
 
     def _infos(self, names: Iterable[str], step: int, state: TensorDictBase) -> dict[str, dict[str, Any]]:
         return {name: scalar_info(self.engine, self._perspectives[name], step, state) for name in names}

@@ -23,11 +23,12 @@ from wm_vec.core import Dynamics, Engine, EngineConfig, EnvState, Perspective, S
 from wm_vec.core.config import EngineKeywords
 from wm_vec.core.trees import copies
 from wm_vec.envs.info import LazyInfo, lazy_entries
-from wm_vec.envs.numpy_io import element_of, painter_of, read_actions, render_call
+from wm_vec.envs.numpy_io import element_of, painter_of, read_actions, render_call, value_names
 from wm_vec.envs.replay import sampled_observations
 from wm_vec.envs.reset_options import MASK_OPTIONS, reset_mask
-from wm_vec.plain import check_type
+from wm_vec.plain import check_type, env_numbers
 from wm_vec.render.frames import FramePainter
+from wm_vec.render.history import History
 
 if TYPE_CHECKING:
     from wm_vec.envs.torchrl import TorchRLEnv
@@ -79,6 +80,9 @@ class WorldModelVectorEnv(VectorEnv):
         self.world_model: Any = None
         self._render_call: UserCall | None = None
         self._painter: FramePainter | None = None
+        self._histories: dict[int, History] | None = None
+        if value_names(self._perspective, single_observation_space) is not None:
+            self._histories = {}
 
     @classmethod
     def from_dynamics(
@@ -311,15 +315,39 @@ class WorldModelVectorEnv(VectorEnv):
         if self.render_mode is None:
             gym.logger.warn("render() does nothing without render_mode='rgb_array'.")
             return None
+        return self.frames(range(self.num_envs))
+
+    def frames(self, indices: Sequence[int]) -> tuple[np.ndarray, ...]:
+        """`render` of some envs alone.
+
+        Time series show the steps at which an env's frames were drawn: `step` keeps nothing for them.
+
+        Args:
+            indices: Numbers of envs.
+
+        Raises:
+            ValueError: There is no render mode, or no such env.
+        """
+        if self.render_mode is None:
+            raise ValueError("frames needs an environment with render_mode='rgb_array'.")
+        indices = env_numbers(indices, self.num_envs, "frames: indices")
         state, whole = self.engine.model_state(), self._perspective.observe(self.engine.predictions())
         space = self.single_observation_space
-        seen = [element_of(tree_map(lambda leaf, i=i: leaf[i : i + 1], whole), space) for i in range(self.num_envs)]
+        seen = [element_of(tree_map(lambda leaf, i=i: leaf[i : i + 1], whole), space) for i in indices]
         if self._render_call is not None:
             model_state, call = self.engine.dynamics.model_state, self._render_call
-            return tuple(call(self.world_model, model_state(state, i), one) for i, one in enumerate(seen))
+            return tuple(
+                call(self.world_model, model_state(state, i), one) for i, one in zip(indices, seen, strict=True)
+            )
         if self._painter is None:
-            self._painter = painter_of(self._perspective, space)
-        return self._painter.batch(seen)
+            self._painter = painter_of(self._perspective, space, series=True)
+        if self._histories is None:
+            return tuple(map(self._painter, seen))
+        now = self.engine.state()
+        episodes, steps = now.episode.tolist(), now.elapsed.tolist()
+        for i, one in zip(indices, seen, strict=True):
+            self._histories.setdefault(i, History()).add(episodes[i], steps[i], one.ravel())
+        return tuple(self._painter(one, self._histories[i]) for i, one in zip(indices, seen, strict=True))
 
     def _transferred(self, actions: np.ndarray) -> Tensor:
         """Actions of host memory on the device, checked."""

@@ -16,7 +16,7 @@ from wm_vec.compat import tree_leaves, tree_map
 from wm_vec.core import AutoresetMode, Engine, Perspective
 from wm_vec.core.state import warn_of_divergence
 from wm_vec.envs.info import ScalarInfo
-from wm_vec.envs.numpy_io import ActionTensor, element_of, on_host, only_env, painter_of
+from wm_vec.envs.numpy_io import ActionTensor, element_of, on_host, only_env, painter_of, value_names
 from wm_vec.envs.transfer import Packed
 from wm_vec.plain import check_type
 from wm_vec.render.frames import FramePainter
@@ -31,6 +31,10 @@ class EngineView:
 
     Raises:
         ValueError: Another engine.
+
+    Attributes:
+        units: Field path -> unit of its values.
+        has_series: Whether frames show the last steps of named values.
     """
 
     def __init__(self, engine: Engine, observation_space: gym.Space, action_space: gym.Space) -> None:
@@ -46,6 +50,8 @@ class EngineView:
         self._space = observation_space
         self._action = ActionTensor(action_space, self._perspective.action, engine)
         self._state: TensorDictBase | None = None
+        self.units = self._perspective.units
+        self.has_series = value_names(self._perspective, observation_space) is not None
 
     @property
     def state(self) -> Any:
@@ -93,7 +99,7 @@ class EngineView:
 
     def painter(self) -> FramePainter:
         """What draws observations."""
-        return painter_of(self._perspective, self._space)
+        return painter_of(self._perspective, self._space, series=True)
 
     def _info(self, step: int, state: TensorDictBase) -> ScalarInfo:
         self._state = state
