@@ -12,10 +12,12 @@ from wm_vec.envs.registration import register_worlds
 
 if TYPE_CHECKING:
     from wm_vec.adapters import AdapterError
+    from wm_vec.agents import AgentSpec
     from wm_vec.canvas import BoundSchema, Field, compile_schema
     from wm_vec.core import AutoresetMode, Engine, EnvState, batched, captured, spawn_seeds
     from wm_vec.envs import WorldModelEnv, WorldModelVectorEnv, check_vector_env
     from wm_vec.factory import make_env
+    from wm_vec.general import GeneralUnifiedWorldModel
     from wm_vec.model import ModelConfig
     from wm_vec.train import TrainConfig, check_data, collect_transitions
     from wm_vec.world_model import WorldModel
@@ -24,11 +26,13 @@ __version__ = "0.1.0"
 
 _HOME = {
     "AdapterError": "adapters",
+    "AgentSpec": "agents",
     "AutoresetMode": "core",
     "BoundSchema": "canvas",
     "Engine": "core",
     "EnvState": "core",
     "Field": "canvas",
+    "GeneralUnifiedWorldModel": "general",
     "ModelConfig": "model",
     "TrainConfig": "train",
     "WorldModel": "world_model",

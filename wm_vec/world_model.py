@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import asdict, replace
 from importlib import resources
@@ -12,6 +12,7 @@ from typing import Any, Self, TypedDict, Unpack
 
 import numpy as np
 import torch
+from rich.console import Console
 from torch import Tensor
 from torchrl.envs import EnvBase
 from torchrl.record.loggers import Logger
@@ -19,17 +20,14 @@ from torchrl.record.loggers import Logger
 from wm_vec.canvas import BoundSchema, EnvSignature, compile_schema
 from wm_vec.canvas.signature import RealEnv
 from wm_vec.canvas_states import bank_from_data, field_values, fill_in, load_bank
-from wm_vec.core import Engine, Perspective
 from wm_vec.core.engine import EngineFamily
-from wm_vec.environments import EnvFactory
-from wm_vec.envs import TorchRLEnv, WorldModelEnv, WorldModelVectorEnv
 from wm_vec.envs.fork_warning import warn_if_forked
 from wm_vec.envs.registration import BUNDLED
 from wm_vec.envs.torchrl.spaces import gymnasium_spec, spaces_of
 from wm_vec.model import CanvasModel, ModelConfig, check_state
 from wm_vec.model.state_check import LARGEST_BANK
 from wm_vec.plain import as_device, as_path, check_callable, check_type, real_number, seed_number, whole_number
-from wm_vec.settings import EngineSettings, EnvSettings, VectorSettings, configs_of
+from wm_vec.render.description import description
 from wm_vec.train import (
     CheckpointError,
     TrainConfig,
@@ -42,6 +40,7 @@ from wm_vec.train.checkpoint import CheckpointFile, check_file
 from wm_vec.train.data import blind_spots
 from wm_vec.train.forms import as_world_data
 from wm_vec.train.normalise import fit_normalisers
+from wm_vec.world_envs import WorldEnvs
 
 DEFAULT_D_MODEL = 32
 
@@ -56,7 +55,7 @@ class NetworkSettings(TypedDict, total=False):
     ticks_per_step: int | None
 
 
-class WorldModel:
+class WorldModel(WorldEnvs):
     """A learned world: schema, network, normalisers and initial states; and the environments made from it.
 
     Args:
@@ -109,7 +108,8 @@ class WorldModel:
     def __repr__(self) -> str:
         kind = self.signature.env_id if self.signature and self.signature.env_id else "schema"
         state = "trained" if self.trained else "untrained"
-        return f"WorldModel({kind}, {len(self.bound)} fields, {self.num_positions} positions, {state}, {self.device})"
+        size = f"{len(self.bound)} fields, {self.num_positions} positions"
+        return f"{type(self).__name__}({kind}, {size}, {state}, {self.device})"
 
     @property
     def device(self) -> torch.device:
@@ -121,6 +121,21 @@ class WorldModel:
         """Canvas positions N."""
         return self.bound.layout.num_positions
 
+    def describe(self, console: Console | None = None) -> None:
+        """Print the fields by group: positions, unit, period in steps, bounds, coverage by data, and meaning.
+
+        Args:
+            console: Where to; None for standard output, in lines of 160 characters where that is no terminal.
+
+        Raises:
+            TypeError: No console.
+        """
+        if console is None:
+            console = Console()
+            console = console if console.is_terminal or console.is_jupyter else Console(width=160)
+        check_type(console, Console, "describe: console")
+        console.print(description(self.bound, self.model.config.ticks_per_step, self.coverage))
+
     # -- making and keeping worlds --------------------------------------------------------------------------------
 
     @classmethod
@@ -131,7 +146,7 @@ class WorldModel:
         env_kwargs: Mapping[str, Any] | None = None,
         d_model: int = DEFAULT_D_MODEL,
         **network: Unpack[NetworkSettings],
-    ) -> WorldModel:
+    ) -> Self:
         """An untrained world with the fields of a Gymnasium environment: observation, action, reward, terminated.
 
         Parts of Dict and Tuple observations are fields by their keys and places: ``"observation.camera"``.
@@ -150,11 +165,18 @@ class WorldModel:
     @classmethod
     def from_signature(
         cls, signature: EnvSignature, *, d_model: int = DEFAULT_D_MODEL, **network: Unpack[NetworkSettings]
-    ) -> WorldModel:
+    ) -> Self:
         """An untrained world for given spaces, without the environment itself."""
         check_type(signature, EnvSignature, "signature")
-        world = cls(signature.schema(d_model), **network)
+        world = cls._of(signature.schema(d_model), **network)
         world.signature = signature
+        return world
+
+    @classmethod
+    def _of(cls, schema: BoundSchema, **network: Unpack[NetworkSettings]) -> Self:
+        """A world of a schema, also where a subclass is made from other arguments."""
+        world = cls.__new__(cls)
+        WorldModel.__init__(world, schema, **network)
         return world
 
     @classmethod
@@ -165,7 +187,7 @@ class WorldModel:
         max_episode_steps: int | None = None,
         d_model: int = DEFAULT_D_MODEL,
         **network: Unpack[NetworkSettings],
-    ) -> WorldModel:
+    ) -> Self:
         """An untrained world for a TorchRL environment, from its specs; it learns from what a collector yields of it.
 
         Args:
@@ -190,7 +212,7 @@ class WorldModel:
     @classmethod
     def bundled(
         cls, env_id: str, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> WorldModel:
+    ) -> Self:
         """A world that comes with the package, by its environment's id: a key of `wm_vec.envs.registration.BUNDLED`."""
         if not isinstance(env_id, str) or env_id not in BUNDLED:
             raise ValueError(f"There is no bundled world {env_id!r}; there are {', '.join(BUNDLED)}.")
@@ -220,7 +242,7 @@ class WorldModel:
     @classmethod
     def load(
         cls, path: str | os.PathLike[str], device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> WorldModel:
+    ) -> Self:
         """Read a world that `save` wrote. Never runs code from the file.
 
         Raises:
@@ -242,7 +264,7 @@ class WorldModel:
                 "'.resume' is the state of an unfinished training run; repeat that run to finish it."
             ) from error
         _check_tensors(file, sketch)
-        world = cls(schema, config=model_config)
+        world = cls._of(schema, config=model_config)
         world.signature = signature
         world._take(file)
         world.model.to(device=device, dtype=dtype)
@@ -509,143 +531,6 @@ class WorldModel:
         """The world itself: its network does the same in training and evaluation."""
         self.model.eval()
         return self
-
-    # -- environments ---------------------------------------------------------------------------------------------
-
-    def to_engine(
-        self,
-        num_envs: int,
-        perspectives: Sequence[Perspective] | None = None,
-        *,
-        act_fields: Sequence[str] | None = None,
-        **settings: Unpack[EngineSettings],
-    ) -> Engine:
-        """An engine over this world; environments are made from it.
-
-        Args:
-            num_envs: B.
-            perspectives: Who sees, acts and is paid; None for the environment's own.
-            act_fields: Paths that the perspectives' actions are written to, in order; None for the environment's own.
-            **settings: See `wm_vec.settings.CanvasConfig` and `wm_vec.core.config.EngineConfig`.
-
-        Raises:
-            SchemaError: `act_fields` is no list of paths, names one twice, or does not fit the actions' sizes.
-            ValueError: A setting that is out of its range.
-            TypeError: A setting that there is not.
-        """
-        factory = self._factory(self.to_engine, EngineSettings, settings, None, act_fields)
-        return factory.engine(num_envs, perspectives)
-
-    def to_vector_env(
-        self,
-        num_envs: int = 1,
-        obs_fields: Sequence[str] | None = None,
-        act_fields: Sequence[str] | None = None,
-        reward_fn: Callable[..., Any] | None = None,
-        terminated_fn: Callable[..., Any] | None = None,
-        max_steps: int | None = None,
-        *,
-        device: torch.device | str | None = None,
-        render_mode: str | None = None,
-        **settings: Unpack[VectorSettings],
-    ) -> WorldModelVectorEnv:
-        """Thousands of envs of this world as one Gymnasium vector environment, tensors in and out.
-
-        Args:
-            num_envs: B.
-            obs_fields: See `wm_vec.settings.CanvasConfig`, also for the next three.
-            act_fields, reward_fn, terminated_fn: Likewise.
-            max_steps: Alias of `max_episode_steps`, whose default is the environment's own horizon, if any.
-            device: Moves this world there; None leaves it where it is.
-            render_mode: ``"rgb_array"`` or None.
-            **settings: See `wm_vec.settings.CanvasConfig` and `wm_vec.core.config.EngineConfig`.
-
-        Raises:
-            SchemaError: Fields that cannot be seen or acted on so, or no reward.
-            ValueError: A setting that is out of its range.
-            TypeError: A setting that there is not.
-        """
-        if max_steps is not None:
-            whole_number(max_steps, "max_steps")
-            if (other := settings.get("max_episode_steps")) not in (None, max_steps):
-                raise ValueError(
-                    f"max_steps is an alias of max_episode_steps; give one of them, got {max_steps} and {other}."
-                )
-            settings["max_episode_steps"] = max_steps
-        view = obs_fields, act_fields, reward_fn, terminated_fn
-        factory = self._factory(self.to_vector_env, VectorSettings, settings, *view)
-        if device is not None:
-            self.to(device)
-        return factory.vector_env(num_envs, render_mode)
-
-    def to_torchrl_env(
-        self,
-        num_envs: int = 1,
-        obs_fields: Sequence[str] | None = None,
-        act_fields: Sequence[str] | None = None,
-        reward_fn: Callable[..., Any] | None = None,
-        terminated_fn: Callable[..., Any] | None = None,
-        *,
-        one_hot: bool = False,
-        expose_state: bool = False,
-        **settings: Unpack[EnvSettings],
-    ) -> TorchRLEnv:
-        """Thousands of envs of this world as one TorchRL environment, TensorDicts in and out.
-
-        The arguments are `to_vector_env`'s, and `TorchRLEnv`'s ``one_hot`` and ``expose_state``.
-        """
-        view = obs_fields, act_fields, reward_fn, terminated_fn
-        factory = self._factory(self.to_torchrl_env, EnvSettings, settings, *view)
-        return factory.torchrl_env(num_envs, one_hot, expose_state)
-
-    def to_env(
-        self,
-        obs_fields: Sequence[str] | None = None,
-        act_fields: Sequence[str] | None = None,
-        reward_fn: Callable[..., Any] | None = None,
-        terminated_fn: Callable[..., Any] | None = None,
-        *,
-        render_mode: str | None = None,
-        **settings: Unpack[EnvSettings],
-    ) -> WorldModelEnv:
-        """The scalar view: one env, NumPy in and out, the numbers of env 0 of `to_vector_env` at the same seed.
-
-        The arguments are `to_vector_env`'s; without `max_episode_steps` there is no time limit.
-        """
-        view = obs_fields, act_fields, reward_fn, terminated_fn
-        return self._factory(self.to_env, EnvSettings, settings, *view).env(render_mode)
-
-    def to_openenv(
-        self,
-        obs_fields: Sequence[str] | None = None,
-        act_fields: Sequence[str] | None = None,
-        reward_fn: Callable[..., Any] | None = None,
-        terminated_fn: Callable[..., Any] | None = None,
-        max_steps: int | None = 200,
-        n_denoise_steps: int = 10,
-        act_low: float = -1.0,
-        act_high: float = 1.0,
-        initial_obs_fn: Callable[[], Mapping[str, Any]] | None = None,
-        render_mode: str | None = None,
-    ) -> WorldModelEnv:
-        """`to_env` with the parameters and defaults that the environment-extraction guide documents."""
-        return self.to_env(
-            obs_fields,
-            act_fields,
-            reward_fn,
-            terminated_fn,
-            max_episode_steps=max_steps,
-            n_denoise_steps=n_denoise_steps,
-            act_low=act_low,
-            act_high=act_high,
-            initial_obs_fn=initial_obs_fn,
-            render_mode=render_mode,
-        )
-
-    def _factory(self, *call: Any) -> EnvFactory:
-        """What makes environments as a call asks for them; the arguments are those of `configs_of`."""
-        self._warn_if_untrained(stacklevel=4)
-        return EnvFactory(self, *configs_of(*call))
 
 
 def _check_tensors(file: CheckpointFile, model: CanvasModel) -> None:

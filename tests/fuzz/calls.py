@@ -32,9 +32,11 @@ from tests.fuzz.domains import (
 )
 from tests.fuzz.judge import Call, NoInputError
 from wm_vec import (
+    AgentSpec,
     AutoresetMode,
     Engine,
     Field,
+    GeneralUnifiedWorldModel,
     ModelConfig,
     TrainConfig,
     WorldModel,
@@ -44,7 +46,16 @@ from wm_vec import (
 from wm_vec.canvas import BoundSchema, EnvSignature, compile_schema
 from wm_vec.cli import main
 from wm_vec.core import ActionSpec, EngineConfig, Perspective
-from wm_vec.envs import PessimisticVectorReward, SB3VecEnv, StatelessTorchRLEnv, TorchRLEnv, check_vector_env
+from wm_vec.envs import (
+    MultiAgentTensorDictEnv,
+    MultiAgentTorchRLEnv,
+    MultiAgentVectorEnv,
+    PessimisticVectorReward,
+    SB3VecEnv,
+    StatelessTorchRLEnv,
+    TorchRLEnv,
+    check_vector_env,
+)
 from wm_vec.plan import CEM, MPPI
 from wm_vec.train import (
     collect_transitions,
@@ -91,6 +102,11 @@ VIEW: dict[str, tuple[Any, Any]] = {
     "copy": (True, flag),
 }
 RUN: dict[str, tuple[Any, Any]] = {**SETTINGS, "bank_size": (8, size)}
+MANY: dict[str, tuple[Any, Any]] = {
+    "agents": (t.AGENTS, thing),
+    "num_envs": (2, size),
+    "combine": ("sum", choice),
+}
 MODEL: dict[str, tuple[Any, Any]] = {
     "world_model": (t.shove, arity),
     "initial_observation": (torch.zeros(3), numbers()),
@@ -104,6 +120,13 @@ MODEL: dict[str, tuple[Any, Any]] = {
 
 
 PHILOX = {name: (torch.arange(3), numbers()) for name in ("seed", "episode", "step")}
+
+
+def agents_spaces(env: Any) -> dict[str, tuple[Any, Any]]:
+    """What an env of many agents is made of."""
+    made = t.agents_env(env.engine.num_envs)
+    spaces = {"observation_spaces": made.observation_spaces, "action_spaces": made.action_spaces}
+    return {"engine": (env.engine, thing), **{name: (part, thing) for name, part in spaces.items()}}
 
 
 def call(name: str, run: Any, target: t.Target = t.NOTHING, /, **arguments: tuple[Any, Any]) -> Call:
@@ -218,8 +241,10 @@ def calls() -> list[Call]:
             low=(-1.0, real()), high=(1.0, real())),
         call("Field (classes)", lambda _, **k: Field(**k), num_classes=(3, whole(1, optional=True, high=4096)),
             max_values=(0, whole(0, high=2)), is_output=(True, flag), is_input=(True, flag)),
+        call("Field (words)", lambda _, **k: Field(**k).meaning, unit=("m/s", text), meaning=("Speed", text)),
         call("compile_schema", lambda _, **k: compile_schema(**k).to_dict(), root=(t.FIELDS, thing), include=(["speed",
-            "mode"], groups), exclude=(["mode"], groups), d_model=(32, whole(32))),
+            "mode"], groups), exclude=(["mode"], groups), entities=({"car": t.FIELDS}, thing_or_none),
+            d_model=(32, whole(32))),
         call("BoundSchema", lambda _, **k: BoundSchema(**k).to_dict(), fields=(t.FIELDS, thing), d_model=(32,
             whole(32))),
         call("BoundSchema.indices", lambda _, paths: schema.indices(paths), paths=(["speed", "mode"], thing)),
@@ -243,6 +268,12 @@ def calls() -> list[Call]:
         call("WorldModel", lambda _, **k: WorldModel(**k).predict(), schema=(t.FIELDS, thing), config=(None,
             thing_or_none), device=(None, device), dtype=(None, choice), seed=(0, seed), ticks_per_step=(None, whole(1,
             optional=True))),
+        call("GeneralUnifiedWorldModel", lambda _, **k: GeneralUnifiedWorldModel(**k).predict(), include=(["regime",
+            "sector_tech"], groups), exclude=(["sector_tech"], groups), entities=({"person": t.FIELDS}, thing_or_none),
+            d_model=(32, whole(32)), n_layers=(1, size), n_heads=(1, whole(1, optional=True)), n_loops=(1, size),
+            step=("week", choice), topology=("dense", choice), device=(None, device), dtype=(None, choice), seed=(0,
+            seed)),
+        call("WorldModel.describe", of("describe"), on_world, console=(None, thing_or_none)),
         call("WorldModel.from_env", lambda _, **k: WorldModel.from_env(**k).predict(), env=("CartPole-v1", thing),
             env_kwargs=(None, thing_or_none), d_model=(32, whole(32)), seed=(0, seed)),
         call("WorldModel.from_signature", lambda _, **k: WorldModel.from_signature(**k).predict(),
@@ -307,6 +338,42 @@ def calls() -> list[Call]:
             v for k, v in VIEW.items() if k not in (
                 "seed", "exact_rows", "act_mode", "max_episode_steps", "backend", "copy")},
             max_steps=(7, horizon)),
+        # -- many agents ------------------------------------------------------------------------------------------
+        call("AgentSpec", lambda world, **k: t.agents_rollout(world.to_multi_vector_env({"me": AgentSpec(**k)}, 2)),
+            t.FIELDS_WORLD, reward_state=(None, thing_or_none), **{k: v for k, v in VIEW.items() if k in (
+                "obs_fields", "act_fields", "reward_fn", "terminated_fn", "act_low", "act_high")}),
+        call("WorldModel.to_vector_env (agents)", lambda world, **k: t.rollout(world.to_vector_env(2, **k)),
+            t.FIELDS_WORLD, perspectives=(t.AGENTS, thing), combine=("sum", choice)),
+        call("WorldModel.to_multi_vector_env", lambda world, **k: t.agents_rollout(world.to_multi_vector_env(**k)),
+            t.FIELDS_WORLD, max_steps=(5, horizon), **MANY, **{k: v for k, v in SETTINGS.items() if k !=
+            "max_episode_steps"}),
+        call("WorldModel.to_multi_torchrl_env", lambda world, **k: t.torchrl_rollout(world.to_multi_torchrl_env(**k)),
+            t.FIELDS_WORLD, group_map=(None, thing_or_none), max_episode_steps=(7, horizon), **MANY),
+        call("WorldModel.to_multi_openenv", lambda world, **k: t.parallel_rollout(world.to_multi_openenv(**k)),
+            t.FIELDS_WORLD, max_steps=(5, horizon), n_denoise_steps=(2, whole(1, optional=True)), initial_obs_fn=(None,
+            function()), render_mode=(None, choice), **{k: v for k, v in MANY.items() if k != "num_envs"}),
+        call("MultiAgentVectorEnv", lambda _, **k: t.rollout(MultiAgentVectorEnv(**k)), render_mode=(None, choice),
+            **agents_spaces(t.agents_vector())),
+        call("MultiAgentVectorEnv.reset", lambda env, **k: env.reset(**k)[0], t.AGENTS_VECTOR, seed=(5, seed_or_none),
+            options=(None, choice)),
+        call("MultiAgentVectorEnv.step", lambda env, one: env.step({"one": one, "two": torch.zeros(4, 1)})[:4],
+            t.AGENTS_VECTOR, one=(torch.zeros(4, 1), numbers())),
+        call("MultiAgentVectorEnv.step (agents)", lambda env, actions: env.step(actions)[:4], t.AGENTS_VECTOR,
+            actions=(t.agents_vector().sample_actions(), thing)),
+        call("MultiAgentVectorEnv.set_state", of("set_state"), t.AGENTS_VECTOR, state=(t.agents_vector().state(),
+            thing)),
+        call("MultiAgentTensorDictEnv", lambda _, **k: t.agents_rollout(MultiAgentTensorDictEnv(**k)),
+            **agents_spaces(t.agents_env())),
+        call("MultiAgentTensorDictEnv.reset", of("reset"), t.AGENTS_ENV, seed=(5, seed_or_none), mask=(torch.tensor(
+            [True, False, True, True]), present(numbers()))),
+        call("MultiAgentTensorDictEnv.step", lambda env, one: env.step({"one": one, "two": torch.zeros(4, 1)}),
+            t.AGENTS_ENV, one=(torch.zeros(4, 1), numbers())),
+        call("MultiAgentTensorDictEnv.step (agents)", of("step"), t.AGENTS_ENV,
+            actions=(t.agents_env().sample_actions(), thing)),
+        call("MultiAgentTensorDictEnv.set_state", of("set_state"), t.AGENTS_ENV, state=(t.agents_env().state(),
+            thing)),
+        call("MultiAgentTorchRLEnv", lambda _, **k: t.torchrl_rollout(MultiAgentTorchRLEnv(**k)), group_map=(None,
+            thing_or_none), **agents_spaces(t.world_of("fields").to_multi_torchrl_env(t.AGENTS, 2, combine="sum"))),
         call("make_env", lambda _, **k: t.rollout(wm_vec.make_env(**k)), model_or_id=(str(file), thing),
             backend=("world-model", choice), num_envs=(2, size)),
         call("gym.make_vec", lambda _, **k: t.rollout(gym.make_vec("wm_vec/CartPole-v1", **k)), num_envs=(2, size),
@@ -353,7 +420,8 @@ def calls() -> list[Call]:
             env=(t.world_of().to_vector_env(2), thing)),
         # -- engine -----------------------------------------------------------------------------------------------
         call("Engine", lambda _, **k: Engine(**k).reset(seed=1), dynamics=(t.own().engine.dynamics, thing), num_envs=(2,
-            size), perspectives=(t.own().engine.perspectives, thing), config=(None, thing_or_none)),
+            size), perspectives=(t.own().engine.perspectives, thing), config=(None, thing_or_none), sharing=(None,
+            thing_or_none)),
         call("EngineConfig", lambda _, **k: EngineConfig(**k).mode, **RUN),
         call("Engine.reset", of("reset"), t.ENGINE, seed=(5, seed_or_none), mask=(torch.tensor([True, False, True,
             True]), present(numbers()))),

@@ -13,7 +13,7 @@ from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
 from wm_vec.adapters.calls import UserCall
-from wm_vec.core import Perspective
+from wm_vec.core import ActionSpec, Engine, Perspective
 from wm_vec.core.trees import Tree
 from wm_vec.render.frames import FramePainter
 from wm_vec.spaces import Path, map_leaves
@@ -95,6 +95,48 @@ class ActionReader:
         elif not np.isfinite(taken).all():
             raise ValueError(f"step: the action must be finite, got {action!r}.")
         return taken
+
+
+class ActionTensor:
+    """Makes what a caller hands to ``step`` the action of an engine of one env.
+
+    Args:
+        space: One env's actions.
+        spec: The perspective's.
+        engine: The engine.
+    """
+
+    def __init__(self, space: gym.Space, spec: ActionSpec, engine: Engine) -> None:
+        self._read, self._device = ActionReader(space), engine.device
+        self._dtype = torch.int64 if spec.kind == "discrete" else engine.dtype
+        bounds = spec.low, spec.high
+        self._bounds = [np.reshape(bound, spec.shape) for bound in bounds] if spec.kind == "box" else None
+
+    def __call__(self, action: Any) -> Tensor:
+        """``(1, ...)``, within the bounds.
+
+        Raises:
+            ValueError: As `ActionReader`.
+        """
+        taken = np.asarray(self._read(action))[None]
+        if self._bounds is not None:
+            taken = taken.clip(*self._bounds)  # users' functions see what the world does
+        return torch.as_tensor(taken).to(self._device, self._dtype)
+
+
+def read_actions(actions: np.ndarray, spec: ActionSpec, num_envs: int) -> Tensor:
+    """Actions ``(B, ...)`` of an array, in host memory, checked, values too.
+
+    Raises:
+        TypeError: No numbers, or of a dtype that the action cannot have.
+        ValueError: Another shape, or values that are no actions.
+    """
+    if actions.dtype.kind not in "biuf":
+        raise TypeError(f"step: the actions must be numbers, got an array of {actions.dtype}.")
+    taken = torch.from_numpy(actions.copy())
+    spec.check(taken, num_envs, torch.device("cpu"), "step")
+    spec.check_values(taken, "step")
+    return taken
 
 
 class RenderCall(UserCall):

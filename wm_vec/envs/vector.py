@@ -22,8 +22,8 @@ from wm_vec.compat import tree_map
 from wm_vec.core import Dynamics, Engine, EngineConfig, EnvState, Perspective, StepOutput
 from wm_vec.core.config import EngineKeywords
 from wm_vec.core.trees import copies
-from wm_vec.envs.info import LazyInfo, StaleInfoError
-from wm_vec.envs.numpy_io import element_of, painter_of, render_call
+from wm_vec.envs.info import LazyInfo, lazy_entries
+from wm_vec.envs.numpy_io import element_of, painter_of, read_actions, render_call
 from wm_vec.envs.replay import sampled_observations
 from wm_vec.envs.reset_options import MASK_OPTIONS, reset_mask
 from wm_vec.plain import check_type
@@ -323,11 +323,7 @@ class WorldModelVectorEnv(VectorEnv):
 
     def _transferred(self, actions: np.ndarray) -> Tensor:
         """Actions of host memory on the device, checked."""
-        if actions.dtype.kind not in "biuf":
-            raise TypeError(f"step: the actions must be numbers, got an array of {actions.dtype}.")
-        taken, host = torch.from_numpy(actions.copy()), torch.device("cpu")
-        self._perspective.action.check(taken, self.num_envs, host, "step")
-        self._perspective.action.check_values(taken, "step")
+        taken = read_actions(actions, self._perspective.action, self.num_envs)
         if self.device.type not in ("cpu", "meta") and not self._warned:
             self._warned = True
             text = "step: NumPy actions go to the device at every step; sample_actions() or a policy there saves that."
@@ -352,20 +348,4 @@ class WorldModelVectorEnv(VectorEnv):
         return LazyInfo(info, self._lazy(output.state))
 
     def _lazy(self, state: TensorDictBase) -> dict[str, Callable[[], Any]]:
-        """What is made of a dynamics state when it is read, as copies; the state is one step's own."""
-        engine, perspective, dynamics = self.engine, self._perspective, self.engine.dynamics
-        made = engine.num_steps
-
-        def current() -> TensorDictBase:
-            if not engine.config.copy and engine.num_steps != made:
-                raise StaleInfoError(
-                    "This info is of an earlier step, whose buffers were written since (copy=False). Read it before "
-                    "the next step, or make the environment with copy=True."
-                )
-            return state
-
-        return {
-            "obs_dict": lambda: perspective.named(perspective.observe(dynamics.observe(current()))),
-            "predictions": lambda: dict(perspective.everything(dynamics.observe(current()))),
-            "model_state": lambda: dynamics.model_state(current()),
-        }
+        return lazy_entries(self.engine, self._perspective, state)
