@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from wm_vec import Field, ModelConfig, TrainConfig, WorldModel, compile_schema
+from wm_vec import Field, ModelConfig, TrainConfig, WorldModel, collect_transitions, compile_schema
 from wm_vec.canvas import UnknownFieldError
 from wm_vec.train import data_from_sources, read_checkpoint, write_checkpoint
 from wm_vec.train.data import DataError
@@ -134,6 +134,9 @@ def test_whole_numbers_with_gaps_and_missing_arrays_are_unknown():
         ),
         ({"tick": [0, 4, 8]}, DataError, r"no series of a field, only \['tick'\]"),
         ({"price": []}, DataError, "empty"),
+        (pd.DataFrame({"rates": [[1.0, 2.0], [3.0], None]}), DataError, "'rates' must be an array of real numbers"),
+        (pd.DataFrame([[1.0, 2.0]] * 3, columns=["price", "price"]), DataError, r"\['price'\] stand more than once"),
+        (pd.DataFrame(np.ones((3, 2))), UnknownFieldError, "Unknown field path 0"),
         ([MONTHLY, {"tick": [4, 12], "price": [2.0, 4.5]}], DataError, "Source 1: 'price' is 4.5 at tick 12 .*says 4"),
         ([MONTHLY, {**QUARTERLY, "episode": [0, 0]}], DataError, "some have an 'episode' column and some not"),
         (["data.csv"], DataError, "'data.csv'.*end in '.parquet'"),
@@ -227,6 +230,12 @@ def test_coverage_says_what_is_known_and_is_saved(tmp_path):
         write_checkpoint(path, tensors, {**old, "coverage": wrong})
         with pytest.raises(ValueError, match="coverage cannot be read"):
             WorldModel.load(path)
+
+
+def test_worlds_of_environments_have_coverage_too():
+    world = WorldModel.from_env("Pendulum-v1", config=ModelConfig(num_blocks=1))
+    world.finetune(collect_transitions("Pendulum-v1", 64), config=TrainConfig(n_steps=1, batch_size=8))
+    assert world.coverage == dict.fromkeys(world.bound, 1.0)
 
 
 def test_what_is_covered_warns_of_nothing():

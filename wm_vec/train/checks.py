@@ -135,6 +135,8 @@ def check_data(data: Any, world: Any, *, act_fields: Sequence[str] | None = None
     Raises:
         SchemaError: `act_fields` is no list of paths, or names fields that there are not.
         TypeError: `world` is no world, or `data` no data.
+        FileNotFoundError: `data` is a path where there is no file.
+        ImportError: pandas is needed for a Parquet file, and missing.
     """
     if not all(hasattr(world, name) for name in ("bound", "signature", "model")):
         raise TypeError(f"check_data: world must be a WorldModel, got {world!r} ({type(world).__name__}).")
@@ -202,8 +204,8 @@ def _lengths(name: str, columns: Mapping[str, Any], act_fields: Sequence[str]) -
     short, long = min(lengths.values()), max(lengths.values())
     if short == long:
         return None
-    of_acts = {length for path, length in lengths.items() if path.split("[")[0] in act_fields}
-    of_others = {length for path, length in lengths.items() if path.split("[")[0] not in act_fields}
+    acts = {path for path in columns if str(path).split("[")[0] in act_fields}
+    of_acts, of_others = {lengths[path] for path in acts}, {lengths[path] for path in columns if path not in acts}
     odd = tuple(path for path, length in lengths.items() if length != long)
     of = {n: _some(repr(path) for path in columns if lengths[path] == n) for n in sorted({*lengths.values()})}
     text = f"{name}: the series have different lengths, {_some(f'{n} ({names})' for n, names in of.items())}. "

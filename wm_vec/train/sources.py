@@ -71,8 +71,9 @@ def data_from_sources(sources: Any, bound: BoundSchema, ticks_per_step: int = 1)
     """Series over time by field path, of one or several sources, as canvas states.
 
     Columns are field paths, ``"path[0]"``, ``"path[1]"``, ... for single positions, and optionally ``"tick"`` (canvas
-    ticks, growing within an episode) and ``"episode"`` (whole numbers). Without ticks each row is one step after the
-    row before. Rows exactly one step apart in one episode make a training pair.
+    ticks, growing within an episode) and ``"episode"`` (whole numbers), unless the schema has fields of these names.
+    Without ticks each row is one step after the row before. Rows exactly one step apart in one episode make a training
+    pair.
 
     Sources with ticks lie on one time line per episode: what one of them lacks, the others may know. Sources without
     are recordings of their own. Within its period a field has one value: where it is known in one row and the period
@@ -236,10 +237,12 @@ def _series(path: str, given: Any) -> np.ndarray:
     """A column as float32, NaN where unknown."""
     if hasattr(given, "isna") and hasattr(given, "to_numpy"):  # pandas, some of whose missing values are no NaN
         given = given.to_numpy(na_value=np.nan)
-    if isinstance(given, np.ndarray) and given.dtype == object and any(hasattr(row, "__len__") for row in given):
-        width = next(len(row) for row in given if hasattr(row, "__len__"))
-        unknown = np.full(width, np.nan, np.float32)
-        given = [row if hasattr(row, "__len__") else unknown for row in given]  # a column of arrays
+    if isinstance(given, np.ndarray) and given.dtype == object and given.ndim == 1:
+        arrays = (list, tuple, np.ndarray)
+        first = next((row for row in given if isinstance(row, arrays)), None)
+        if first is not None:  # a column of arrays
+            unknown = np.full(np.shape(first), np.nan)
+            given = [row if isinstance(row, arrays) else unknown for row in given]
     return as_array(path, given, np.float32)
 
 
