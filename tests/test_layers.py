@@ -26,7 +26,7 @@ BELOW = {
     "wm_vec.perspectives": {"wm_vec.canvas", "wm_vec.core", "wm_vec.settings"},
     "wm_vec.agents": {"wm_vec.canvas", "wm_vec.core", "wm_vec.settings", "wm_vec.perspectives"},
     "wm_vec.train": {"wm_vec.canvas", "wm_vec.core", "wm_vec.model"},
-    "wm_vec.render": {"wm_vec.train"},
+    "wm_vec.render": {"wm_vec.canvas", "wm_vec.schema", "wm_vec.train"},
     "wm_vec.envs": {"wm_vec.core", "wm_vec.adapters", "wm_vec.render"},
     "wm_vec.plan": {"wm_vec.core", "wm_vec.envs"},
 }
@@ -40,6 +40,7 @@ COMPOSE = {
     "wm_vec.__main__",
     "wm_vec.world_model",
     "wm_vec.world_envs",
+    "wm_vec.general",
     "wm_vec.environments",
     "wm_vec.canvas_states",
     "wm_vec.factory",

@@ -12,6 +12,7 @@ from typing import Any, Self, TypedDict, Unpack
 
 import numpy as np
 import torch
+from rich.console import Console
 from tensordict import TensorDictBase
 from torch import Tensor
 from torchrl.data import ReplayBuffer
@@ -28,6 +29,7 @@ from wm_vec.envs.torchrl.spaces import gymnasium_spec, spaces_of
 from wm_vec.model import CanvasModel, ModelConfig, check_state
 from wm_vec.model.state_check import LARGEST_BANK
 from wm_vec.plain import as_device, as_path, check_callable, check_type, seed_number, whole_number
+from wm_vec.render.description import description
 from wm_vec.train import (
     CheckpointError,
     TrainConfig,
@@ -107,7 +109,8 @@ class WorldModel(WorldEnvs):
     def __repr__(self) -> str:
         kind = self.signature.env_id if self.signature and self.signature.env_id else "schema"
         state = "trained" if self.trained else "untrained"
-        return f"WorldModel({kind}, {len(self.bound)} fields, {self.num_positions} positions, {state}, {self.device})"
+        size = f"{len(self.bound)} fields, {self.num_positions} positions"
+        return f"{type(self).__name__}({kind}, {size}, {state}, {self.device})"
 
     @property
     def device(self) -> torch.device:
@@ -119,6 +122,21 @@ class WorldModel(WorldEnvs):
         """Canvas positions N."""
         return self.bound.layout.num_positions
 
+    def describe(self, console: Console | None = None) -> None:
+        """Print the fields by group: positions, unit, period in steps, bounds, coverage by data, and meaning.
+
+        Args:
+            console: Where to; None for standard output, in lines of 160 characters where that is no terminal.
+
+        Raises:
+            TypeError: No console.
+        """
+        if console is None:
+            console = Console()
+            console = console if console.is_terminal or console.is_jupyter else Console(width=160)
+        check_type(console, Console, "describe: console")
+        console.print(description(self.bound, self.model.config.ticks_per_step, getattr(self, "coverage", None)))
+
     # -- making and keeping worlds --------------------------------------------------------------------------------
 
     @classmethod
@@ -129,7 +147,7 @@ class WorldModel(WorldEnvs):
         env_kwargs: Mapping[str, Any] | None = None,
         d_model: int = DEFAULT_D_MODEL,
         **network: Unpack[NetworkSettings],
-    ) -> WorldModel:
+    ) -> Self:
         """An untrained world with the fields of a Gymnasium environment: observation, action, reward, terminated.
 
         Parts of Dict and Tuple observations are fields by their keys and places: ``"observation.camera"``.
@@ -148,11 +166,18 @@ class WorldModel(WorldEnvs):
     @classmethod
     def from_signature(
         cls, signature: EnvSignature, *, d_model: int = DEFAULT_D_MODEL, **network: Unpack[NetworkSettings]
-    ) -> WorldModel:
+    ) -> Self:
         """An untrained world for given spaces, without the environment itself."""
         check_type(signature, EnvSignature, "signature")
-        world = cls(signature.schema(d_model), **network)
+        world = cls._of(signature.schema(d_model), **network)
         world.signature = signature
+        return world
+
+    @classmethod
+    def _of(cls, schema: BoundSchema, **network: Unpack[NetworkSettings]) -> Self:
+        """A world of a schema, also where a subclass is made from other arguments."""
+        world = cls.__new__(cls)
+        WorldModel.__init__(world, schema, **network)
         return world
 
     @classmethod
@@ -163,7 +188,7 @@ class WorldModel(WorldEnvs):
         max_episode_steps: int | None = None,
         d_model: int = DEFAULT_D_MODEL,
         **network: Unpack[NetworkSettings],
-    ) -> WorldModel:
+    ) -> Self:
         """An untrained world for a TorchRL environment, from its specs; it learns from what a collector yields of it.
 
         Args:
@@ -188,7 +213,7 @@ class WorldModel(WorldEnvs):
     @classmethod
     def bundled(
         cls, env_id: str, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> WorldModel:
+    ) -> Self:
         """A world that comes with the package, by its environment's id: a key of `wm_vec.envs.registration.BUNDLED`."""
         if not isinstance(env_id, str) or env_id not in BUNDLED:
             raise ValueError(f"There is no bundled world {env_id!r}; there are {', '.join(BUNDLED)}.")
@@ -217,7 +242,7 @@ class WorldModel(WorldEnvs):
     @classmethod
     def load(
         cls, path: str | os.PathLike[str], device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> WorldModel:
+    ) -> Self:
         """Read a world that `save` wrote. Never runs code from the file.
 
         Raises:
@@ -239,7 +264,7 @@ class WorldModel(WorldEnvs):
                 "'.resume' is the state of an unfinished training run; repeat that run to finish it."
             ) from error
         _check_tensors(file, sketch)
-        world = cls(schema, config=model_config)
+        world = cls._of(schema, config=model_config)
         world.signature = signature
         world._take(file)
         world.model.to(device=device, dtype=dtype)
