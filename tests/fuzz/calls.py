@@ -224,7 +224,7 @@ def calls() -> list[Call]:
         call("ModelConfig", lambda _, **k: WorldModel(schema, config=ModelConfig(**k)).predict(), num_blocks=(1, size),
             num_loops=(1, size), mlp_ratio=(2, size), n_denoise_steps=(2, size), ticks_per_step=(1, size),
             sigma_min=(0.1, real(1e-06)), sigma_max=(0.8, real(1e-06)), rho=(7.0, real(1e-06)), topology=("dense",
-            choice)),
+            choice), num_heads=(1, whole(1, optional=True))),
         call("ModelConfig (training)", lambda _, **k: ModelConfig(**k), noise_mean=(-0.9, real()), noise_std=(1.0,
             real(1e-09)), first_share=(0.25, real(0, 1))),
         call("TrainConfig", lambda _, **k: TrainConfig(**k), n_steps=(5, size), batch_size=(16, size),
