@@ -94,6 +94,9 @@ class Denoiser(nn.Module):
         self.summary: nn.Parameter | None = None
         if topology is not None:
             self.summary = nn.Parameter(torch.randn(topology.num_summaries, width) * 0.5)
+            for block in self._own_blocks():
+                # From group to group it takes several attentions; small ones would let no gradient through.
+                nn.init.normal_(block.out.weight, std=width**-0.5)
             for name, table in zip(Attention._fields[1:], (topology.mask, *topology.tiles(TILE)), strict=True):
                 self.register_buffer(name, table.to(self.summary.device), persistent=False)
 
