@@ -25,7 +25,7 @@ BELOW = {
     "wm_vec.settings": {"wm_vec.core", "wm_vec.adapters"},
     "wm_vec.perspectives": {"wm_vec.canvas", "wm_vec.core", "wm_vec.settings"},
     "wm_vec.train": {"wm_vec.canvas", "wm_vec.core", "wm_vec.model"},
-    "wm_vec.render": {"wm_vec.train"},
+    "wm_vec.render": {"wm_vec.canvas", "wm_vec.schema", "wm_vec.train"},
     "wm_vec.envs": {"wm_vec.core", "wm_vec.adapters", "wm_vec.render"},
     "wm_vec.plan": {"wm_vec.core", "wm_vec.envs"},
 }
@@ -38,6 +38,7 @@ COMPOSE = {
     "wm_vec",
     "wm_vec.__main__",
     "wm_vec.world_model",
+    "wm_vec.general",
     "wm_vec.environments",
     "wm_vec.canvas_states",
     "wm_vec.factory",

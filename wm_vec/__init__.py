@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from wm_vec.core import AutoresetMode, Engine, EnvState, batched, captured, spawn_seeds
     from wm_vec.envs import WorldModelEnv, WorldModelVectorEnv, check_vector_env
     from wm_vec.factory import make_env
+    from wm_vec.general import GeneralUnifiedWorldModel
     from wm_vec.model import ModelConfig
     from wm_vec.train import TrainConfig, collect_transitions
     from wm_vec.world_model import WorldModel
@@ -29,6 +30,7 @@ _HOME = {
     "Engine": "core",
     "EnvState": "core",
     "Field": "canvas",
+    "GeneralUnifiedWorldModel": "general",
     "ModelConfig": "model",
     "TrainConfig": "train",
     "WorldModel": "world_model",

@@ -6,12 +6,13 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import resources
 from typing import Any, Self, TypedDict, Unpack
 
 import numpy as np
 import torch
+from rich.console import Console
 from tensordict import TensorDictBase
 from torch import Tensor
 from torchrl.data import ReplayBuffer
@@ -31,6 +32,7 @@ from wm_vec.envs.torchrl.spaces import gymnasium_spec, spaces_of
 from wm_vec.model import CanvasModel, ModelConfig, check_state
 from wm_vec.model.state_check import LARGEST_BANK
 from wm_vec.plain import as_device, as_path, check_callable, check_type, seed_number, whole_number
+from wm_vec.render.description import description
 from wm_vec.settings import EngineSettings, EnvSettings, VectorSettings, configs_of
 from wm_vec.train import (
     CheckpointError,
@@ -57,6 +59,7 @@ class NetworkSettings(TypedDict, total=False):
     device: torch.device | str | None
     dtype: torch.dtype | None
     seed: int
+    ticks_per_step: int | None
 
 
 class WorldModel:
@@ -68,6 +71,8 @@ class WorldModel:
         device: Where the network lives.
         dtype: Its floating dtype; float32 if not given.
         seed: Seeds the initial weights.
+        ticks_per_step: Ticks of the fields' periods that one env step, one predict, lasts; None for that of `config`,
+            which is 1 unless given.
 
     Attributes:
         bound: The compiled schema.
@@ -86,10 +91,14 @@ class WorldModel:
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         seed: int = 0,
+        ticks_per_step: int | None = None,
     ) -> None:
         warn_if_forked()
         device, dtype, seed = _checked_device(device), _checked_dtype(dtype), seed_number(seed, "seed")
         self.bound = schema if isinstance(schema, BoundSchema) else compile_schema(schema)
+        if ticks_per_step is not None:
+            check_type(config := ModelConfig() if config is None else config, ModelConfig, "config")
+            config = replace(config, ticks_per_step=ticks_per_step)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.model = CanvasModel(self.bound, config).to(device=device, dtype=dtype)
@@ -103,7 +112,8 @@ class WorldModel:
     def __repr__(self) -> str:
         kind = self.signature.env_id if self.signature and self.signature.env_id else "schema"
         state = "trained" if self.trained else "untrained"
-        return f"WorldModel({kind}, {len(self.bound)} fields, {self.num_positions} positions, {state}, {self.device})"
+        size = f"{len(self.bound)} fields, {self.num_positions} positions"
+        return f"{type(self).__name__}({kind}, {size}, {state}, {self.device})"
 
     @property
     def device(self) -> torch.device:
@@ -115,6 +125,21 @@ class WorldModel:
         """Canvas positions N."""
         return self.bound.layout.num_positions
 
+    def describe(self, console: Console | None = None) -> None:
+        """Print the fields by group: positions, unit, period in steps, bounds, coverage by data, and meaning.
+
+        Args:
+            console: Where to; None for standard output, in lines of 160 characters where that is no terminal.
+
+        Raises:
+            TypeError: No console.
+        """
+        if console is None:
+            console = Console()
+            console = console if console.is_terminal or console.is_jupyter else Console(width=160)
+        check_type(console, Console, "describe: console")
+        console.print(description(self.bound, self.model.config.ticks_per_step, getattr(self, "coverage", None)))
+
     # -- making and keeping worlds --------------------------------------------------------------------------------
 
     @classmethod
@@ -125,7 +150,7 @@ class WorldModel:
         env_kwargs: Mapping[str, Any] | None = None,
         d_model: int = DEFAULT_D_MODEL,
         **network: Unpack[NetworkSettings],
-    ) -> WorldModel:
+    ) -> Self:
         """An untrained world with the fields of a Gymnasium environment: observation, action, reward, terminated.
 
         Parts of Dict and Tuple observations are fields by their keys and places: ``"observation.camera"``.
@@ -144,11 +169,18 @@ class WorldModel:
     @classmethod
     def from_signature(
         cls, signature: EnvSignature, *, d_model: int = DEFAULT_D_MODEL, **network: Unpack[NetworkSettings]
-    ) -> WorldModel:
+    ) -> Self:
         """An untrained world for given spaces, without the environment itself."""
         check_type(signature, EnvSignature, "signature")
-        world = cls(signature.schema(d_model), **network)
+        world = cls._of(signature.schema(d_model), **network)
         world.signature = signature
+        return world
+
+    @classmethod
+    def _of(cls, schema: BoundSchema, **network: Unpack[NetworkSettings]) -> Self:
+        """A world of a schema, also where a subclass is made from other arguments."""
+        world = cls.__new__(cls)
+        WorldModel.__init__(world, schema, **network)
         return world
 
     @classmethod
@@ -159,7 +191,7 @@ class WorldModel:
         max_episode_steps: int | None = None,
         d_model: int = DEFAULT_D_MODEL,
         **network: Unpack[NetworkSettings],
-    ) -> WorldModel:
+    ) -> Self:
         """An untrained world for a TorchRL environment, from its specs; it learns from what a collector yields of it.
 
         Args:
@@ -184,7 +216,7 @@ class WorldModel:
     @classmethod
     def bundled(
         cls, env_id: str, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> WorldModel:
+    ) -> Self:
         """A world that comes with the package, by its environment's id: a key of `wm_vec.envs.registration.BUNDLED`."""
         if not isinstance(env_id, str) or env_id not in BUNDLED:
             raise ValueError(f"There is no bundled world {env_id!r}; there are {', '.join(BUNDLED)}.")
@@ -213,7 +245,7 @@ class WorldModel:
     @classmethod
     def load(
         cls, path: str | os.PathLike[str], device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> WorldModel:
+    ) -> Self:
         """Read a world that `save` wrote. Never runs code from the file.
 
         Raises:
@@ -235,7 +267,7 @@ class WorldModel:
                 "'.resume' is the state of an unfinished training run; repeat that run to finish it."
             ) from error
         _check_tensors(file, sketch)
-        world = cls(schema, config=model_config)
+        world = cls._of(schema, config=model_config)
         world.signature = signature
         world._take(file)
         world.model.to(device=device, dtype=dtype)
@@ -418,7 +450,7 @@ class WorldModel:
         if isinstance(data, TensorDictBase):
             return data_from_transitions(data, self.bound, self._signature_for("transitions"))
         if isinstance(data, Mapping):
-            return data_from_mapping(data, self.bound)
+            return data_from_mapping(data, self.bound, self.model.config.ticks_per_step)
         if isinstance(data, ReplayBuffer):
             if len(data) == 0:
                 raise DataError("The replay buffer is empty.")

@@ -50,6 +50,8 @@ def test_a_field_is_frozen():
         ({"leads": True, "num_classes": 3, "is_input": False}, "`leads`"),
         ({"leads": True, "num_classes": 2, "is_input": False, "w": 2}, "`leads`"),
         ({"leads": True, "num_classes": 2, "is_input": False, "is_output": False}, "`leads`"),
+        ({"unit": "m\n"}, r"`unit` must be one line of printable text, got 'm\\n'"),
+        ({"meaning": 3}, "`meaning` must be one line of printable text, got 3"),
         ({"low": 2.0, "high": 1.0}, "`low` must not be above `high`, got 2.0 and 1.0"),
         ({"low": math.nan}, "`low` must not be above `high`"),
         ({"w": 2, "low": (0.0,)}, "must be one number or 2"),

@@ -120,6 +120,21 @@ def test_a_path_alone_is_a_list_of_one():
             UnknownFieldError,
             "`exclude`.*'regimes'.*regime",
         ),
+        # A group that was not included, a field below another, two entities.
+        (
+            lambda: compile_schema(World(), include=["regime"], entities={"firm": Field()}),
+            SchemaError,
+            "'firm' collides with 'firm.name_rank'",
+        ),
+        (lambda: compile_schema(World(), entities={"firm.grid.x": Field()}), SchemaError, "collides with 'firm.grid'"),
+        (
+            lambda: compile_schema(None, entities={"a": Firm(), "a.grid": Firm()}),
+            SchemaError,
+            "'a.grid' collides with 'a.grid'",
+        ),
+        (lambda: compile_schema(World(), entities={"firm acme": Firm()}), SchemaError, "'firm acme'; use letters"),
+        (lambda: compile_schema(World(), entities={"a": {"b.c": Field(), "b": {"c": Field()}}}), SchemaError, "a.b.c"),
+        (lambda: compile_schema(World(), entities=[Firm()]), SchemaError, "entities must be a mapping"),
         (lambda: compile_schema({"a.b": Field(), "a": {"b": Field()}}), SchemaError, "a.b"),
         (lambda: compile_schema({"": Field()}), SchemaError, "name"),
         (lambda: compile_schema(Field()), SchemaError, "without a name"),
@@ -196,6 +211,15 @@ def test_bounds_per_position_survive_json():
     bound = compile_schema({"x": Field(w=3, low=(-math.inf, 0.0, 1.5), high=(1.0, math.inf, 2.0))})
     again = BoundSchema.from_dict(json.loads(json.dumps(bound.to_dict(), allow_nan=False)))
     assert again["x"].spec == bound["x"].spec
+
+
+def test_words_are_kept_and_make_no_other_schema():
+    plain = compile_schema({"x": Field(w=2), "y": Field()})
+    worded = compile_schema({"x": Field(w=2, unit="inf", meaning="Größe by side (left, right)"), "y": Field()})
+    again = BoundSchema.from_dict(json.loads(json.dumps(worded.to_dict())))
+    assert (again["x"].spec.unit, again["x"].spec.meaning) == ("inf", "Größe by side (left, right)")
+    assert again == worded == plain
+    assert worded.to_dict() != worded.to_dict(words=False) == plain.to_dict(), "files without words stay as they were"
 
 
 def test_schemas_differ_by_field_order_and_width():

@@ -62,6 +62,13 @@ def test_a_step_of_several_ticks_changes_what_is_due_in_any_of_them(ticks_per_st
     assert bool(changed[:, 3].any())
 
 
+def test_the_length_of_a_step_belongs_to_the_world(tmp_path):
+    world = WorldModel(SLOW, config=ModelConfig(num_blocks=1), ticks_per_step=3)
+    assert world.model.config == ModelConfig(num_blocks=1, ticks_per_step=3)
+    world.save(tmp_path / "world.safetensors")
+    assert WorldModel.load(tmp_path / "world.safetensors").model.config.ticks_per_step == 3
+
+
 @pytest.mark.parametrize("ticks", [0, -1, 1.5, "2"])
 def test_ticks_that_no_step_lasts(ticks):
     with pytest.raises(ValueError, match="`ticks_per_step` must be a whole number of at least 1, got"):

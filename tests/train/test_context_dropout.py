@@ -70,7 +70,9 @@ def test_a_slow_field_is_asked_for_only_where_it_is_due():
 @pytest.mark.parametrize(("ticks_per_step", "due"), [(2, [1, 3, 5, 7]), (3, [1, 2, 3, 5, 6, 7]), (4, [*range(8)])])
 def test_a_step_of_several_ticks_asks_where_any_of_them_is_due(ticks_per_step, due):
     # Step t goes from tick t T to (t + 1) T; the slow field changes at multiples of 4.
-    _, rows, (_, _, _, _, _, weight) = batch(0.0, ticks_per_step=ticks_per_step)
+    data = world_data()
+    data.tick *= ticks_per_step
+    _, rows, (_, _, _, _, _, weight) = batch(0.0, data, ticks_per_step=ticks_per_step)
     assert rows[weight[:, 2] == 1].unique().tolist() == due
     assert bool((weight[:, [0, 1, 3, 4]] == 1).all())
 

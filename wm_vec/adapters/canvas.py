@@ -86,7 +86,7 @@ class CanvasDynamics(Dynamics):
             stream=STREAM_NOISE,
         )
         self._kernel_dtype = self._chosen_dtype(backend, dtype)
-        self.signature = json.dumps(bound.to_dict()["fields"], sort_keys=True)
+        self.signature = json.dumps(bound.to_dict(words=False)["fields"], sort_keys=True)
         self._saved_bank = bank
 
     @property

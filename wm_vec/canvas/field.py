@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ MAX_CLASSES = 4096
 MAX_POSITIONS = 4096
 """Positions of a canvas: attention costs their square."""
 MAX_PERIOD = 2**31 - 1
+WORDS = ("unit", "meaning")
+"""Of a field: what only people read."""
 _SHARED_ATTRIBUTES = ("h", "w", "period", "loss_weight", "is_output")
 
 
@@ -40,6 +42,9 @@ class Field:
             predicted as one of them instead of as a number; 0 for never, 2 at most where the field is an input.
         leads: Whether the field's next value is drawn before all others, which are predicted given it; for one
             position of two classes that is no input, such as the end of an episode.
+        unit: What its numbers are in, ``"million USD"``, or the scale that they are on; for people.
+        meaning: What it is, in one line; for people, as `WorldModel.describe` is. Fields that differ in words alone are
+            equal.
     """
 
     h: int = 1
@@ -53,6 +58,8 @@ class Field:
     num_classes: int | None = None
     max_values: int = 0
     leads: bool = False
+    unit: str = field(default="", compare=False)
+    meaning: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         sizes = {
@@ -79,6 +86,9 @@ class Field:
             )
         if self.leads and (self.num_classes != 2 or self.num_positions != 1 or self.is_input or not self.is_output):
             raise ValueError("Field: `leads` is for one predicted position of num_classes=2 with is_input=False.")
+        for name in WORDS:
+            if not (isinstance(words := getattr(self, name), str) and words.isprintable()):
+                raise ValueError(f"Field: `{name}` must be one line of printable text, got {words!a}.")
         for name in ("low", "high"):  # also arrays, tensors and lists
             given = getattr(self, name)
             try:

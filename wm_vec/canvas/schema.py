@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from wm_vec.canvas.field import Field, as_field, is_field
+from wm_vec.canvas.field import WORDS, Field, as_field, is_field
 from wm_vec.canvas.layout import CanvasLayout
 
 
@@ -94,7 +94,7 @@ class BoundSchema:
         if not isinstance(other, BoundSchema):
             return NotImplemented
         # The order counts too: the same fields at other positions are another canvas.
-        return self.field_names == other.field_names and self.to_dict() == other.to_dict()
+        return self.layout.d_model == other.layout.d_model and self.bound_fields() == other.bound_fields()
 
     def __repr__(self) -> str:
         return f"BoundSchema({len(self)} fields, {self.layout.num_positions} positions, d_model={self.layout.d_model})"
@@ -109,12 +109,16 @@ class BoundSchema:
             raise SchemaError(f"indices: give a list of field paths, got {paths!r}.")
         return [index for path in paths for index in self[path].indices()]
 
-    def to_dict(self) -> dict[str, Any]:
-        """The schema as plain data for a checkpoint."""
-        fields = {path: dataclasses.asdict(bound.spec) for path, bound in self._fields.items()}
+    def to_dict(self, words: bool = True) -> dict[str, Any]:
+        """The schema as plain data for a checkpoint; without `words` it is the same for equal schemas."""
+
+        def kept(spec: Field) -> dict[str, Any]:
+            values = dataclasses.asdict(spec).items()
+            return {name: _plain(value) for name, value in values if name not in WORDS or (words and value)}
+
         return {
             "d_model": self.layout.d_model,
-            "fields": {path: {name: _plain(value) for name, value in field.items()} for path, field in fields.items()},
+            "fields": {path: kept(bound.spec) for path, bound in self._fields.items()},
         }
 
     @classmethod
@@ -126,7 +130,7 @@ class BoundSchema:
         """
         try:
             fields = {
-                path: Field(**{name: _from_plain(value) for name, value in field.items()})
+                path: Field(**{name: value if name in WORDS else _from_plain(value) for name, value in field.items()})
                 for path, field in data["fields"].items()
             }
             return cls(fields, d_model=data["d_model"])
@@ -160,7 +164,8 @@ def compile_schema(
             mapping works as well. None for a world of entities alone.
         include: Paths to keep, each a field or a group of them; None keeps all of `root`.
         exclude: Paths to leave out, taken after `include`.
-        entities: Further dataclasses by name, always kept (`exclude` still applies).
+        entities: Further dataclasses by name, always kept (`exclude` still applies). A name is an identifier, or
+            several with dots between them.
         d_model: Width of a position's latent row, a multiple of 32.
 
     Returns:
@@ -168,20 +173,25 @@ def compile_schema(
         alike but for the last part), which lie together.
 
     Raises:
-        SchemaError: An object that is neither field nor group, two fields of one name, or nothing left.
+        SchemaError: An object that is neither field nor group, two fields or groups of one name, an entity's name that
+            is no identifier, or nothing left.
         UnknownFieldError: An `include` or `exclude` that matches nothing.
     """
-    fields: dict[str, Field] = {}
-    for path, field in _walk(root, "") if root is not None else ():
-        if path in fields:
-            raise SchemaError(f"Two fields are called {path!r}. Rename one of them.")
-        fields[path] = field
+    fields = {} if root is None else _fields(root, "")
     wanted = fields if include is None else _matching(fields, include, "include")
-    for name, entity in (entities or {}).items():
-        for path, field in _walk(entity, name):
-            if path in wanted:
-                raise SchemaError(f"Entity {name!r} and the root both have a field {path!r}. Rename the entity.")
-            wanted[path] = field
+    entities = {} if entities is None else entities
+    if not isinstance(entities, Mapping):
+        raise SchemaError(f"entities must be a mapping of names to dataclasses of fields, got {entities!r}.")
+    for name, entity in entities.items():
+        if not (isinstance(name, str) and all(part.isidentifier() for part in name.split("."))):
+            raise SchemaError(f"An entity is called {name!r}; use letters, digits and _, as in 'firm_acme'.")
+        # Also a group that `include` leaves out: one path would mean two things.
+        if taken := next((path for path in fields if _under(path, name) or _under(name, path)), None):
+            raise SchemaError(
+                f"The entity {name!r} collides with {taken!r}, which is there already. Rename the entity."
+            )
+        found = _fields(entity, name)
+        fields, wanted = {**fields, **found}, {**wanted, **found}
     if exclude is not None:
         left_out = _matching(wanted, exclude, "exclude")
         wanted = {path: field for path, field in wanted.items() if path not in left_out}
@@ -202,6 +212,16 @@ def _from_plain(value: Any) -> Any:
     if isinstance(value, list):
         return tuple(_from_plain(part) for part in value)
     return float(value) if isinstance(value, str) else value
+
+
+def _fields(node: Any, path: str) -> dict[str, Field]:
+    """What `_walk` finds, by path."""
+    fields: dict[str, Field] = {}
+    for found, field in _walk(node, path):
+        if found in fields:
+            raise SchemaError(f"Two fields are called {found!r}. Rename one of them.")
+        fields[found] = field
+    return fields
 
 
 def _walk(node: Any, path: str) -> Iterator[tuple[str, Field]]:

@@ -39,7 +39,7 @@ def context_batch(
     size, index = len(index), index.to(device)
     values, next_values = data.values[index], data.next_values[index]
     known = data.known[index] & codec.is_input
-    due = codec.changing(data.tick[index] * ticks_per_step, ticks_per_step)
+    due = codec.changing(data.tick[index], ticks_per_step)
     told = data.next_known[index]
     weight = (told & due).to(values.dtype)
     same_tick = torch.zeros(size, dtype=torch.bool, device=device)

@@ -46,7 +46,7 @@ class WorldData:
         next_values: ``(M, N)``, after it.
         known: ``(M, N)`` bool, what of `values` was observed.
         next_known: ``(M, N)`` bool, what of `next_values` was observed.
-        tick: ``(M,)`` int64, steps since the start of the recording, which periods count from.
+        tick: ``(M,)`` int64, canvas ticks before the step, which periods count from; 0 where there are no periods.
         episode: ``(M,)`` int64, which episode a step belongs to; held-out data are whole episodes.
         starts: ``(S, N)``, states at the start of episodes; of a recording without episodes, all of its states.
         starts_known: ``(S, N)`` bool.
@@ -293,13 +293,14 @@ def _column(flat: TensorDictBase, key: Any) -> Tensor:
     return column.reshape(-1)
 
 
-def data_from_mapping(series: Mapping[str, Any], bound: BoundSchema) -> WorldData:
+def data_from_mapping(series: Mapping[str, Any], bound: BoundSchema, ticks_per_step: int = 1) -> WorldData:
     """Arrays over time by field path, as canvas states.
 
     Args:
         series: Path -> ``(T,)``, ``(T, n)`` or ``(T, h, w)`` array, NaN where nothing was observed. Fields that are
             left out are unknown throughout.
         bound: The world's schema.
+        ticks_per_step: Ticks of the fields' periods from one time step to the next.
 
     Raises:
         UnknownFieldError: A path that the schema does not have.
@@ -324,7 +325,7 @@ def data_from_mapping(series: Mapping[str, Any], bound: BoundSchema) -> WorldDat
             )
         table[:, field.indices()] = torch.from_numpy(array.reshape(length, -1).copy())
     known = ~table.isnan()
-    table, tick = torch.where(known, table, 0.0), torch.arange(length - 1)
+    table, tick = torch.where(known, table, 0.0), torch.arange(length - 1) * ticks_per_step
     data = WorldData(table[:-1], table[1:], known[:-1], known[1:], tick, torch.zeros_like(tick), table, known)
     return data.within(bound)
 

@@ -331,7 +331,7 @@ class _Run:
             "resume_format": RESUME_FORMAT,
             "train": asdict(self.config),
             "model": asdict(self.model.config),
-            "schema": self.model.bound.to_dict(),
+            "schema": self.model.bound.to_dict(words=False),
             "fields": self.model.bound.field_names,
             "data": self.fingerprint,
         }

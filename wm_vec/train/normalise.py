@@ -33,7 +33,7 @@ def fit_normalisers(codec: FieldCodec, data: WorldData, keep_fitted: bool, ticks
     """
     _fit_classes(codec, data, keep_fitted)
     is_input = codec.is_input.cpu()
-    due = codec.changing(data.tick * ticks_per_step, ticks_per_step)
+    due = codec.changing(data.tick, ticks_per_step)
     everything = torch.cat((data.values, data.next_values)), torch.cat((data.known, data.next_known))
     value_mean, spread, value_count = _moments(*everything)
     size = torch.sqrt(value_mean.square() + spread.square())
