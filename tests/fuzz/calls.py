@@ -42,11 +42,12 @@ from wm_vec import (
     WorldModelEnv,
     WorldModelVectorEnv,
 )
-from wm_vec.canvas import BoundSchema, EnvSignature, compile_schema
+from wm_vec.canvas import BoundSchema, EnvSignature, Topology, compile_schema
 from wm_vec.cli import main
 from wm_vec.core import ActionSpec, EngineConfig, Perspective
 from wm_vec.envs import PessimisticVectorReward, SB3VecEnv, StatelessTorchRLEnv, TorchRLEnv, check_vector_env
 from wm_vec.plan import CEM, MPPI
+from wm_vec.render import plot_layout, plot_topology
 from wm_vec.train import (
     collect_transitions,
     data_from_mapping,
@@ -221,6 +222,7 @@ def calls() -> list[Call]:
         call("BoundSchema.from_dict", lambda _, data: BoundSchema.from_dict(data).to_dict(), data=(schema.to_dict(),
             thing)),
         call("BoundSchema[]", lambda _, path: schema[path].path, path=("speed", choice)),
+        call("Topology", lambda _, bound: Topology.of(bound).groups, bound=(schema, thing)),
         call("EnvSignature", lambda _, **k: EnvSignature(**k).schema(32).to_dict(), observation_space=(t.PLANE, thing),
             action_space=(t.PUSH, thing), max_episode_steps=(20, horizon)),
         call("EnvSignature.of_env", lambda _, env: EnvSignature.of_env(env).to_dict(), env=("CartPole-v1", thing)),
@@ -345,6 +347,11 @@ def calls() -> list[Call]:
             seed=(0, seed)),
         call("check_vector_env (env)", lambda _, env: check_vector_env(env, num_steps=8) and None,
             env=(t.world_of().to_vector_env(2), thing)),
+        # -- pictures ---------------------------------------------------------------------------------------------
+        call("plot_layout", lambda _, **k: plot_layout(**k) and None, bound=(schema, thing), path=(t.folder() /
+            "layout.png", path)),
+        call("plot_topology", lambda _, **k: plot_topology(**k) and None, bound=(schema, thing), path=(t.folder() /
+            "topology.png", path)),
         # -- engine -----------------------------------------------------------------------------------------------
         call("Engine", lambda _, **k: Engine(**k).reset(seed=1), dynamics=(t.own().engine.dynamics, thing), num_envs=(2,
             size), perspectives=(t.own().engine.perspectives, thing), config=(None, thing_or_none)),

@@ -13,13 +13,13 @@ from tests.fuzz.judge import Verdicts, judge
 
 PACKAGES = (
     "wm_vec",
-    *(f"wm_vec.{name}" for name in ("adapters", "canvas", "core", "envs", "plan", "train", "workers")),
+    *(f"wm_vec.{name}" for name in ("adapters", "canvas", "core", "envs", "plan", "render", "train", "workers")),
 )
 WITH_METHODS = ("Engine", "StatelessTorchRLEnv", "TorchRLEnv", "WorldModel", "WorldModelEnv", "WorldModelVectorEnv")
 NOT_CALLED = {
     # abstract, or made by the package itself and checked where they are taken
     *("BoundField", "CanvasDynamics", "CanvasLayout", "BatchedFunction", "CounterRNG", "Dynamics", "EnvState"),
-    *("GivenStart", "StepOutput", "TrainReport", "Transition", "TransformedEnv", "World", "WorldData", "step"),
+    *("GivenStart", "StepOutput", "Tiles", "TrainReport", "Transition", "TransformedEnv", "World", "WorldData", "step"),
     # theirs are the arguments of a call that is tried
     *("CallableDynamics", "EnvMaker", "PessimisticReward", "RandomActions", "WorkerEnv", "make_world_model_env"),
     # need a library or a module of their own: tests/adapters and tests/train try bad input

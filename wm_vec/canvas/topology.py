@@ -11,6 +11,7 @@ from torch import Tensor
 
 from wm_vec.canvas.field import MAX_POSITIONS
 from wm_vec.canvas.schema import BoundSchema
+from wm_vec.plain import check_type
 
 
 class Tiles(NamedTuple):
@@ -60,6 +61,7 @@ class Topology:
         Raises:
             ValueError: More than `MAX_POSITIONS` positions and groups.
         """
+        check_type(bound, BoundSchema, "Topology: bound", "A world's is `world.bound`.")
         count = bound.layout.num_positions
         numbers = {"": 0}
         for path in bound:
