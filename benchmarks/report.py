@@ -14,6 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "benchmarks.md"
 DRIFT_STEPS = (1, 5, 20, 50)
+PUBLIC_CORPORATE = 0.02
+"""Env steps/s of the public implementation of a world of this kind: 50 s a step on two cores."""
 
 INTRO = """# Benchmarks
 
@@ -24,7 +26,7 @@ measured on; `python -m benchmarks.report` writes the page from them. No GPU was
 
 def page() -> str:
     """The whole page."""
-    speed = throughput(), torchrl(), adapters(), training_loops()
+    speed = throughput(), torchrl(), adapters(), training_loops(), corporate()
     sections = *speed, worlds(), truth(), turns(), torchrl_turns(), dreamer()
     return "\n".join([INTRO, *filter(None, sections)]).rstrip() + "\n"
 
@@ -114,6 +116,34 @@ def training_loops() -> str:
         if "sync_env_steps_per_s" in row:
             sync, ratio = f"{row['sync_env_steps_per_s']:,.0f}", f"{row['tensor_is_times_faster']:.1f} x as fast"
         lines.append(f"| {row['num_envs']} | {sync} | {row['tensor_env_steps_per_s']:,.0f} | {ratio} |")
+    return "\n".join(lines) + "\n"
+
+
+def corporate() -> str:
+    """Env steps/s of a corporate world; nothing until it was measured."""
+    if not (RESULTS / "corporate.json").exists():
+        return ""
+    result = _read("corporate")
+    world = result["world"]
+    lines = [
+        "## A corporate world on a CPU\n",
+        f"A ready-made world of a firm, two people and their surroundings: {world['fields']} fields,",
+        f"{world['positions']} positions, width 64, 6 blocks x 3 loops, {result['n_denoise_steps']} denoise steps,",
+        f'float32. With `topology="groups"` there are {world["summaries"]} summaries and',
+        f"{world['keys_per_query']:.0f} keys per query, {_share(world['pairs_over_dense'])} of all pairs, of which the",
+        f"tiles compute {_share(world['tile_pairs_over_dense'])}. Both in turn, call by call, in one process; medians.",
+        f"The public implementation of such a world takes 50 s a step on two cores, {PUBLIC_CORPORATE} env steps/s.",
+        "`python -m benchmarks.corporate`.\n",
+        _where(result["machine"]) + "\n",
+        "| envs | topology | seconds a step | env steps/s | over the public implementation |",
+        "| ---: | --- | ---: | ---: | ---: |",
+    ]
+    for row in result["rows"]:
+        times = row["env_steps_per_s"] / PUBLIC_CORPORATE
+        lines.append(
+            f"| {row['num_envs']} | {row['topology']} | {row['step_s']:.2f} | {row['env_steps_per_s']:.2f} | "
+            f"{times:,.0f} x as fast |"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -51,7 +51,7 @@ class GeneralUnifiedWorldModel(WorldModel):
         n_loops: int = 3,
         *,
         step: str = "month",
-        topology: Any = "dense",
+        topology: Literal["dense", "groups"] = "groups",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         seed: int = 0,
@@ -59,13 +59,11 @@ class GeneralUnifiedWorldModel(WorldModel):
         if not isinstance(step, str) or step not in TICKS:
             raise ValueError(f"step must be one of {', '.join(TICKS)}, got {step!r}.")
         bound = compile_schema(World, include, exclude, entities, d_model)
-        heads = bound.layout.d_model // 32
-        if n_heads is not None and whole_number(n_heads, "n_heads") != heads:
-            raise ValueError(f"n_heads must be {heads} for d_model={d_model}: heads are 32 wide; got {n_heads}.")
         config = ModelConfig(
             num_blocks=whole_number(n_layers, "n_layers"),
             num_loops=whole_number(n_loops, "n_loops"),
             ticks_per_step=TICKS[step],
             topology=topology,
+            num_heads=None if n_heads is None else whole_number(n_heads, "n_heads"),
         )
         super().__init__(bound, config=config, device=device, dtype=dtype, seed=seed)

@@ -286,9 +286,10 @@ class WorldModel(WorldEnvs):
         file = CheckpointFile(path)
         try:
             same = BoundSchema.from_dict(file.config["schema"]) == self.bound
+            same = same and ModelConfig(**file.config["model"]) == self.model.config
         except Exception:  # whatever plain data of another form may raise
             same = False
-        if not same or file.config.get("model") != asdict(self.model.config):
+        if not same:
             raise CheckpointError(
                 f"{path} holds a world of another schema or network; this one has the fields "
                 f"{', '.join(self.bound.field_names[:6])}. Load it with WorldModel.load() instead."

@@ -13,6 +13,7 @@ from wm_kernels.finish_step import Draw, FinishedStep, finish_step
 from wm_kernels.fused_step import CanvasState, FusedOutput, FusedStep, Role
 from wm_kernels.philox_normal import philox_normal, philox_words
 from wm_kernels.predict import (
+    Attention,
     BlockWeights,
     ClassHead,
     DenoiserWeights,
@@ -23,6 +24,7 @@ from wm_kernels.predict import (
 )
 
 __all__ = [
+    "Attention",
     "BlockWeights",
     "CanvasState",
     "ClassHead",

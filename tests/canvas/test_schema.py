@@ -34,21 +34,21 @@ class World:
 
 ALL = [
     "regime",
+    "financial_risk",
     "financial.revenue",
     "financial.margin",
-    "financial_risk",
     "firm.name_rank",
+    "firm.grid",
     "firm.financials.revenue",
     "firm.financials.margin",
-    "firm.grid",
 ]
 
 
-def test_nested_dataclasses_in_the_order_of_declaration():
+def test_nested_dataclasses_in_the_order_of_declaration_each_group_together():
     bound = compile_schema(World())
     assert bound.field_names == ALL
     assert bound["firm.grid"].num_positions == 6
-    assert bound["firm.grid"].indices() == [7, 8, 9, 10, 11, 12]
+    assert bound["firm.grid"].indices() == [5, 6, 7, 8, 9, 10]
     assert bound["firm.grid"].spec == Field(2, 3, period=4)
     assert bound["firm.financials.margin"].spec.low == -1.0
     assert bound.layout.num_positions == 13
@@ -176,7 +176,7 @@ def test_unknown_paths_name_the_closest():
 
 
 def test_indices_of_several_fields_in_the_order_given():
-    assert compile_schema(World()).indices(["firm.grid", "regime"]) == [7, 8, 9, 10, 11, 12, 0]
+    assert compile_schema(World()).indices(["firm.grid", "regime"]) == [5, 6, 7, 8, 9, 10, 0]
 
 
 FIELDS = st.builds(

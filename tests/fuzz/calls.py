@@ -43,7 +43,7 @@ from wm_vec import (
     WorldModelEnv,
     WorldModelVectorEnv,
 )
-from wm_vec.canvas import BoundSchema, EnvSignature, compile_schema
+from wm_vec.canvas import BoundSchema, EnvSignature, Topology, compile_schema
 from wm_vec.cli import main
 from wm_vec.core import ActionSpec, EngineConfig, Perspective
 from wm_vec.envs import (
@@ -57,7 +57,7 @@ from wm_vec.envs import (
     check_vector_env,
 )
 from wm_vec.plan import CEM, MPPI
-from wm_vec.render import animate_rollout, record_video, render_grid, rollout_band
+from wm_vec.render import animate_rollout, plot_layout, plot_topology, record_video, render_grid, rollout_band
 from wm_vec.train import (
     collect_transitions,
     data_from_sources,
@@ -252,13 +252,14 @@ def calls() -> list[Call]:
         call("BoundSchema.from_dict", lambda _, data: BoundSchema.from_dict(data).to_dict(), data=(schema.to_dict(),
             thing)),
         call("BoundSchema[]", lambda _, path: schema[path].path, path=("speed", choice)),
+        call("Topology", lambda _, bound: Topology.of(bound).groups, bound=(schema, thing)),
         call("EnvSignature", lambda _, **k: EnvSignature(**k).schema(32).to_dict(), observation_space=(t.PLANE, thing),
             action_space=(t.PUSH, thing), max_episode_steps=(20, horizon)),
         call("EnvSignature.of_env", lambda _, env: EnvSignature.of_env(env).to_dict(), env=("CartPole-v1", thing)),
         call("ModelConfig", lambda _, **k: WorldModel(schema, config=ModelConfig(**k)).predict(), num_blocks=(1, size),
             num_loops=(1, size), mlp_ratio=(2, size), n_denoise_steps=(2, size), ticks_per_step=(1, size),
             sigma_min=(0.1, real(1e-06)), sigma_max=(0.8, real(1e-06)), rho=(7.0, real(1e-06)), topology=("dense",
-            choice)),
+            choice), num_heads=(1, whole(1, optional=True))),
         call("ModelConfig (training)", lambda _, **k: ModelConfig(**k), noise_mean=(-0.9, real()), noise_std=(1.0,
             real(1e-09)), first_share=(0.25, real(0, 1))),
         call("TrainConfig", lambda _, **k: TrainConfig(**k), n_steps=(5, size), batch_size=(16, size),
@@ -431,6 +432,10 @@ def calls() -> list[Call]:
             seed=(0, seed_or_none), index=(1, whole(0, high=t.NUM_ENVS - 1))),
         call("animate_rollout", lambda env, **k: animate_rollout(env, num_steps=2, num_samples=3, **k)[-1], t.VECTOR,
             path=(t.folder() / "band.png", path), fps=(10.0, real(0.01))),
+        call("plot_layout", lambda _, **k: plot_layout(**k) and None, bound=(schema, thing), path=(t.folder() /
+            "layout.png", path)),
+        call("plot_topology", lambda _, **k: plot_topology(**k) and None, bound=(schema, thing), path=(t.folder() /
+            "topology.png", path)),
         # -- engine -----------------------------------------------------------------------------------------------
         call("Engine", lambda _, **k: Engine(**k).reset(seed=1), dynamics=(t.own().engine.dynamics, thing), num_envs=(2,
             size), perspectives=(t.own().engine.perspectives, thing), config=(None, thing_or_none), sharing=(None,

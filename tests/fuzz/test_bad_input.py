@@ -29,6 +29,7 @@ NOT_CALLED = {
         "GivenStart",
         "RolloutBand",
         "StepOutput",
+        "Tiles",
         "TrainReport",
         "Transition",
         "TransformedEnv",

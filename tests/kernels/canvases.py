@@ -64,10 +64,10 @@ class Case:
         )  # fmt: skip
 
 
-def random_model(fields, d_model=32, num_blocks=2, mlp_ratio=4, seed=0, n_denoise_steps=3):
+def random_model(fields, d_model=32, num_blocks=2, mlp_ratio=4, seed=0, n_denoise_steps=3, **network):
     """A network of random weights, normalisers and bounds, none of them at its start value."""
     generator = torch.Generator().manual_seed(seed)
-    config = ModelConfig(num_blocks=num_blocks, mlp_ratio=mlp_ratio, n_denoise_steps=n_denoise_steps)
+    config = ModelConfig(num_blocks=num_blocks, mlp_ratio=mlp_ratio, n_denoise_steps=n_denoise_steps, **network)
     model = CanvasModel(compile_schema(fields, d_model=d_model), config)
 
     def normal(like, std):

@@ -65,7 +65,13 @@ def test_what_does_not_fit_is_named():
 
 @pytest.mark.parametrize(
     ("size", "problem"),
-    [((8, 96, 3), "d_model is 96"), ((129, 32, 1), "at most 128"), ((65, 128, 4), "8192"), ((8, 64, 4), "16 wide")],
+    [
+        ((8, 96, 3), "d_model is 96"),
+        ((129, 32, 1), "at most 128"),
+        ((65, 128, 4), "8192"),
+        ((8, 64, 4), "16 wide"),
+        ((8, 64, 2, "groups"), "topology is 'groups'"),
+    ],
 )
 def test_what_no_kernel_takes_is_said(size, problem):
     assert problem in why_not(*size)

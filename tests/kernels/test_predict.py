@@ -9,6 +9,7 @@ from torch import nn
 
 from tests.kernels.harness import assert_matches_reference
 from wm_kernels import (
+    Attention,
     BlockWeights,
     ClassHead,
     DenoiserWeights,
@@ -19,6 +20,7 @@ from wm_kernels import (
     use_backend,
 )
 from wm_kernels.predict.reference import draw_class, sampler_coefficients
+from wm_vec.canvas import BoundSchema, Field, Topology
 from wm_vec.model.denoiser import karras_sigmas
 
 D, HEADS, POSITIONS = 64, 2, 5
@@ -26,6 +28,15 @@ SIGMAS = (4.0, 1.0, 0.2, 0.0)
 START = torch.linspace(4.0, 5.0, POSITIONS, dtype=torch.float64)
 CLASSES = {1: 3, 3: 2}
 """Positions that carry classes, and how many: the first is drawn from the first pass, the second from the last."""
+
+
+GROUPS = Topology.of(BoundSchema({"a": Field(), "g.b": Field(), "g.c": Field(), "g.h.d": Field(w=2)}, d_model=32))
+
+
+def attention(dtype=torch.float64):
+    """What joins the positions where they are in groups: three summaries, and tiles of three queries each."""
+    summary = torch.randn(GROUPS.num_summaries, D, generator=torch.Generator().manual_seed(3), dtype=dtype)
+    return Attention(summary, GROUPS.mask, *GROUPS.tiles(3))
 
 
 class NnBlock(nn.Module):
@@ -39,10 +50,10 @@ class NnBlock(nn.Module):
         nn.init.normal_(self.attention.out_proj.bias)
         self.up, self.down = nn.Linear(D, 4 * D), nn.Linear(4 * D, D)
 
-    def forward(self, x, modulation):
+    def forward(self, x, modulation, mask=None):
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation
         y = self.norm1(x) * scale1 + shift1
-        x = x + gate1 * self.attention(y, y, y, need_weights=False)[0]
+        x = x + gate1 * self.attention(y, y, y, need_weights=False, attn_mask=None if mask is None else ~mask)[0]
         y = self.norm2(x) * scale2 + shift2
         return x + gate2 * self.down(torch.relu(self.up(y)) ** 2)
 
@@ -63,8 +74,9 @@ class NnBlock(nn.Module):
 class NnDenoiser(nn.Module):
     """Two blocks, gone through twice, with per-position linear maps in and out."""
 
-    def __init__(self, classes):
+    def __init__(self, classes, attention=None):
         super().__init__()
+        self.attention = attention
         self.classes = classes
         self.blocks = nn.ModuleList(NnBlock() for _ in range(2))
         self.into = nn.ParameterList(torch.randn(D) * 0.5 for _ in range(POSITIONS))
@@ -76,9 +88,13 @@ class NnDenoiser(nn.Module):
         self.value = {n: torch.randn(c, dtype=torch.float64) for n, c in classes.items()}
 
     def trunk(self, tokens, modulation):
+        mask = None
+        if self.attention is not None:
+            mask = self.attention.mask
+            tokens = torch.cat((tokens, torch.stack([self.attention.summary] * len(tokens))), 1)
         for i in range(4):
-            tokens = self.blocks[i % 2](tokens, modulation[i])
-        return nn.functional.layer_norm(tokens, (D,))
+            tokens = self.blocks[i % 2](tokens, modulation[i], mask)
+        return nn.functional.layer_norm(tokens, (D,))[:, :POSITIONS]
 
     def read(self, tokens):
         return torch.cat([self.out[n](tokens[:, n]) for n in range(POSITIONS)], 1)
@@ -114,6 +130,7 @@ class NnDenoiser(nn.Module):
             draws=(tuple(heads[:1]), *[()] * (num_passes - 2), tuple(heads[1:])),
             class_positions=torch.tensor(list(self.classes), dtype=torch.int64),
             num_heads=HEADS,
+            attention=self.attention,
         )
 
 
@@ -156,9 +173,9 @@ def expected_sample(model, canvas, noise, modulation, sigmas):
     return x
 
 
-def problem(classes=CLASSES, batch=3, seed=0):
+def problem(classes=CLASSES, batch=3, seed=0, groups=None):
     torch.manual_seed(seed)
-    model = NnDenoiser(classes).double()
+    model = NnDenoiser(classes, groups).double()
     canvas = torch.randn(batch, POSITIONS, D, dtype=torch.float64)
     noise = torch.randn(batch, POSITIONS, dtype=torch.float64)
     modulation = torch.randn(len(SIGMAS), 4, 6, D, dtype=torch.float64) * 0.3 + 0.5
@@ -166,13 +183,15 @@ def problem(classes=CLASSES, batch=3, seed=0):
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("groups", [None, attention()])
 @torch.no_grad()
-def test_block_equals_torch_nn(backend):
+def test_block_equals_torch_nn(backend, groups):
     torch.manual_seed(1)
-    block, x, modulation = (NnBlock().double(), torch.randn(3, POSITIONS, D).double(), torch.randn(6, D).double())
+    tokens, mask = (POSITIONS, None) if groups is None else (len(groups.mask), groups.mask)
+    block, x, modulation = (NnBlock().double(), torch.randn(3, tokens, D).double(), torch.randn(6, D).double())
     with use_backend(backend):
-        got = denoiser_block(x, modulation, block.weights(), HEADS)
-    torch.testing.assert_close(got, block(x, modulation), rtol=1e-10, atol=1e-10)
+        got = denoiser_block(x, modulation, block.weights(), HEADS, groups)
+    torch.testing.assert_close(got, block(x, modulation, mask), rtol=1e-10, atol=1e-10)
 
 
 @torch.no_grad()
@@ -187,9 +206,10 @@ def test_block_takes_a_modulation_per_row():
 
 @pytest.mark.parametrize("classes", [{}, CLASSES])
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("groups", [None, attention()])
 @torch.no_grad()
-def test_predict_equals_the_papers_over_torch_nn(classes, backend):
-    model, canvas, noise, modulation = problem(classes, batch=40)
+def test_predict_equals_the_papers_over_torch_nn(classes, backend, groups):
+    model, canvas, noise, modulation = problem(classes, batch=40, groups=groups)
     before = canvas.clone()
     with use_backend(backend):
         got = predict(canvas, noise, modulation, model.weights(), SIGMAS)
@@ -200,10 +220,11 @@ def test_predict_equals_the_papers_over_torch_nn(classes, backend):
         assert len(got[:, n].unique()) == count, "the problem draws every class"
 
 
+@pytest.mark.parametrize("groups", [None, attention(torch.float32)])
 @pytest.mark.parametrize("batch", [1, 3, 256, 300])
 @torch.no_grad()
-def test_cpu_backend_matches_the_reference_at_every_batch(batch):
-    model, canvas, noise, modulation = problem(batch=batch)
+def test_cpu_backend_matches_the_reference_at_every_batch(batch, groups):
+    model, canvas, noise, modulation = problem(batch=batch, groups=groups)
     model, canvas, noise, modulation = model.float(), canvas.float(), noise.float(), modulation.float()
     model.value = {n: value.float() for n, value in model.value.items()}
     mask = torch.zeros(batch, POSITIONS, dtype=torch.bool)
@@ -222,6 +243,22 @@ def test_a_diverged_env_shows_everywhere_in_it_and_leaves_its_neighbours_alone(p
     got = predict(canvas, noise, modulation, model.weights(), SIGMAS)
     assert bool(got[1].isnan().all())
     assert torch.equal(got[[0, 2]], clean[[0, 2]])
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@torch.no_grad()
+def test_a_token_changes_those_that_its_mask_lets_hear_of_it_and_no_others(backend):
+    torch.manual_seed(4)
+    block, groups, count = NnBlock().double(), attention(), len(GROUPS.mask)
+    modulation = torch.randn(6, D).double()
+    tokens = torch.randn(count, D).double().expand(count, -1, -1)
+    changed = tokens + torch.diag_embed(torch.randn(D, count).double()).permute(1, 2, 0)  # one token in each env
+    for depth in (1, 2, 3, 4):
+        with use_backend(backend):
+            tokens, changed = (denoiser_block(x, modulation, block.weights(), HEADS, groups) for x in (tokens, changed))
+        heard = (tokens - changed).abs().amax(-1).T > 1e-9  # whether a token (first axis) heard of another
+        assert torch.equal(heard, torch.linalg.matrix_power(GROUPS.mask.double(), depth) > 0)
+    assert bool(heard.all())
 
 
 # -- classes ------------------------------------------------------------------------------------------------

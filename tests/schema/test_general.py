@@ -85,7 +85,7 @@ def test_it_comes_back_from_its_file(tmp_path):
         ({"entities": {"acme": "Business"}}, SchemaError, "'acme' is a str"),
         ({"step": "fortnight"}, ValueError, "step must be one of hour, day, week, month, quarter, year"),
         ({"step": 192}, ValueError, "step must be one of hour"),
-        ({"n_heads": 2}, ValueError, "n_heads must be 1 for d_model=32"),
+        ({"n_heads": 3}, ValueError, "`num_heads` must divide d_model, 32, got 3"),
         ({"n_layers": 0}, ValueError, "n_layers must be a whole number"),
         ({"d_model": 40}, ValueError, "multiple of 32"),
     ],

@@ -232,7 +232,7 @@ class CanvasDynamics(Dynamics):
         if self.dtype is not torch.float32:
             return f"it is in {self.dtype}, not torch.float32"
         layout, heads = self.model.bound.layout, self.model.denoiser.num_heads
-        return why_not(layout.num_positions, layout.d_model, heads)
+        return why_not(layout.num_positions, layout.d_model, heads, self.model.config.topology)
 
     def _as_state(self, values: Tensor, tick: Tensor | None = None) -> TensorDict:
         state = {"values": values}

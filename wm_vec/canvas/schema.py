@@ -169,7 +169,8 @@ def compile_schema(
         d_model: Width of a position's latent row, a multiple of 32.
 
     Returns:
-        The bound schema, fields in the order of their declaration, entities last.
+        The bound schema, entities last. Fields are in the order of their declaration, but for those of one group (paths
+        alike but for the last part), which lie together.
 
     Raises:
         SchemaError: An object that is neither field nor group, two fields or groups of one name, an entity's name that
@@ -194,7 +195,10 @@ def compile_schema(
     if exclude is not None:
         left_out = _matching(wanted, exclude, "exclude")
         wanted = {path: field for path, field in wanted.items() if path not in left_out}
-    return BoundSchema(wanted, d_model=d_model)
+    groups: dict[str, dict[str, Field]] = {}
+    for path, field in wanted.items():
+        groups.setdefault(path.rpartition(".")[0], {})[path] = field
+    return BoundSchema({path: field for group in groups.values() for path, field in group.items()}, d_model=d_model)
 
 
 def _plain(value: Any) -> Any:

@@ -14,7 +14,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from wm_kernels import PackedWeights, kernel_tables
 from wm_kernels.predict.reference import class_logits, read_numbers, trunk_reference
-from wm_vec.canvas import BoundSchema
+from wm_vec.canvas import BoundSchema, Topology
+from wm_vec.canvas.layout import MAX_D_MODEL
 from wm_vec.compat import writes
 from wm_vec.model.codec import KNOWN, SAME_TICK, UNKNOWN, FieldCodec
 from wm_vec.model.denoiser import Denoiser, karras_sigmas, masked_mean
@@ -54,7 +55,9 @@ class ModelConfig:
         first_share: Share of a batch that trains the first pass; the others train the passes after it.
         n_denoise_steps: Default number of passes of a predict.
         ticks_per_step: Ticks of the fields' periods that one env step lasts.
-        topology: Which positions attend to which; ``"dense"`` is all to all.
+        topology: Which positions attend to which: ``"dense"`` is all to all; with ``"groups"`` all of a group to each
+            other, and to other groups through summaries, see `Topology`.
+        num_heads: Attention heads, a divisor of ``d_model``; None for ``d_model // 32``, whose width kernels take.
 
     Raises:
         ValueError: A number that is out of its range, or not whole where it must be.
@@ -71,18 +74,21 @@ class ModelConfig:
     first_share: float = 0.25
     n_denoise_steps: int = 4
     ticks_per_step: int = 1
-    topology: Literal["dense"] = "dense"
+    topology: Literal["dense", "groups"] = "dense"
+    num_heads: int | None = None
 
     def __post_init__(self) -> None:
         take_numbers(self, RANGES)
+        if self.num_heads is not None:
+            take_numbers(self, {"num_heads": (1, MAX_D_MODEL)})
         if self.num_blocks * self.num_loops > MAX_DEPTH:
             raise ValueError(
                 f"ModelConfig: num_blocks x num_loops is at most {MAX_DEPTH}, got {self.num_blocks} x {self.num_loops}."
             )
         if self.sigma_min > self.sigma_max:
             raise ValueError(f"ModelConfig: `sigma_min` {self.sigma_min} is above `sigma_max` {self.sigma_max}.")
-        if self.topology != "dense":
-            raise ValueError(f"ModelConfig: `topology` must be 'dense', got {self.topology!r}.")
+        if self.topology not in ("dense", "groups"):
+            raise ValueError(f"ModelConfig: `topology` must be 'dense' or 'groups', got {self.topology!r}.")
 
 
 class CanvasModel(nn.Module):
@@ -94,6 +100,9 @@ class CanvasModel(nn.Module):
 
     Attributes:
         noise_size: Standard normals that a predict takes per env, N.
+
+    Raises:
+        ValueError: Heads that do not divide the width, or too many groups for ``topology="groups"``.
     """
 
     @torch.inference_mode(False)  # nobody could learn, or keep a graph over, parameters that are made in it
@@ -103,15 +112,21 @@ class CanvasModel(nn.Module):
         self.bound = bound
         self.config = ModelConfig() if config is None else config
         check_type(self.config, ModelConfig, "config")
+        width = bound.layout.d_model
+        num_heads = width // 32 if self.config.num_heads is None else self.config.num_heads
+        if width % num_heads:
+            raise ValueError(f"ModelConfig: `num_heads` must divide d_model, {width}, got {num_heads}.")
         self.codec = FieldCodec(bound)
         self.noise_size = self.bound.layout.num_positions
         self.denoiser = Denoiser(
             bound.layout.num_positions,
             self.codec.embedding.shape[0],
-            bound.layout.d_model,
+            width,
             self.config.num_blocks,
             self.config.num_loops,
             self.config.mlp_ratio,
+            num_heads,
+            Topology.of(bound) if self.config.topology == "groups" else None,
         )
         # With each the object that stands for its place.
         self._packed: dict[tuple[int, torch.dtype | None], tuple[list[int], PackedWeights, object]] = {}

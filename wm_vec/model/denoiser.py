@@ -7,10 +7,13 @@ import math
 import torch
 from torch import Tensor, nn
 
-from wm_kernels import BlockWeights, ClassHead, DenoiserWeights
+from wm_kernels import Attention, BlockWeights, ClassHead, DenoiserWeights
+from wm_vec.canvas import Topology
 from wm_vec.model.codec import ClassPosition, FieldCodec
 
 NUM_FREQUENCIES = 16
+TILE = 64
+"""Queries that share a list of keys on the CPU."""
 NEVER = -1e9
 """The logit of a class that is never drawn: finite, so that a loss of weight 0 stays 0."""
 
@@ -54,18 +57,28 @@ class Denoiser(nn.Module):
     Args:
         num_positions: N.
         num_rows: R, rows of the table of classes.
-        width: D, a multiple of 32; heads are 32 wide.
+        width: D, a multiple of 32.
         num_blocks: Blocks of their own weights.
         num_loops: How often the blocks are gone through; depth L = num_blocks * num_loops.
         mlp_ratio: Hidden width of the MLP over D.
+        num_heads: Attention heads; D divides by it.
+        topology: Which positions attend to which; None for all to all.
     """
 
     def __init__(
-        self, num_positions: int, num_rows: int, width: int, num_blocks: int, num_loops: int, mlp_ratio: int
+        self,
+        num_positions: int,
+        num_rows: int,
+        width: int,
+        num_blocks: int,
+        num_loops: int,
+        mlp_ratio: int,
+        num_heads: int,
+        topology: Topology | None,
     ) -> None:
         super().__init__()
         self.num_loops = num_loops
-        self.num_heads = width // 32
+        self.num_heads = num_heads
         self.blocks = nn.ModuleList(Block(width, mlp_ratio, num_blocks * num_loops) for _ in range(num_blocks))
         self.noise_embedding = nn.Sequential(
             nn.Linear(2 * NUM_FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
@@ -78,6 +91,14 @@ class Denoiser(nn.Module):
         self.class_bias = nn.Parameter(torch.zeros(num_rows))
         self.told = nn.Parameter(torch.randn(num_rows, width) * 0.5)
         self.peer = nn.Parameter(torch.randn(num_rows, width) * 0.5)
+        self.summary: nn.Parameter | None = None
+        if topology is not None:
+            self.summary = nn.Parameter(torch.randn(topology.num_summaries, width) * 0.5)
+            for block in self._own_blocks():
+                # From group to group it takes several attentions; small ones would let no gradient through.
+                nn.init.normal_(block.out.weight, std=width**-0.5)
+            for name, table in zip(Attention._fields[1:], (topology.mask, *topology.tiles(TILE)), strict=True):
+                self.register_buffer(name, table.to(self.summary.device), persistent=False)
 
     def _own_blocks(self) -> list[Block]:
         return [block for block in self.blocks if isinstance(block, Block)]
@@ -107,7 +128,13 @@ class Denoiser(nn.Module):
             draws=draws,
             class_positions=torch.tensor([h.position for h in heads], dtype=torch.int64, device=codec.mean.device),
             num_heads=self.num_heads,
+            attention=self._attention(),
         )
+
+    def _attention(self) -> Attention | None:
+        if self.summary is None:
+            return None
+        return Attention(self.summary, *(self.get_buffer(name) for name in Attention._fields[1:]))
 
     def head(self, codec: FieldCodec, place: ClassPosition) -> ClassHead:
         """The parameters of one position's class."""

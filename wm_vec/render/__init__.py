@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from wm_vec.render.band import RolloutBand, animate_rollout, rollout_band
     from wm_vec.render.grid import render_grid
+    from wm_vec.render.layout_plot import plot_layout, plot_topology
     from wm_vec.render.video import record_video
 
 _HOME = {
     "RolloutBand": "band",
     "animate_rollout": "band",
+    "plot_layout": "layout_plot",
+    "plot_topology": "layout_plot",
     "record_video": "video",
     "render_grid": "grid",
     "rollout_band": "band",

@@ -38,12 +38,14 @@ class Tile(NamedTuple):
     maxnreg: int | None
 
 
-def why_not(num_positions: int, width: int, num_heads: int) -> str | None:
+def why_not(num_positions: int, width: int, num_heads: int, topology: str = "dense") -> str | None:
     """Why no kernel takes such a canvas; None where one does."""
     if width not in WIDTHS:
         return f"its d_model is {width}, not {', '.join(map(str, WIDTHS))}"
     if width != num_heads * HEAD_WIDTH:
         return f"its attention heads are {width // num_heads} wide, not {HEAD_WIDTH}"
+    if topology != "dense":
+        return f"its topology is {topology!r}, not 'dense'"
     if num_positions > MOST_POSITIONS or num_positions * width > LARGEST_CANVAS:
         return (
             f"its {num_positions} positions x {width} are more than fit on chip: {LARGEST_CANVAS} in all, of at most "

@@ -2,9 +2,10 @@
 
 from wm_kernels.predict.op import denoiser_block, predict, sampler_update
 from wm_kernels.predict.reference import changing_fields
-from wm_kernels.predict.weights import BlockWeights, ClassHead, DenoiserWeights
+from wm_kernels.predict.weights import Attention, BlockWeights, ClassHead, DenoiserWeights
 
 __all__ = [
+    "Attention",
     "BlockWeights",
     "ClassHead",
     "DenoiserWeights",

@@ -16,12 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wm_kernels.predict.weights import BlockWeights, ClassHead, DenoiserWeights
+from wm_kernels.predict.weights import Attention, BlockWeights, ClassHead, DenoiserWeights
 
 NORM_EPS = 1e-5
 
 
-def denoiser_block_reference(tokens: Tensor, modulation: Tensor, weights: BlockWeights, num_heads: int) -> Tensor:
+def denoiser_block_reference(
+    tokens: Tensor, modulation: Tensor, weights: BlockWeights, num_heads: int, attention: Attention | None = None
+) -> Tensor:
     """One pre-norm transformer block: attention over the canvas, then an MLP with squared ReLU.
 
     Args:
@@ -30,6 +32,7 @@ def denoiser_block_reference(tokens: Tensor, modulation: Tensor, weights: BlockW
             attention, then of the MLP. ``(6, D)`` where the noise level is common to all envs.
         weights: The block's weights.
         num_heads: Attention heads.
+        attention: Which tokens attend to which, its summaries among the N; None for all to all.
 
     Returns:
         ``(B, N, D)`` float.
@@ -39,7 +42,8 @@ def denoiser_block_reference(tokens: Tensor, modulation: Tensor, weights: BlockW
     normed = torch.addcmul(shift1, F.layer_norm(tokens, (width,), eps=NORM_EPS), scale1)
     qkv = F.linear(normed, weights.qkv_weight, weights.qkv_bias)
     heads = qkv.view(batch, positions, 3, num_heads, width // num_heads).permute(2, 0, 3, 1, 4)
-    attended = F.scaled_dot_product_attention(heads[0], heads[1], heads[2])
+    mask = None if attention is None else attention.mask
+    attended = F.scaled_dot_product_attention(heads[0], heads[1], heads[2], attn_mask=mask)
     attended = attended.transpose(1, 2).reshape(batch, positions, width)
     tokens = torch.addcmul(tokens, gate1, F.linear(attended, weights.out_weight, weights.out_bias))
     normed = torch.addcmul(shift2, F.layer_norm(tokens, (width,), eps=NORM_EPS), scale2)
@@ -47,13 +51,15 @@ def denoiser_block_reference(tokens: Tensor, modulation: Tensor, weights: BlockW
     return torch.addcmul(tokens, gate2, F.linear(hidden, weights.down_weight, weights.down_bias))
 
 
-Block = Callable[[Tensor, Tensor, BlockWeights, int], Tensor]
+Block = Callable[[Tensor, Tensor, BlockWeights, int, Attention | None], Tensor]
 
 
 def trunk_reference(
     tokens: Tensor, modulation: Tensor, weights: DenoiserWeights, block: Block = denoiser_block_reference
 ) -> Tensor:
     """One pass: all blocks under one entry of the modulation table, then the norm that every read-out shares.
+
+    Summaries of `weights.attention` live in here alone.
 
     Args:
         tokens: ``(B, N, D)`` float.
@@ -64,9 +70,12 @@ def trunk_reference(
     Returns:
         ``(B, N, D)`` float.
     """
+    positions, attention = tokens.shape[1], weights.attention
+    if attention is not None:
+        tokens = torch.cat((tokens, attention.summary.expand(tokens.shape[0], -1, -1)), 1)
     for block_weights, block_modulation in zip(weights.blocks, modulation.unbind(-3), strict=True):
-        tokens = block(tokens, block_modulation, block_weights, weights.num_heads)
-    return F.layer_norm(tokens, tokens.shape[-1:], eps=NORM_EPS)
+        tokens = block(tokens, block_modulation, block_weights, weights.num_heads, attention)
+    return F.layer_norm(tokens[:, :positions], tokens.shape[-1:], eps=NORM_EPS)
 
 
 def read_numbers(normed: Tensor, weights: DenoiserWeights) -> Tensor:

@@ -51,6 +51,26 @@ class ClassHead(NamedTuple):
     peer: Tensor
 
 
+class Attention(NamedTuple):
+    """Which tokens attend to which, where not all do; among them are S summaries, which follow the N positions.
+
+    Attributes:
+        summary: ``(S, D)``, the summaries' tokens before the first block.
+        mask: ``(N + S, N + S)`` bool, whether a query (first axis) attends to a key.
+        queries: ``(T, Q)`` int64, the same in tiles: their queries.
+        keys: ``(T, K)`` int64, the keys that those of a tile share.
+        tile_mask: ``(T, Q, K)`` bool, which query of a tile attends to which of its keys.
+        places: ``(N + S,)`` int64, where each token is among the ``T * Q`` queries.
+    """
+
+    summary: Tensor
+    mask: Tensor
+    queries: Tensor
+    keys: Tensor
+    tile_mask: Tensor
+    places: Tensor
+
+
 class DenoiserWeights(NamedTuple):
     """The whole denoiser.
 
@@ -63,6 +83,7 @@ class DenoiserWeights(NamedTuple):
         draws: For each of the K passes the heads that are drawn from it, in order.
         class_positions: ``(n,)`` int64, the positions of all heads, in the order of `draws`.
         num_heads: Attention heads; D divides by it.
+        attention: Which positions attend to which; None for all to all.
     """
 
     blocks: tuple[BlockWeights, ...]
@@ -73,3 +94,4 @@ class DenoiserWeights(NamedTuple):
     draws: tuple[tuple[ClassHead, ...], ...]
     class_positions: Tensor
     num_heads: int
+    attention: Attention | None = None
