@@ -60,6 +60,17 @@ def test_the_picture_of_the_readme_is_small():
     assert len(content) < 150_000
 
 
+def test_the_pictures_of_the_page_about_them_are_small_and_what_its_code_writes():
+    text = (ROOT / "docs" / "pictures.md").read_text()
+    shown = re.findall(r"!\[[^]]+\]\(([^)]+)\)", text)
+    assert len(shown) >= 4
+    for name in shown:
+        content = (ROOT / "docs" / name).read_bytes()
+        assert content.startswith(b"GIF89a" if name.endswith("gif") else b"\x89PNG")
+        assert len(content) < (400_000 if name.endswith("gif") else 150_000)
+        assert any(f'"{name}"' in block for block in BLOCK.findall(text)), name
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):

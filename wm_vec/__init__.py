@@ -12,19 +12,21 @@ from wm_vec.envs.registration import register_worlds
 
 if TYPE_CHECKING:
     from wm_vec.adapters import AdapterError
+    from wm_vec.agents import AgentSpec
     from wm_vec.canvas import BoundSchema, Field, compile_schema
     from wm_vec.core import AutoresetMode, Engine, EnvState, batched, captured, spawn_seeds
     from wm_vec.envs import WorldModelEnv, WorldModelVectorEnv, check_vector_env
     from wm_vec.factory import make_env
     from wm_vec.general import GeneralUnifiedWorldModel
     from wm_vec.model import ModelConfig
-    from wm_vec.train import TrainConfig, collect_transitions
+    from wm_vec.train import TrainConfig, check_data, collect_transitions
     from wm_vec.world_model import WorldModel
 
 __version__ = "0.1.0"
 
 _HOME = {
     "AdapterError": "adapters",
+    "AgentSpec": "agents",
     "AutoresetMode": "core",
     "BoundSchema": "canvas",
     "Engine": "core",
@@ -38,6 +40,7 @@ _HOME = {
     "WorldModelVectorEnv": "envs",
     "batched": "core",
     "captured": "core",
+    "check_data": "train",
     "check_vector_env": "envs",
     "collect_transitions": "train",
     "compile_schema": "canvas",

@@ -22,6 +22,8 @@ MAX_BANK = 1024
 """Initial states that a checkpoint keeps."""
 FUNCTION_BANK = 256
 """Initial states that are filled from a user's `initial_obs_fn`, which is called once for each."""
+FILL_WORK, LEAST_FILLED = 2**35, 16
+"""Operations that filling in a bank takes at most, about a second of two cores; and states that it has all the same."""
 
 
 def field_values(field: BoundField, value: Any, where: str) -> Tensor:
@@ -61,19 +63,30 @@ def fill_in(
     return model.fill_in(values.to(dtype), known, noise, denoise_steps(model, n_denoise_steps))
 
 
+def num_filled(model: CanvasModel, most: int, n_denoise_steps: int | None = None) -> int:
+    """How many states of a bank the network fills in: `most`, or fewer where one of a large canvas takes long."""
+    layout, config = model.bound.layout, model.config
+    width, passes = layout.d_model, denoise_steps(model, n_denoise_steps) * config.num_blocks * config.num_loops
+    operations = layout.num_positions * passes * (24 * width**2 + 4 * layout.num_positions * width)
+    return min(most, max(LEAST_FILLED, FILL_WORK // operations))
+
+
 def bank_from_data(model: CanvasModel, data: WorldData, seed: int) -> Tensor:
-    """Up to `MAX_BANK` of the data's starts, what was not observed filled in by the model."""
+    """Up to `MAX_BANK` of the data's starts, what was not observed filled in by the model, see `num_filled`."""
     chosen = torch.randperm(len(data.starts), generator=torch.Generator().manual_seed(seed))[:MAX_BANK]
     values, known = (t[chosen].to(model.codec.mean.device) for t in (data.starts, data.starts_known))
     read = model.codec.is_input & model.codec.is_output
-    return torch.where(known, values, 0.0) if bool(known[:, read].all()) else fill_in(model, values, known)
+    if bool(known[:, read].all()):
+        return torch.where(known, values, 0.0)
+    count = num_filled(model, MAX_BANK)
+    return fill_in(model, values[:count], known[:count])
 
 
 def bank_from_function(model: CanvasModel, initial_obs_fn: Callable[[], Mapping[str, Any]]) -> Tensor:
-    """`FUNCTION_BANK` states from a user's function, what it does not name filled in by the model."""
-    values = torch.zeros(FUNCTION_BANK, model.bound.layout.num_positions, dtype=torch.float32)
+    """Up to `FUNCTION_BANK` states from a user's function, what it does not name filled in, see `num_filled`."""
+    values = torch.zeros(num_filled(model, FUNCTION_BANK), model.bound.layout.num_positions, dtype=torch.float32)
     known = torch.zeros_like(values, dtype=torch.bool)
-    for i in range(FUNCTION_BANK):
+    for i in range(len(values)):
         given = initial_obs_fn()
         if not isinstance(given, Mapping):
             raise TypeError(
@@ -93,5 +106,6 @@ def load_bank(engines: Iterable[Engine], bank: Tensor | None) -> None:
         dynamics = engine.dynamics
         assert isinstance(dynamics, CanvasDynamics)
         dynamics.replace_bank(bank)
-        states = make_bank(dynamics, MAX_BANK) if dynamics.bank is None else dynamics.bank  # as an engine does
+        count = num_filled(dynamics.model, MAX_BANK, dynamics.n_denoise_steps)
+        states = make_bank(dynamics, count) if dynamics.bank is None else dynamics.bank  # as an engine does
         engine.load_bank(states)

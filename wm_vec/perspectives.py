@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from wm_vec.canvas.schema import check_paths
 from wm_vec.core import ActionSpec, Perspective
 from wm_vec.core.perspective import ObservedPart
 from wm_vec.plain import real_number
-from wm_vec.settings import CanvasConfig
+from wm_vec.settings import ActBound, CanvasConfig
 from wm_vec.spaces import Path, box_bounds, classes_of, map_leaves, space_of_parts
 
 
@@ -42,8 +42,9 @@ def view_of(
     canvas: CanvasConfig,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
+    name: str = "agent",
 ) -> View:
-    """The view that a config describes: the environment's own, or one of named fields.
+    """The view that a config describes: the environment's own, or one of named fields; its agent goes by `name`.
 
     The environment's own has its spaces, whatever the network's `dtype`; only a float64 network makes a float32 Box a
     float64 one. Observed fields are a flat float32 Box (float64 of a float64 network) in the declared order, act
@@ -76,16 +77,20 @@ def view_of(
         space, action_space = signature.observation_space, signature.action_space
         action = _space_action(action_space)
     else:
-        space = Box(*_observed_bounds(fields), dtype=np.float32)
+        space = box_of(fields)
+        _check_bound("act_low", canvas.act_low, bound, acted)
+        _check_bound("act_high", canvas.act_high, bound, acted)
         action, action_space = _field_action([bound[path] for path in acted], canvas.act_low, canvas.act_high)
     space = _in_precision(space, dtype)
     ends = accumulate(field.num_positions for field in fields)
     perspective = Perspective(
         action=action,
+        name=name,
         obs_index=torch.tensor(bound.indices(seen), device=device),
         obs_parts=_observed_parts(space, device),
         obs_fields={f.path: slice(end - f.num_positions, end) for f, end in zip(fields, ends, strict=True)},
         all_fields={f.path: slice(f.start, f.start + f.num_positions) for f in bound.bound_fields()},
+        units={f.path: f.spec.unit for f in bound.bound_fields() if f.spec.unit},
         reward_fn=canvas.reward_fn,
         terminated_fn=canvas.terminated_fn,
         reward_state=canvas.reward_state,
@@ -93,14 +98,23 @@ def view_of(
     return View(perspective, space, action_space)
 
 
-def _observed_bounds(fields: Sequence[BoundField]) -> tuple[np.ndarray, np.ndarray]:
+def box_of(fields: Sequence[BoundField]) -> Box:
+    """The float32 Box of all values that fields can have, in order."""
     low, high = ([b for field in fields for b in field.spec.span()[end]] for end in (0, 1))
-    return np.array(low, np.float32), np.array(high, np.float32)
+    return Box(np.array(low, np.float32), np.array(high, np.float32), dtype=np.float32)
 
 
-def _field_action(
-    fields: Sequence[BoundField], act_low: float | None, act_high: float | None
-) -> tuple[ActionSpec, gym.Space]:
+def _check_bound(name: str, given: Any, bound: BoundSchema, acted: Sequence[str]) -> None:
+    """Refuse a mapping that names other fields than `acted`."""
+    if not isinstance(given, Mapping):
+        return
+    paths = [*given.keys()]
+    others = [path for path in paths if bound[path].path not in acted]
+    if others or not paths:
+        raise SchemaError(f"{name} takes a number, or numbers for some of {[*acted]} by path; got {others or given}.")
+
+
+def _field_action(fields: Sequence[BoundField], act_low: ActBound, act_high: ActBound) -> tuple[ActionSpec, gym.Space]:
     counts = [f.spec.num_classes for f in fields for _ in f.indices()]
     classes = [n for n in counts if n is not None]
     if classes:
@@ -112,14 +126,27 @@ def _field_action(
             )
         space: gym.Space = MultiDiscrete(classes) if len(classes) > 1 else Discrete(classes[0])
         return _space_action(space), space
-    lows = [x for f in fields for x in f.spec.bounds("low")]
-    highs = [x for f in fields for x in f.spec.bounds("high")]
-    low = [(x if math.isfinite(x) else -1.0) if act_low is None else real_number(act_low, "act_low") for x in lows]
-    high = [(x if math.isfinite(x) else 1.0) if act_high is None else real_number(act_high, "act_high") for x in highs]
+    low = [x for f in fields for x in _bounds(f, "act_low", act_low, f.spec.bounds("low"), -1.0)]
+    high = [x for f in fields for x in _bounds(f, "act_high", act_high, f.spec.bounds("high"), 1.0)]
     if not all(a < b for a, b in zip(low, high, strict=True)):
         raise SchemaError(f"act_low must be below act_high, got {low} and {high}.")
     space = Box(np.array(low, np.float32), np.array(high, np.float32), dtype=np.float32)
     return ActionSpec("box", (len(low),), tuple(low), tuple(high)), space
+
+
+def _bounds(field: BoundField, name: str, given: ActBound, own: Sequence[float], default: float) -> list[float]:
+    """A bound of each of a field's positions."""
+    value: Any = given
+    if isinstance(given, Mapping):
+        name, value = f"{name}[{field.path!r}]", given.get(field.path)
+        value = value.tolist() if isinstance(value, np.ndarray) else value
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            if len(value) != field.num_positions:
+                raise SchemaError(f"{name} must be one number, or {field.num_positions} of them, got {value!r}.")
+            return [real_number(x, name) for x in value]
+    if value is None:
+        return [x if math.isfinite(x) else default for x in own]
+    return [real_number(value, name)] * field.num_positions
 
 
 def _space_action(space: gym.Space) -> ActionSpec:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,18 @@ def whole_number(value: Any, name: str, low: int = 1, high: int = LARGEST_WHOLE)
 def seed_number(value: Any, name: str) -> int:
     """A seed in [0, 2^63), as `whole_number` has it."""
     return whole_number(value, name, 0, 2**63 - 1)
+
+
+def env_numbers(value: Any, num_envs: int, name: str) -> list[int]:
+    """Numbers of envs, at least one, in a sequence or an array, as Python ints.
+
+    Raises:
+        ValueError: Something else, or an env that there is not.
+    """
+    if not isinstance(value, (Sequence, np.ndarray, torch.Tensor)) or len(value) == 0:
+        raise ValueError(f"{name} must be a non-empty list of env numbers, got {value!r}.")
+    numbers = value.tolist() if isinstance(value, torch.Tensor) else value
+    return [whole_number(number, f"{name}: each", 0, num_envs - 1) for number in numbers]
 
 
 def real_number(value: Any, name: str, low: float = -1e30, high: float = 1e30) -> float:

@@ -14,6 +14,10 @@ from torch import Tensor
 
 from wm_vec.adapters.canvas import ActMode
 from wm_vec.core.config import Backend, Capture, EngineConfig
+from wm_vec.plain import check_callable
+
+ActBound = float | Mapping[str, float | Sequence[float]] | None
+"""A bound of actions: of all, by the field's path, or the fields' own."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,8 @@ class CanvasConfig:
         act_fields: Field paths that it controls, in order; None for the environment's own action.
         reward_fn: ``(obs, action, info) -> float`` of one env; None for the learned reward.
         terminated_fn: ``(obs, step, info) -> bool`` of one env; None for the learned termination, if any.
-        act_low: Lower bound of actions on `act_fields`; None for the fields' own where finite, else -1.
+        act_low: Lower bound of actions on `act_fields`: one number, or a mapping from their paths to a number or one
+            per position. None, also for a path that is left out, for the fields' own where finite, else -1.
         act_high: Upper bound, likewise, else 1.
         reward_state: Start value of what a stateful `reward_fn` carries through an episode of one env. It then takes a
             fourth argument and returns ``(reward, reward_state)``.
@@ -37,14 +42,15 @@ class CanvasConfig:
 
     Raises:
         ValueError: A `reward_state` without a `reward_fn`.
+        TypeError: An `initial_obs_fn` that cannot be called.
     """
 
     obs_fields: Sequence[str] | None = None
     act_fields: Sequence[str] | None = None
     reward_fn: Callable[..., Any] | None = None
     terminated_fn: Callable[..., Any] | None = None
-    act_low: float | None = None
-    act_high: float | None = None
+    act_low: ActBound = None
+    act_high: ActBound = None
     reward_state: Tensor | None = None
     n_denoise_steps: int | None = None
     act_mode: ActMode = "set"
@@ -53,21 +59,27 @@ class CanvasConfig:
     def __post_init__(self) -> None:
         if self.reward_state is not None and self.reward_fn is None:
             raise ValueError("reward_state is what a reward_fn carries: give reward_fn too.")
+        check_callable(self.initial_obs_fn, "initial_obs_fn")
 
 
-class CommonSettings(TypedDict, total=False):
-    """Keywords of every ``WorldModel.to_*``; see `CanvasConfig` and `EngineConfig`, whose defaults they have."""
+class RunSettings(TypedDict, total=False):
+    """Keywords of every ``WorldModel.to_*`` but `to_openenv`; see `EngineConfig`, whose defaults they have."""
 
     max_episode_steps: int | None
-    n_denoise_steps: int | None
     act_mode: ActMode
-    initial_obs_fn: Callable[[], Mapping[str, Any]] | None
     seed: int | None
     exact_rows: bool
     backend: Backend
     dtype: torch.dtype | None
     capture: Capture
     copy: bool
+
+
+class CommonSettings(RunSettings, total=False):
+    """Those of the calls that have no such parameters of their own; see `CanvasConfig`."""
+
+    n_denoise_steps: int | None
+    initial_obs_fn: Callable[[], Mapping[str, Any]] | None
 
 
 class EngineSettings(CommonSettings, total=False):
@@ -80,8 +92,8 @@ class EngineSettings(CommonSettings, total=False):
 class EnvSettings(CommonSettings, total=False):
     """Keywords of `WorldModel.to_env` and `WorldModel.to_torchrl_env`."""
 
-    act_low: float | None
-    act_high: float | None
+    act_low: ActBound
+    act_high: ActBound
     reward_state: Tensor | None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import asdict, replace
 from importlib import resources
@@ -13,41 +13,34 @@ from typing import Any, Self, TypedDict, Unpack
 import numpy as np
 import torch
 from rich.console import Console
-from tensordict import TensorDictBase
 from torch import Tensor
-from torchrl.data import ReplayBuffer
 from torchrl.envs import EnvBase
 from torchrl.record.loggers import Logger
 
-from wm_vec.canvas import BoundSchema, EnvSignature, SchemaError, compile_schema
+from wm_vec.canvas import BoundSchema, EnvSignature, compile_schema
 from wm_vec.canvas.signature import RealEnv
 from wm_vec.canvas_states import bank_from_data, field_values, fill_in, load_bank
-from wm_vec.core import Engine, Perspective
 from wm_vec.core.engine import EngineFamily
-from wm_vec.environments import EnvFactory
-from wm_vec.envs import TorchRLEnv, WorldModelEnv, WorldModelVectorEnv
 from wm_vec.envs.fork_warning import warn_if_forked
 from wm_vec.envs.registration import BUNDLED
 from wm_vec.envs.torchrl.spaces import gymnasium_spec, spaces_of
 from wm_vec.model import CanvasModel, ModelConfig, check_state
 from wm_vec.model.state_check import LARGEST_BANK
-from wm_vec.plain import as_device, as_path, check_callable, check_type, seed_number, whole_number
+from wm_vec.plain import as_device, as_path, check_callable, check_type, real_number, seed_number, whole_number
 from wm_vec.render.description import description
-from wm_vec.settings import EngineSettings, EnvSettings, VectorSettings, configs_of
 from wm_vec.train import (
     CheckpointError,
     TrainConfig,
     TrainReport,
     WorldData,
-    data_from_mapping,
-    data_from_minari,
-    data_from_transitions,
     train_model,
     write_checkpoint,
 )
 from wm_vec.train.checkpoint import CheckpointFile, check_file
-from wm_vec.train.data import DataError, blind_spots
+from wm_vec.train.data import blind_spots
+from wm_vec.train.forms import as_world_data
 from wm_vec.train.normalise import fit_normalisers
+from wm_vec.world_envs import WorldEnvs
 
 DEFAULT_D_MODEL = 32
 
@@ -62,7 +55,7 @@ class NetworkSettings(TypedDict, total=False):
     ticks_per_step: int | None
 
 
-class WorldModel:
+class WorldModel(WorldEnvs):
     """A learned world: schema, network, normalisers and initial states; and the environments made from it.
 
     Args:
@@ -80,6 +73,8 @@ class WorldModel:
         signature: The environment's spaces, for a world that comes from one; None otherwise.
         bank: ``(M, N)`` initial states in the fields' own units; None until there are data.
         trained: Whether it has learned from data.
+        coverage: Field path -> share of steps, from 0 to 1, whose next value was known in the data that knew it best;
+            None before any data.
         engines: Those that start episodes from `bank`.
     """
 
@@ -105,6 +100,7 @@ class WorldModel:
         self.signature: EnvSignature | None = None
         self.bank: Tensor | None = None
         self.trained = False
+        self.coverage: dict[str, float] | None = None
         self._warned = False
         self.engines = EngineFamily()
         self.clear_observations()
@@ -138,7 +134,7 @@ class WorldModel:
             console = Console()
             console = console if console.is_terminal or console.is_jupyter else Console(width=160)
         check_type(console, Console, "describe: console")
-        console.print(description(self.bound, self.model.config.ticks_per_step, getattr(self, "coverage", None)))
+        console.print(description(self.bound, self.model.config.ticks_per_step, self.coverage))
 
     # -- making and keeping worlds --------------------------------------------------------------------------------
 
@@ -239,6 +235,7 @@ class WorldModel:
                 "model": asdict(self.model.config),
                 "signature": self.signature.to_dict() if self.signature else None,
                 "trained": self.trained,
+                "coverage": self.coverage,
             },
         )
 
@@ -339,7 +336,9 @@ class WorldModel:
         trained = file.config.get("trained")
         if not isinstance(trained, bool):
             raise CheckpointError(f"{file.path}: its configuration does not say whether the world is trained.")
+        coverage = _checked_coverage(file, self.bound)
         self._take_tensors(file.path, file.tensors(), trained)
+        self.coverage = coverage
 
     def _take_tensors(self, source: Any, tensors: Mapping[str, Tensor], trained: bool) -> None:
         bank = tensors.get("bank")
@@ -375,7 +374,8 @@ class WorldModel:
 
         Args:
             data: A TensorDict of transitions, as TorchRL's collectors yield them, a list of such or a replay buffer of
-                them; a Minari dataset, a mapping of field path -> array over time, or `WorldData`.
+                them; a Minari dataset; a mapping of field path -> series over time, a DataFrame, the path of a Parquet
+                file, or a list of these, see `wm_vec.train.data_from_sources`; or `WorldData`.
             n_steps: Gradient steps at most; overrides `config`'s.
             config: The other settings.
             log_path: JSON lines, one per evaluation.
@@ -387,7 +387,7 @@ class WorldModel:
 
         Warns:
             UserWarning: Hardly a step of an environment's first data ends an episode, or what is observed, done or paid
-                is the same in all of them.
+                is the same in all of them; or no data until now know some of the fields.
 
         Raises:
             OSError: A file that is to be written cannot be: a folder, or in a folder that is not there.
@@ -428,11 +428,25 @@ class WorldModel:
                 error.add_note(f"finetune: the world is as it was before. {how}")
             raise
         self._learned(bank)
+        self._cover(world_data)
         if save_path is not None:
             self.save(save_path)
         if resume_path is not None:
             as_path(resume_path, "resume_path").unlink(missing_ok=True)
         return report
+
+    def _cover(self, data: WorldData) -> None:
+        """Note which fields the data know, and warn of those that none have known so far."""
+        share, before = data.next_known.float().mean(0), self.coverage or {}
+        found = {field.path: share[field.indices()].mean().item() for field in self.bound.bound_fields()}
+        self.coverage = {path: max(known, before.get(path, 0.0)) for path, known in found.items()}
+        if uncovered := [path for path, known in self.coverage.items() if known == 0.0]:
+            listed = ", ".join(uncovered[:4]) + (", ..." if len(uncovered) > 4 else "")
+            warnings.warn(
+                f"{len(uncovered)} of {len(self.bound)} fields are in none of the data ({listed}): what the world "
+                "imagines of them means nothing. `world.coverage` says how much is known of each.",
+                stacklevel=3,
+            )
 
     def as_data(self, data: Any) -> WorldData:
         """Any form of data that `finetune` takes, as canvas states of this world.
@@ -441,37 +455,7 @@ class WorldModel:
             DataError: It does not fit the world.
             SchemaError: Transitions for a world that comes from no environment.
         """
-        if isinstance(data, WorldData):
-            if data.values.shape[1] != self.num_positions:
-                raise DataError(
-                    f"The data are of a world of {data.values.shape[1]} positions, this one has {self.num_positions}."
-                )
-            return data.within(self.bound)
-        if isinstance(data, TensorDictBase):
-            return data_from_transitions(data, self.bound, self._signature_for("transitions"))
-        if isinstance(data, Mapping):
-            return data_from_mapping(data, self.bound, self.model.config.ticks_per_step)
-        if isinstance(data, ReplayBuffer):
-            if len(data) == 0:
-                raise DataError("The replay buffer is empty.")
-            return self.as_data(data[:])
-        if isinstance(data, (list, tuple)) and data and all(isinstance(part, TensorDictBase) for part in data):
-            first, *others = map(self.as_data, data)
-            return first.join(*others)
-        if hasattr(data, "__iter__"):
-            return data_from_minari(data, self.bound, self._signature_for("a dataset of episodes"))
-        raise TypeError(
-            f"finetune: cannot learn from a {type(data).__name__}; give a TensorDict of transitions, a Minari "
-            "dataset, or a mapping of field path -> array over time."
-        )
-
-    def _signature_for(self, what: str) -> EnvSignature:
-        if self.signature is None:
-            raise SchemaError(
-                f"This world comes from a schema, not from an environment, so it cannot learn from {what}. "
-                "Give a mapping of field path -> array over time, or make it with WorldModel.from_env()."
-            )
-        return self.signature
+        return as_world_data(data, self.bound, self.signature, self.model.config.ticks_per_step)
 
     # -- observing and predicting ---------------------------------------------------------------------------------
 
@@ -549,147 +533,23 @@ class WorldModel:
         self.model.eval()
         return self
 
-    # -- environments ---------------------------------------------------------------------------------------------
-
-    def to_engine(
-        self,
-        num_envs: int,
-        perspectives: Sequence[Perspective] | None = None,
-        *,
-        act_fields: Sequence[str] | None = None,
-        **settings: Unpack[EngineSettings],
-    ) -> Engine:
-        """An engine over this world; environments are made from it.
-
-        Args:
-            num_envs: B.
-            perspectives: Who sees, acts and is paid; None for the environment's own.
-            act_fields: Paths that the perspectives' actions are written to, in order; None for the environment's own.
-            **settings: See `wm_vec.settings.CanvasConfig` and `wm_vec.core.config.EngineConfig`.
-
-        Raises:
-            SchemaError: `act_fields` is no list of paths, names one twice, or does not fit the actions' sizes.
-            ValueError: A setting that is out of its range.
-            TypeError: A setting that there is not.
-        """
-        factory = self._factory(self.to_engine, EngineSettings, settings, None, act_fields)
-        return factory.engine(num_envs, perspectives)
-
-    def to_vector_env(
-        self,
-        num_envs: int = 1,
-        obs_fields: Sequence[str] | None = None,
-        act_fields: Sequence[str] | None = None,
-        reward_fn: Callable[..., Any] | None = None,
-        terminated_fn: Callable[..., Any] | None = None,
-        max_steps: int | None = None,
-        *,
-        device: torch.device | str | None = None,
-        render_mode: str | None = None,
-        **settings: Unpack[VectorSettings],
-    ) -> WorldModelVectorEnv:
-        """Thousands of envs of this world as one Gymnasium vector environment, tensors in and out.
-
-        Args:
-            num_envs: B.
-            obs_fields: See `wm_vec.settings.CanvasConfig`, also for the next three.
-            act_fields, reward_fn, terminated_fn: Likewise.
-            max_steps: Alias of `max_episode_steps`, whose default is the environment's own horizon, if any.
-            device: Moves this world there; None leaves it where it is.
-            render_mode: ``"rgb_array"`` or None.
-            **settings: See `wm_vec.settings.CanvasConfig` and `wm_vec.core.config.EngineConfig`.
-
-        Raises:
-            SchemaError: Fields that cannot be seen or acted on so, or no reward.
-            ValueError: A setting that is out of its range.
-            TypeError: A setting that there is not.
-        """
-        if max_steps is not None:
-            whole_number(max_steps, "max_steps")
-            if (other := settings.get("max_episode_steps")) not in (None, max_steps):
-                raise ValueError(
-                    f"max_steps is an alias of max_episode_steps; give one of them, got {max_steps} and {other}."
-                )
-            settings["max_episode_steps"] = max_steps
-        view = obs_fields, act_fields, reward_fn, terminated_fn
-        factory = self._factory(self.to_vector_env, VectorSettings, settings, *view)
-        if device is not None:
-            self.to(device)
-        return factory.vector_env(num_envs, render_mode)
-
-    def to_torchrl_env(
-        self,
-        num_envs: int = 1,
-        obs_fields: Sequence[str] | None = None,
-        act_fields: Sequence[str] | None = None,
-        reward_fn: Callable[..., Any] | None = None,
-        terminated_fn: Callable[..., Any] | None = None,
-        *,
-        one_hot: bool = False,
-        expose_state: bool = False,
-        **settings: Unpack[EnvSettings],
-    ) -> TorchRLEnv:
-        """Thousands of envs of this world as one TorchRL environment, TensorDicts in and out.
-
-        The arguments are `to_vector_env`'s, and `TorchRLEnv`'s ``one_hot`` and ``expose_state``.
-        """
-        view = obs_fields, act_fields, reward_fn, terminated_fn
-        factory = self._factory(self.to_torchrl_env, EnvSettings, settings, *view)
-        return factory.torchrl_env(num_envs, one_hot, expose_state)
-
-    def to_env(
-        self,
-        obs_fields: Sequence[str] | None = None,
-        act_fields: Sequence[str] | None = None,
-        reward_fn: Callable[..., Any] | None = None,
-        terminated_fn: Callable[..., Any] | None = None,
-        *,
-        render_mode: str | None = None,
-        **settings: Unpack[EnvSettings],
-    ) -> WorldModelEnv:
-        """The scalar view: one env, NumPy in and out, the numbers of env 0 of `to_vector_env` at the same seed.
-
-        The arguments are `to_vector_env`'s; without `max_episode_steps` there is no time limit.
-        """
-        view = obs_fields, act_fields, reward_fn, terminated_fn
-        return self._factory(self.to_env, EnvSettings, settings, *view).env(render_mode)
-
-    def to_openenv(
-        self,
-        obs_fields: Sequence[str] | None = None,
-        act_fields: Sequence[str] | None = None,
-        reward_fn: Callable[..., Any] | None = None,
-        terminated_fn: Callable[..., Any] | None = None,
-        max_steps: int | None = 200,
-        n_denoise_steps: int = 10,
-        act_low: float = -1.0,
-        act_high: float = 1.0,
-        initial_obs_fn: Callable[[], Mapping[str, Any]] | None = None,
-        render_mode: str | None = None,
-    ) -> WorldModelEnv:
-        """`to_env` with the parameters and defaults that the environment-extraction guide documents."""
-        return self.to_env(
-            obs_fields,
-            act_fields,
-            reward_fn,
-            terminated_fn,
-            max_episode_steps=max_steps,
-            n_denoise_steps=n_denoise_steps,
-            act_low=act_low,
-            act_high=act_high,
-            initial_obs_fn=initial_obs_fn,
-            render_mode=render_mode,
-        )
-
-    def _factory(self, *call: Any) -> EnvFactory:
-        """What makes environments as a call asks for them; the arguments are those of `configs_of`."""
-        self._warn_if_untrained(stacklevel=4)
-        return EnvFactory(self, *configs_of(*call))
-
 
 def _check_tensors(file: CheckpointFile, model: CanvasModel) -> None:
     """Refuse a file of other tensors than a world of this model has, before any of them is read."""
     file.check_tensors(_tensors_like(model, file.shapes.get("bank")))
+
+
+def _checked_coverage(file: CheckpointFile, bound: BoundSchema) -> dict[str, float] | None:
+    """What a file says of its world's coverage; None where it says nothing."""
+    given = file.config.get("coverage")
+    if given is None:
+        return None
+    try:
+        if given.keys() != {*bound}:
+            raise ValueError("it is of other fields")
+        return {path: real_number(given[path], "a share", 0.0, 1.0) for path in bound}
+    except (AttributeError, ValueError) as error:
+        raise CheckpointError(f"{file.path}: its coverage cannot be read ({error}).") from error
 
 
 def _tensors_like(model: CanvasModel, bank: tuple[int, ...] | None) -> dict[str, Tensor]:

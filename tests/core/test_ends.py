@@ -205,7 +205,7 @@ def test_who_has_ended_gives_no_gradient():
     start = torch.tensor(0.0, dtype=torch.float64)
     stuck = Perspective(BOX, "agent 0", reward_fn=root, reward_state=start)
     free = Perspective(BOX, "agent 1", reward_fn=lambda obs, act, info: 3.0 * obs["observation"].sum() + act[0])
-    with pytest.warns(UserWarning, match="reward_fn gives .nan"):
+    with pytest.warns(UserWarning, match="reward_fn of 'agent 0' gives .nan"):
         engine = Engine(Fields(2), 2, [stuck, free], EngineConfig(bank_size=1))
     engine.reset()
     state = engine.state()

@@ -32,6 +32,7 @@ from tests.fuzz.domains import (
 )
 from tests.fuzz.judge import Call, NoInputError
 from wm_vec import (
+    AgentSpec,
     AutoresetMode,
     Engine,
     Field,
@@ -45,12 +46,28 @@ from wm_vec import (
 from wm_vec.canvas import BoundSchema, EnvSignature, Topology, compile_schema
 from wm_vec.cli import main
 from wm_vec.core import ActionSpec, EngineConfig, Perspective
-from wm_vec.envs import PessimisticVectorReward, SB3VecEnv, StatelessTorchRLEnv, TorchRLEnv, check_vector_env
+from wm_vec.envs import (
+    MultiAgentTensorDictEnv,
+    MultiAgentTorchRLEnv,
+    MultiAgentVectorEnv,
+    PessimisticVectorReward,
+    SB3VecEnv,
+    StatelessTorchRLEnv,
+    TorchRLEnv,
+    check_vector_env,
+)
 from wm_vec.plan import CEM, MPPI
-from wm_vec.render import plot_layout, plot_topology
+from wm_vec.render import (
+    animate_rollout,
+    plot_layout,
+    plot_topology,
+    record_video,
+    render_grid,
+    rollout_band,
+)
 from wm_vec.train import (
     collect_transitions,
-    data_from_mapping,
+    data_from_sources,
     data_from_transitions,
     load_transitions,
     read_checkpoint,
@@ -93,6 +110,11 @@ VIEW: dict[str, tuple[Any, Any]] = {
     "copy": (True, flag),
 }
 RUN: dict[str, tuple[Any, Any]] = {**SETTINGS, "bank_size": (8, size)}
+MANY: dict[str, tuple[Any, Any]] = {
+    "agents": (t.AGENTS, thing),
+    "num_envs": (2, size),
+    "combine": ("sum", choice),
+}
 MODEL: dict[str, tuple[Any, Any]] = {
     "world_model": (t.shove, arity),
     "initial_observation": (torch.zeros(3), numbers()),
@@ -106,6 +128,13 @@ MODEL: dict[str, tuple[Any, Any]] = {
 
 
 PHILOX = {name: (torch.arange(3), numbers()) for name in ("seed", "episode", "step")}
+
+
+def agents_spaces(env: Any) -> dict[str, tuple[Any, Any]]:
+    """What an env of many agents is made of."""
+    made = t.agents_env(env.engine.num_envs)
+    spaces = {"observation_spaces": made.observation_spaces, "action_spaces": made.action_spaces}
+    return {"engine": (env.engine, thing), **{name: (part, thing) for name, part in spaces.items()}}
 
 
 def call(name: str, run: Any, target: t.Target = t.NOTHING, /, **arguments: tuple[Any, Any]) -> Call:
@@ -179,6 +208,14 @@ def series() -> dict[str, Any]:
 def from_series(world: WorldModel, **changed: Any) -> Any:
     """Data from a mapping with one array changed."""
     return world.as_data({**series(), **changed})
+
+
+def without_faults(*args: Any, **kwargs: Any) -> Any:
+    """What `check_data` finds in data without faults; it reports them instead of raising."""
+    report = wm_vec.check_data(*args, **kwargs)
+    if not report.ok:
+        raise ValueError(str(report))
+    return report
 
 
 def command(*words: Any) -> Any:
@@ -278,7 +315,14 @@ def calls() -> list[Call]:
             numbers())),
         call("WorldModel.as_data (fields)", from_series, t.FIELDS_WORLD, speed=(series()["speed"], numbers(gaps=True)),
             push=(series()["push"], numbers(gaps=True))),
-        call("data_from_mapping", lambda _, series: data_from_mapping(series, schema), series=(series(), thing)),
+        call("data_from_sources", lambda _, **k: data_from_sources(bound=schema, **k), sources=(series(), thing),
+            ticks_per_step=(1, size)),
+        call("data_from_sources (marks)", lambda _, **k: data_from_sources([{**series(), **k}], schema),
+            tick=(np.arange(30), numbers(gaps=True)), episode=(np.arange(30) // 10, numbers(gaps=True))),
+        call("check_data", lambda _, **k: without_faults(**k), data=(series(), thing), world=(t.world_of("fields"),
+            thing), act_fields=(["push"], present(fields))),
+        call("check_data (fields)", lambda world, **k: without_faults({**series(), **k}, world), t.FIELDS_WORLD,
+            speed=(series()["speed"], numbers(gaps=True)), push=(series()["push"], numbers(gaps=True))),
         call("data_from_transitions", lambda _, transitions: data_from_transitions(transitions, t.world_of().bound,
             EnvSignature(t.PLANE, t.PUSH, 20)), transitions=(td, thing)),
         call("WorldData.split", lambda _, **k: data.split(**k), fraction=(0.2, real(1e-09, 1 - 1e-09)), seed=(0, seed)),
@@ -303,6 +347,42 @@ def calls() -> list[Call]:
             v for k, v in VIEW.items() if k not in (
                 "seed", "exact_rows", "act_mode", "max_episode_steps", "backend", "copy")},
             max_steps=(7, horizon)),
+        # -- many agents ------------------------------------------------------------------------------------------
+        call("AgentSpec", lambda world, **k: t.agents_rollout(world.to_multi_vector_env({"me": AgentSpec(**k)}, 2)),
+            t.FIELDS_WORLD, reward_state=(None, thing_or_none), **{k: v for k, v in VIEW.items() if k in (
+                "obs_fields", "act_fields", "reward_fn", "terminated_fn", "act_low", "act_high")}),
+        call("WorldModel.to_vector_env (agents)", lambda world, **k: t.rollout(world.to_vector_env(2, **k)),
+            t.FIELDS_WORLD, perspectives=(t.AGENTS, thing), combine=("sum", choice)),
+        call("WorldModel.to_multi_vector_env", lambda world, **k: t.agents_rollout(world.to_multi_vector_env(**k)),
+            t.FIELDS_WORLD, max_steps=(5, horizon), **MANY, **{k: v for k, v in SETTINGS.items() if k !=
+            "max_episode_steps"}),
+        call("WorldModel.to_multi_torchrl_env", lambda world, **k: t.torchrl_rollout(world.to_multi_torchrl_env(**k)),
+            t.FIELDS_WORLD, group_map=(None, thing_or_none), max_episode_steps=(7, horizon), **MANY),
+        call("WorldModel.to_multi_openenv", lambda world, **k: t.parallel_rollout(world.to_multi_openenv(**k)),
+            t.FIELDS_WORLD, max_steps=(5, horizon), n_denoise_steps=(2, whole(1, optional=True)), initial_obs_fn=(None,
+            function()), render_mode=(None, choice), **{k: v for k, v in MANY.items() if k != "num_envs"}),
+        call("MultiAgentVectorEnv", lambda _, **k: t.rollout(MultiAgentVectorEnv(**k)), render_mode=(None, choice),
+            **agents_spaces(t.agents_vector())),
+        call("MultiAgentVectorEnv.reset", lambda env, **k: env.reset(**k)[0], t.AGENTS_VECTOR, seed=(5, seed_or_none),
+            options=(None, choice)),
+        call("MultiAgentVectorEnv.step", lambda env, one: env.step({"one": one, "two": torch.zeros(4, 1)})[:4],
+            t.AGENTS_VECTOR, one=(torch.zeros(4, 1), numbers())),
+        call("MultiAgentVectorEnv.step (agents)", lambda env, actions: env.step(actions)[:4], t.AGENTS_VECTOR,
+            actions=(t.agents_vector().sample_actions(), thing)),
+        call("MultiAgentVectorEnv.set_state", of("set_state"), t.AGENTS_VECTOR, state=(t.agents_vector().state(),
+            thing)),
+        call("MultiAgentTensorDictEnv", lambda _, **k: t.agents_rollout(MultiAgentTensorDictEnv(**k)),
+            **agents_spaces(t.agents_env())),
+        call("MultiAgentTensorDictEnv.reset", of("reset"), t.AGENTS_ENV, seed=(5, seed_or_none), mask=(torch.tensor(
+            [True, False, True, True]), present(numbers()))),
+        call("MultiAgentTensorDictEnv.step", lambda env, one: env.step({"one": one, "two": torch.zeros(4, 1)}),
+            t.AGENTS_ENV, one=(torch.zeros(4, 1), numbers())),
+        call("MultiAgentTensorDictEnv.step (agents)", of("step"), t.AGENTS_ENV,
+            actions=(t.agents_env().sample_actions(), thing)),
+        call("MultiAgentTensorDictEnv.set_state", of("set_state"), t.AGENTS_ENV, state=(t.agents_env().state(),
+            thing)),
+        call("MultiAgentTorchRLEnv", lambda _, **k: t.torchrl_rollout(MultiAgentTorchRLEnv(**k)), group_map=(None,
+            thing_or_none), **agents_spaces(t.world_of("fields").to_multi_torchrl_env(t.AGENTS, 2, combine="sum"))),
         call("make_env", lambda _, **k: t.rollout(wm_vec.make_env(**k)), model_or_id=(str(file), thing),
             backend=("world-model", choice), num_envs=(2, size)),
         call("gym.make_vec", lambda _, **k: t.rollout(gym.make_vec("wm_vec/CartPole-v1", **k)), num_envs=(2, size),
@@ -352,9 +432,21 @@ def calls() -> list[Call]:
             "layout.png", path)),
         call("plot_topology", lambda _, **k: plot_topology(**k) and None, bound=(schema, thing), path=(t.folder() /
             "topology.png", path)),
+        call("WorldModelVectorEnv.frames", of("frames"), t.RENDERED, indices=([0, 2], indices(t.NUM_ENVS))),
+        call("render_grid", lambda env, **k: render_grid(env, **k), t.RENDERED, indices=([0, 2], indices(t.NUM_ENVS)),
+            columns=(1, whole(1, optional=True))),
+        call("record_video", lambda env, **k: record_video(env, **k).read_bytes(), t.RENDERED, policy=(lambda obs:
+            (obs[:, 0] > 0).long(), answers), path=(t.folder() / "film.gif", path), num_steps=(2, size), fps=(25.0,
+            real(0.01, optional=True)), seed=(0, seed)),
+        call("rollout_band", lambda env, **k: tuple(rollout_band(env, **k)), t.VECTOR, policy=(lambda obs: (obs[:, 0] >
+            0).long(), answers), num_steps=(2, size), num_samples=(3, size), fields=(["reward", "observation"], fields),
+            seed=(0, seed_or_none), index=(1, whole(0, high=t.NUM_ENVS - 1))),
+        call("animate_rollout", lambda env, **k: animate_rollout(env, num_steps=2, num_samples=3, **k)[-1], t.VECTOR,
+            path=(t.folder() / "band.png", path), fps=(10.0, real(0.01))),
         # -- engine -----------------------------------------------------------------------------------------------
         call("Engine", lambda _, **k: Engine(**k).reset(seed=1), dynamics=(t.own().engine.dynamics, thing), num_envs=(2,
-            size), perspectives=(t.own().engine.perspectives, thing), config=(None, thing_or_none)),
+            size), perspectives=(t.own().engine.perspectives, thing), config=(None, thing_or_none), sharing=(None,
+            thing_or_none)),
         call("EngineConfig", lambda _, **k: EngineConfig(**k).mode, **RUN),
         call("Engine.reset", of("reset"), t.ENGINE, seed=(5, seed_or_none), mask=(torch.tensor([True, False, True,
             True]), present(numbers()))),

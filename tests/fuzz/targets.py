@@ -14,13 +14,26 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from tensordict import TensorDict
 
-from wm_vec import Field, ModelConfig, TrainConfig, WorldModel, WorldModelEnv, WorldModelVectorEnv, compile_schema
+from wm_vec import (
+    AgentSpec,
+    Field,
+    ModelConfig,
+    TrainConfig,
+    WorldModel,
+    WorldModelEnv,
+    WorldModelVectorEnv,
+    compile_schema,
+)
 from wm_vec.canvas import EnvSignature
 from wm_vec.envs import SB3VecEnv
 
 NUM_ENVS = 4
 PLANE, PUSH = Box(-10.0, 10.0, (3,)), Discrete(2)
 FORCE = Box(-1.0, 1.0, (2,))
+AGENTS = {
+    "one": AgentSpec(["speed"], ["push"], lambda obs, action, info: obs["speed"].sum()),
+    "two": AgentSpec(["mode"], ["push"], lambda obs, action, info: action.sum()),
+}
 FIELDS = {"speed": Field(w=2), "mode": Field(num_classes=3), "push": Field(is_output=False, low=-1.0, high=1.0)}
 
 
@@ -112,6 +125,36 @@ def rollout(env: Any, num_steps: int = 2) -> list[Any]:
     return shown
 
 
+def agents_vector(num_envs: int = NUM_ENVS) -> Any:
+    """A started Gymnasium vector env of two agents that checks values."""
+    options: dict[str, Any] = {"perspectives": AGENTS, "combine": "sum", "seed": 0, "validate": True}
+    env = world_of("fields").to_vector_env(num_envs, **options)
+    env.reset()
+    return env
+
+
+def agents_env(num_envs: int = NUM_ENVS) -> Any:
+    """The same with TensorDicts."""
+    env = world_of("fields").to_multi_vector_env(AGENTS, num_envs, combine="sum", seed=0, validate=True)
+    env.reset()
+    return env
+
+
+def agents_rollout(env: Any) -> list[Any]:
+    """What a fresh env of many agents with TensorDicts shows."""
+    return [env.reset(seed=3), env.step(env.sample_actions()), env.step(env.sample_actions())]
+
+
+def parallel_rollout(env: Any) -> list[Any]:
+    """What a fresh PettingZoo env shows."""
+    shown = [env.reset(seed=3)[0]]
+    for space in env.action_spaces.values():
+        space.seed(0)
+    for _ in range(2):
+        shown += env.step({name: env.action_space(name).sample() for name in env.agents})[:4]
+    return shown
+
+
 def torchrl_rollout(env: Any) -> Any:
     """What a fresh TorchRL env shows."""
     env.set_seed(3)
@@ -195,6 +238,9 @@ WORLD = Target(world_of, lambda world: [rollout(world.to_vector_env(NUM_ENVS)), 
 NUMBERS_WORLD = Target(lambda: world_of("numbers"), WORLD.go_on)
 FIELDS_WORLD = Target(lambda: world_of("fields"), lambda world: world.predict(seed=1))
 VECTOR = Target(vector, lambda env: env.step(actions())[:4])
+AGENTS_VECTOR = Target(agents_vector, lambda env: env.step(env.sample_actions())[:4])
+AGENTS_ENV = Target(agents_env, lambda env: env.step(env.sample_actions()))
+RENDERED = Target(lambda: vector(render_mode="rgb_array"), VECTOR.go_on)
 FRESH = Target(lambda: world_of().to_vector_env(2, seed=0), lambda _: None)
 NEXT_STEP = Target(lambda: vector(autoreset_mode="next_step"), VECTOR.go_on)
 NUMBERS_VECTOR = Target(lambda: vector("numbers"), lambda env: env.step(actions("numbers"))[:4])

@@ -110,9 +110,9 @@ def test_a_frame_depends_on_nothing_but_its_observation() -> None:
     frame = painter(fine)
     with pytest.raises(ValueError, match="classes of"):
         painter((np.full(3, 1e5), np.int64(7)))
-    for one in painter.batch([other, fine])[1], FramePainter(painter.space)(fine), painter(fine):
+    painter(other)
+    for one in painter(fine), FramePainter(painter.space)(fine):
         np.testing.assert_array_equal(one, frame)
-    assert painter.batch([]) == ()
 
 
 def test_a_painter_is_pickled_and_copied_without_its_figure() -> None:

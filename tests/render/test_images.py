@@ -155,7 +155,7 @@ def test_the_image_of_nested_spaces_is_shown() -> None:
     space = Dict(position=OTHER, parts=Tuple((Discrete(3), Dict(view=bytes_space(RGB.shape)))))
     observation = {"position": np.zeros(3, np.float32), "parts": (np.int64(1), {"view": RGB})}
     np.testing.assert_array_equal(FramePainter(space)(observation), RGB)
-    frames = FramePainter(space).batch([observation, {**observation, "parts": (np.int64(1), {"view": OLD})}])
+    frames = [FramePainter(space)(o) for o in (observation, {**observation, "parts": (np.int64(1), {"view": OLD})})]
     np.testing.assert_array_equal(frames[0], RGB)
     np.testing.assert_array_equal(frames[1], OLD)
 

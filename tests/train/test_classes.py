@@ -14,7 +14,7 @@ from wm_vec import ModelConfig, TrainConfig, WorldModel, compile_schema
 from wm_vec.canvas import Field
 from wm_vec.core import ActionSpec, Perspective
 from wm_vec.model.codec import FieldCodec
-from wm_vec.train import CheckpointError, data_from_mapping
+from wm_vec.train import CheckpointError, data_from_sources
 from wm_vec.train.normalise import STEPS_PER_VALUE, fit_normalisers
 
 LENGTH = 400
@@ -104,7 +104,7 @@ def test_an_observation_of_two_values_is_a_class_and_of_one_or_three_a_number():
         codec = FieldCodec(BOUND)
         data = recording([1.0])
         data["x"][:, 1] = np.resize(values, LENGTH)
-        fit_normalisers(codec, data_from_mapping(data, BOUND), False)
+        fit_normalisers(codec, data_from_sources(data, BOUND), False)
         assert codec.counts[SWITCH] == 0
 
 
@@ -118,7 +118,7 @@ def test_observations_beside_the_table_encode_as_the_nearest_value():
 @pytest.mark.parametrize(("steps", "count"), [(STEPS_PER_VALUE * 4, 4), (STEPS_PER_VALUE * 4 - 1, 0)])
 def test_too_few_steps_for_each_value_are_a_number(steps, count):
     codec = FieldCodec(BOUND)
-    fit_normalisers(codec, data_from_mapping(recording(numbers(4), steps + 1), BOUND), False)
+    fit_normalisers(codec, data_from_sources(recording(numbers(4), steps + 1), BOUND), False)
     assert codec.counts[REWARD] == count
 
 

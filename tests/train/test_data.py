@@ -15,8 +15,8 @@ from wm_vec import ModelConfig, WorldModel, compile_schema
 from wm_vec.canvas import EnvSignature, Field, UnknownFieldError
 from wm_vec.train import (
     collect_transitions,
-    data_from_mapping,
     data_from_minari,
+    data_from_sources,
     data_from_transitions,
     load_transitions,
     save_transitions,
@@ -529,7 +529,7 @@ FIRM = compile_schema(
 
 def test_a_mapping_with_gaps():
     nan = np.nan
-    data = data_from_mapping(
+    data = data_from_sources(
         {
             "revenue": [1.0, nan, 3.0, 4.0],
             "mood": np.array([0, 2, nan, 1]),
@@ -552,14 +552,14 @@ def test_a_mapping_with_gaps():
 
 
 def test_rounding_beyond_a_fields_bounds_is_clipped():
-    data = data_from_mapping({"share": [1.0000001, np.nan, -1e-8, 0.5]}, FIRM)
+    data = data_from_sources({"share": [1.0000001, np.nan, -1e-8, 0.5]}, FIRM)
     assert data.starts[:, 7].tolist() == [1.0, 0.0, 0.0, 0.5]
     assert data.starts_known[:, 7].tolist() == [True, False, True, True]
 
 
 @pytest.mark.parametrize("convert_array", [list, np.asarray, torch.as_tensor])
 def test_a_mapping_takes_lists_arrays_and_tensors(convert_array):
-    assert data_from_mapping({"revenue": convert_array([1.0, 2.0, 3.0])}, FIRM).values[1, 0] == 2.0
+    assert data_from_sources({"revenue": convert_array([1.0, 2.0, 3.0])}, FIRM).values[1, 0] == 2.0
 
 
 @pytest.mark.parametrize(
@@ -567,8 +567,8 @@ def test_a_mapping_takes_lists_arrays_and_tensors(convert_array):
     [
         ({}, DataError, "empty"),
         ({"revenues": [1, 2, 3]}, UnknownFieldError, r"'revenues'\. Closest: revenue"),
-        ({"revenue": [1, 2]}, DataError, "at least 3 time steps, got {'revenue': 2}"),
-        ({"revenue": 1.0}, DataError, "at least 3 time steps"),
+        ({"revenue": [1, 2]}, DataError, "Of 2 rows, 1 have a row one step .* at least 3 rows"),
+        ({"revenue": 1.0}, DataError, "must be an array of real numbers over time"),
         ({"revenue": [1, 2, 3], "mood": [0, 1, 2, 0]}, DataError, "one common length"),
         ({"grid": np.zeros((3, 5))}, DataError, r"'grid' has 4 positions.*3 x 4 numbers, got shape \(3, 5\)"),
         ({"revenue": [1, np.inf, 2]}, DataError, "'revenue' is inf in row 1"),
@@ -585,7 +585,7 @@ def test_a_mapping_takes_lists_arrays_and_tensors(convert_array):
 )
 def test_mappings_that_do_not_fit(series, error, message):
     with pytest.raises(error, match=message):
-        data_from_mapping(series, FIRM)
+        data_from_sources(series, FIRM)
 
 
 # -- splitting and joining ----------------------------------------------------------------------------------
@@ -613,7 +613,7 @@ def test_steps_without_marks_are_held_out_by_episodes_too():
 
 
 def test_of_one_recording_the_end_is_held_out():
-    data = data_from_mapping({"revenue": np.arange(21.0)}, FIRM)
+    data = data_from_sources({"revenue": np.arange(21.0)}, FIRM)
     training, held_out = data.split(0.25)
     assert training.values[:, 0].tolist() == list(range(15))
     assert held_out.values[:, 0].tolist() == list(range(15, 20))

@@ -11,7 +11,7 @@ import torch
 
 from wm_vec import ModelConfig, TrainConfig, WorldModel, compile_schema
 from wm_vec.canvas import Field
-from wm_vec.train import CheckpointError, data_from_mapping, read_checkpoint, train_model, write_checkpoint
+from wm_vec.train import CheckpointError, data_from_sources, read_checkpoint, train_model, write_checkpoint
 from wm_vec.train.loop import EMA_DECAY, _Run, learning_rate_schedule
 from wm_vec.train.normalise import fit_normalisers
 
@@ -149,7 +149,7 @@ def run_with_ends(every, length=4000):
     made = world(ENDING)
     t = np.arange(length)
     end = np.zeros(length) if every is None else (t % every == 0).astype(float)
-    data = data_from_mapping({"x": t, "reward": np.sin(t), "end": end}, made.bound)
+    data = data_from_sources({"x": t, "reward": np.sin(t), "end": end}, made.bound)
     fit_normalisers(made.model.codec, data, keep_fitted=False)
     return _Run(made.model, data, SMALL)
 
@@ -611,7 +611,7 @@ def test_a_float64_world_trains_in_float64():
 
 def test_train_model_alone_needs_no_world(tmp_path):
     made = world()
-    data = data_from_mapping(recording(), made.bound)
+    data = data_from_sources(recording(), made.bound)
     fit_normalisers(made.model.codec, data, keep_fitted=False)
     report = train_model(made.model, data, SMALL)
     assert report.steps == 24

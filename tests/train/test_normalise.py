@@ -9,14 +9,14 @@ from tensordict import TensorDict
 from wm_vec import ModelConfig, TrainConfig, WorldModel
 from wm_vec.canvas import EnvSignature, Field, compile_schema
 from wm_vec.model.codec import FieldCodec
-from wm_vec.train import data_from_mapping
+from wm_vec.train import data_from_sources
 from wm_vec.train.normalise import MIN_ENDS, fit_normalisers
 
 
 def fitted(series, codec=None, keep_fitted=False, **fields):
     bound = compile_schema({name: fields.get(name, Field()) for name in series})
     codec = codec or FieldCodec(bound)
-    fit_normalisers(codec, data_from_mapping(series, bound), keep_fitted)
+    fit_normalisers(codec, data_from_sources(series, bound), keep_fitted)
     return codec
 
 
@@ -52,7 +52,7 @@ def test_classes_are_left_alone():
 def test_fields_without_data_are_left_alone():
     bound = compile_schema({"x": Field(), "unseen": Field()})
     codec = FieldCodec(bound)
-    fit_normalisers(codec, data_from_mapping({"x": [1.0, 2.0, 4.0]}, bound), False)
+    fit_normalisers(codec, data_from_sources({"x": [1.0, 2.0, 4.0]}, bound), False)
     assert (float(codec.mean[1]), float(codec.std[1])) == (0.0, 1.0)
     assert float(codec.mean[0]) != 0.0
 
@@ -102,8 +102,8 @@ def test_a_field_first_seen_later_is_fitted_then():
     bound = compile_schema({"x": Field(), "y": Field()})
     codec = FieldCodec(bound)
     noise = np.random.default_rng(0).normal(0, 0.01, 300)
-    fit_normalisers(codec, data_from_mapping({"x": noise}, bound), False)
-    fit_normalisers(codec, data_from_mapping({"y": noise}, bound), True)
+    fit_normalisers(codec, data_from_sources({"x": noise}, bound), False)
+    fit_normalisers(codec, data_from_sources({"y": noise}, bound), True)
     torch.testing.assert_close(codec.std[0], codec.std[1])
     torch.testing.assert_close(codec.step_std[:, 0], codec.step_std[:, 1])
 

@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from wm_vec.core.perspective import ActionSpec, Perspective
 from wm_vec.core.rng import STREAM_ACTION, CounterRNG
+
+Rule = Literal["sum", "mean", "last"]
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """How a dynamics' action is made of columns that several perspectives write. Who has ended does not count.
+
+    Attributes:
+        sources: Of each column of the dynamics' action, the columns of the perspectives' actions, side by side, that
+            write it, at least one each; sums are taken in this order.
+        rules: Of each, what becomes of several: their sum, their mean or the last one.
+    """
+
+    sources: tuple[tuple[int, ...], ...]
+    rules: tuple[Rule, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.sources) != len(self.rules) or not all(self.sources) or {*self.rules} - {*get_args(Rule)}:
+            raise ValueError(f"Sharing: give each column its sources and a rule, got {self}.")
 
 
 class JointAction:
@@ -20,6 +42,7 @@ class JointAction:
         dtype: Floating dtype of the joint action.
         device: Where actions must be.
         validate: Check values too, which reads them on the host.
+        sharing: How the dynamics' action is made of them; None where each column is one of its own.
 
     Attributes:
         may_diverge: Whether an action can be non-finite at all.
@@ -27,7 +50,12 @@ class JointAction:
     """
 
     def __init__(
-        self, perspectives: Sequence[Perspective], dtype: torch.dtype, device: torch.device, validate: bool
+        self,
+        perspectives: Sequence[Perspective],
+        dtype: torch.dtype,
+        device: torch.device,
+        validate: bool,
+        sharing: Sharing | None = None,
     ) -> None:
         self.perspectives, self.dtype, self.device, self.validate = tuple(perspectives), dtype, device, validate
         self._specs = [p.action for p in self.perspectives]
@@ -42,6 +70,9 @@ class JointAction:
         self.owner = torch.tensor(owner, dtype=torch.int64, device=device)
         self._low = torch.tensor([x for spec in self._specs for x in spec.low], dtype=dtype, device=device)
         self._high = torch.tensor([x for spec in self._specs for x in spec.high], dtype=dtype, device=device)
+        if sharing is not None and {c for sources in sharing.sources for c in sources} != {*range(len(owner))}:
+            raise ValueError(f"sharing: the actions have {len(owner)} columns, each of which writes, got {sharing}.")
+        self._shared = None if sharing is None else _SharedColumns(sharing, device)
 
     def check(self, action: Any, num_envs: int) -> list[Tensor]:
         """One checked ``(B, *shape)`` tensor per perspective.
@@ -55,12 +86,9 @@ class JointAction:
         """
         names = [p.name for p in self.perspectives]
         if len(names) == 1 and not isinstance(action, Mapping):
-            actions = [action]
-        elif isinstance(action, Mapping) and {*action.keys()} == {*names}:
-            actions = [action[name] for name in names]
-        else:
-            got = sorted(map(str, action.keys())) if isinstance(action, Mapping) else type(action).__name__
-            raise ValueError(f"step: give one action for each of {names}, got {got}.")
+            action = {names[0]: action}
+        check_names(action, names, "step")
+        actions = [action[name] for name in names]
         for spec, one in zip(self._specs, actions, strict=True):
             spec.check(one, num_envs, self.device, "step")
             if self.validate:
@@ -75,6 +103,20 @@ class JointAction:
         parts = [self._columns(action, spec) for action, spec in zip(actions, self._specs, strict=True)]
         joint = parts[0] if len(parts) == 1 else torch.cat([part.to(self.dtype) for part in parts], 1)
         return joint, torch.clamp(joint, self._low, self._high)
+
+    def written(self, within_bounds: Tensor, idle: Tensor | None, current: Tensor | None) -> Tensor:
+        """The dynamics' action.
+
+        Args:
+            within_bounds: ``(B, A)``, the perspectives' actions; see `join`.
+            idle: ``(B, A)`` bool, those of perspectives that have ended; None for none.
+            current: The dynamics' action by which it writes nothing, for columns that all is idle of. None, where it
+                has no such action, takes the actions as they come.
+        """
+        idle = None if current is None else idle
+        if self._shared is not None:
+            return self._shared.combined(within_bounds, idle, current)
+        return within_bounds if idle is None or current is None else torch.where(idle, current, within_bounds)
 
     def _columns(self, action: Tensor, spec: ActionSpec) -> Tensor:
         """One perspective's action ``(B, *shape)`` as ``(B, size)``, as it is; floating ones in the joint dtype."""
@@ -118,6 +160,51 @@ class JointAction:
             part = part.to(torch.int64) + spec.offset if spec.kind == "discrete" else part
             actions.append(part.expand(num_envs, -1).reshape(num_envs, *spec.shape))
         return actions
+
+
+def check_names(action: Any, names: Sequence[str], where: str) -> None:
+    """An action for each of `names`, and for nobody else.
+
+    Raises:
+        ValueError: No mapping, or one that lacks some or names others; the message says which.
+    """
+    if not isinstance(action, Mapping):
+        raise ValueError(f"{where}: give one action for each of {[*names]}, got {type(action).__name__}.")
+    given = [*action.keys()]
+    missing = [name for name in names if name not in given]
+    unknown = [name for name in given if name not in names]
+    if missing or unknown:
+        said = [f"there is none for {missing}"] if missing else []
+        for name in unknown:
+            close = difflib.get_close_matches(str(name), names, n=1)
+            said.append(f"{name!r} does not act" + (f" (closest: {close[0]!r})" if close else ""))
+        raise ValueError(f"{where}: give one action for each of {[*names]}; {', '.join(said)}.")
+
+
+class _SharedColumns:
+    """`Sharing` as tensors: a few operations whatever the number of columns."""
+
+    def __init__(self, sharing: Sharing, device: torch.device) -> None:
+        most = max(map(len, sharing.sources))
+        # A source that there is not is one that is idle.
+        table = [[*sources, *[-1] * (most - len(sources))] for sources in sharing.sources]
+        self._sources = [torch.tensor(column, device=device) for column in zip(*table, strict=True)]
+        self._adds = torch.tensor([rule != "last" for rule in sharing.rules], device=device)
+        self._mean = torch.tensor([rule == "mean" for rule in sharing.rules], device=device)
+
+    def combined(self, given: Tensor, idle: Tensor | None, current: Tensor | None) -> Tensor:
+        """``(B, M)`` of ``(B, A)``; `current` ``(B, M)`` where all sources are idle."""
+        total = count = torch.zeros((), dtype=given.dtype, device=given.device)
+        last = total if current is None else current
+        for source in self._sources:
+            column = source.clamp(min=0)
+            acts = (source >= 0).expand(given.shape[0], -1)
+            acts = acts if idle is None else acts & ~idle[:, column]
+            value = given[:, column]
+            total, count = total + torch.where(acts, value, 0.0), count + acts
+            last = torch.where(acts, value, last)
+        several = torch.where(self._mean, total / count.clamp(min=1.0), total)
+        return torch.where(self._adds & (count > 0), several, last)
 
 
 def box_numbers(low: Tensor, high: Tensor, uniform: Tensor, normal: Tensor | None, whole: bool = False) -> Tensor:

@@ -15,7 +15,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from wm_kernels.dispatch import has_kernels
-from wm_vec.core.actions import JointAction
+from wm_vec.core.actions import JointAction, Sharing
 from wm_vec.core.capture import GRAPHS, Captures, Template, drop_oldest, map_tensors, may_capture
 from wm_vec.core.config import Backend, EngineConfig
 from wm_vec.core.dynamics import Dynamics
@@ -53,6 +53,8 @@ class Engine:
         bank: Initial states ``(M,)`` that resets draw from; None takes the dynamics' own, or fresh ones, or none at all
             where the dynamics starts every episode afresh.
         family: Engines that share the world's own bank: this one adds itself, its forks and its siblings.
+        sharing: How the columns of the dynamics' action are made of those of the perspectives' actions, where several
+            write one; None where each has its own.
 
     Attributes:
         world: What a step needs besides the state; `wm_vec.core.step.step` is the step as a function of any state.
@@ -75,6 +77,7 @@ class Engine:
         *,
         bank: TensorDictBase | None = None,
         family: EngineFamily | None = None,
+        sharing: Sharing | None = None,
     ) -> None:
         if not isinstance(dynamics, Dynamics):
             raise TypeError(
@@ -88,6 +91,7 @@ class Engine:
             raise ValueError(f"perspectives: give at least one, each with a name of its own, got {names}.")
         config = EngineConfig() if config is None else config
         check_type(config, EngineConfig, "config")
+        check_type(sharing, (Sharing, type(None)), "sharing")
         device, dtype = dynamics.device, dynamics.dtype
         # Sums of rewards need more than half precision.
         self.reward_dtype = torch.promote_types(dynamics.reward_dtype, torch.float32)
@@ -104,12 +108,12 @@ class Engine:
         world = World(
             dynamics=dynamics,
             perspectives=tuple(perspectives),
-            actions=JointAction(perspectives, dtype, device, config.validate),
+            actions=JointAction(perspectives, dtype, device, config.validate, sharing),
             rewards=rewards,
             resets=resets,
             layout=layout,
             config=config,
-            fused=None if rewards.has_functions else dynamics.fuse(perspectives),
+            fused=None if rewards.has_functions or sharing is not None else dynamics.fuse(perspectives),
             kernels=_runs_kernels(config.backend, device),
         )
         if rewards.has_functions:
@@ -303,6 +307,11 @@ class Engine:
     def predictions(self) -> Tree:
         """The dynamics' whole observation of the current state, ``(B, ...)``; not a copy."""
         return self.dynamics.observe(self.model_state())
+
+    def active(self) -> Tensor:
+        """``(B, P)`` bool, the perspectives whose actions the next step looks at: those that have not ended yet."""
+        state = self._started("active")
+        return ~(state.ended | state.pending[:, None])
 
     def sample_actions(self, draw: int = 0) -> dict[str, Tensor]:
         """Random actions ``(B, *shape)`` by perspective name, made on the device; see `JointAction.sample`.

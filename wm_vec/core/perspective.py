@@ -167,6 +167,7 @@ class Perspective:
             flat, as they are.
         obs_fields: Field name -> slice of the flat observation, for named observations.
         all_fields: Field name -> indices into the dynamics' observation, for ``info["predictions"]``.
+        units: Field name -> unit of its values, for people; fields without one may be missing.
         reward_fn: ``(obs, action, info) -> float`` of one env, or marked batched; None for the dynamics' reward.
         terminated_fn: ``(obs, step, info) -> bool``; None for the dynamics' termination.
         reward_state: Start value of what a stateful reward function carries. It then takes a fourth argument and
@@ -179,6 +180,7 @@ class Perspective:
     obs_parts: Tree = None
     obs_fields: Mapping[str, slice] = field(default_factory=dict)
     all_fields: Mapping[str, slice | list[int]] = field(default_factory=dict)
+    units: Mapping[str, str] = field(default_factory=dict)
     reward_fn: Callable[..., Any] | None = None
     terminated_fn: Callable[..., Any] | None = None
     reward_state: Tensor | None = None

@@ -30,8 +30,9 @@ class RewardFunctions:
 
     def __init__(self, perspectives: Sequence[Perspective], dtype: torch.dtype) -> None:
         self.perspectives, self.dtype = tuple(perspectives), dtype
-        self._rewards = [_function(p, "reward_fn", dtype) for p in self.perspectives]
-        self._terminations = [_function(p, "terminated_fn", torch.bool) for p in self.perspectives]
+        several = len(self.perspectives) > 1
+        self._rewards = [_function(p, "reward_fn", dtype, several) for p in self.perspectives]
+        self._terminations = [_function(p, "terminated_fn", torch.bool, several) for p in self.perspectives]
         self.has_functions = any(f is not None for f in (*self._rewards, *self._terminations))
 
     def probe(self, observation: Tree, actions: Sequence[Tensor], elapsed: Tensor, states: Mapping[str, Any]) -> None:
@@ -54,7 +55,8 @@ class RewardFunctions:
                     return f"{function.name} runs env by env in Python"
                 inputs = []
                 for observation, actions, elapsed, states in examples:
-                    state = [states[perspective.name]] if function is self._rewards[i] and states else []
+                    stateful = function is self._rewards[i] and perspective.name in states
+                    state = [states[perspective.name]] if stateful else []
                     inputs.append((perspective.observe(observation), actions[i], observation, elapsed, *state))
                 reason = why_not_captured(function, inputs, device)
                 if reason is not None:
@@ -134,13 +136,14 @@ def _inputs(
     return select_envs(idle, tree_map(Tensor.detach, inputs), inputs)
 
 
-def _function(perspective: Perspective, name: str, dtype: torch.dtype) -> BatchedFunction | None:
+def _function(perspective: Perspective, name: str, dtype: torch.dtype, several: bool) -> BatchedFunction | None:
     """A perspective's function of that name, ready to run over a batch; None if it has none."""
     fn = getattr(perspective, name)
-    check_callable(fn, name)
+    said = f"{name} of {perspective.name!r}" if several else name
+    check_callable(fn, said)
     stateful = name == "reward_fn" and perspective.reward_state is not None
     # A partial of a module's function, since environments are pickled, and a closure cannot be.
-    return None if fn is None else BatchedFunction(fn, name, dtype, partial(_call, perspective, name), stateful, False)
+    return None if fn is None else BatchedFunction(fn, said, dtype, partial(_call, perspective, name), stateful, False)
 
 
 def _call(

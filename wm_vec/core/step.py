@@ -110,19 +110,19 @@ def step(
         state = layout.replace_leaves(state, gate.admit)
     if world.fused is not None and gate is None and not inside_functorch():
         return _fused(world, world.fused, state, actions, mode)
-    joint, within_bounds = world.actions.join(actions)
+    joint, action = world.actions.join(actions)
     before, reward_state = state.dynamics, dict(state.reward_state.items())
     seed, episode, elapsed = state.seed, state.episode, state.elapsed
     ended = state.ended if len(world.perspectives) > 1 else None
     if ended is not None:
         # Who has ended acts no more: nothing is written, and what was given is not looked at.
-        idle, current = ended[:, world.actions.owner], world.dynamics.current_action(before)
+        idle = ended[:, world.actions.owner]
         joint = joint.masked_fill(idle, 0.0)
-        within_bounds = within_bounds if current is None else torch.where(idle, current, within_bounds)
+        action = world.actions.written(action, idle, world.dynamics.current_action(before))
 
     # 1. Predict.
     predict = partial(_run, world, _predict)
-    transition: Transition = _replayed(world, parts, predict, False, before, within_bounds, seed, episode, elapsed)
+    transition: Transition = _replayed(world, parts, predict, False, before, action, seed, episode, elapsed)
 
     # 2. Users' functions; nothing where rewards and terminations are the dynamics' own.
     own = transition.observation, transition.reward, transition.terminated

@@ -8,15 +8,26 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from wm_vec.envs.checker import CheckError, check_vector_env
     from wm_vec.envs.factory import make_world_model_env
+    from wm_vec.envs.multi_vector import MultiAgentTensorDictEnv, MultiAgentVectorEnv
+    from wm_vec.envs.parallel import WorldModelParallelEnv as WorldModelParallelEnv
     from wm_vec.envs.pessimism import PessimisticReward, PessimisticVectorReward
     from wm_vec.envs.sb3 import SB3VecEnv as SB3VecEnv
     from wm_vec.envs.scalar import WorldModelEnv
-    from wm_vec.envs.torchrl import ImaginationCollector, StatelessTorchRLEnv, TorchRLEnv, TransformedEnv
+    from wm_vec.envs.torchrl import (
+        ImaginationCollector,
+        MultiAgentTorchRLEnv,
+        StatelessTorchRLEnv,
+        TorchRLEnv,
+        TransformedEnv,
+    )
     from wm_vec.envs.vector import WorldModelVectorEnv
 
 _HOME = {
     "CheckError": "checker",
     "ImaginationCollector": "torchrl",
+    "MultiAgentTensorDictEnv": "multi_vector",
+    "MultiAgentTorchRLEnv": "torchrl",
+    "MultiAgentVectorEnv": "multi_vector",
     "PessimisticReward": "pessimism",
     "PessimisticVectorReward": "pessimism",
     "SB3VecEnv": "sb3",
@@ -24,13 +35,14 @@ _HOME = {
     "TorchRLEnv": "torchrl",
     "TransformedEnv": "torchrl",
     "WorldModelEnv": "scalar",
+    "WorldModelParallelEnv": "parallel",
     "WorldModelVectorEnv": "vector",
     "check_vector_env": "checker",
     "make_world_model_env": "factory",
 }
 
-# Without SB3VecEnv, which cannot be imported where Stable-Baselines3 is not installed.
-__all__ = [name for name in _HOME if name != "SB3VecEnv"]
+# Without what cannot be imported where Stable-Baselines3 or PettingZoo is not installed.
+__all__ = [name for name in _HOME if name not in ("SB3VecEnv", "WorldModelParallelEnv")]
 
 
 def __getattr__(name: str) -> Any:

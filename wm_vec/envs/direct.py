@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -55,7 +55,11 @@ class DirectModel:
 
     Attributes:
         state: The model's own, not a copy; None before the first reset.
+        units, has_series: See `EngineView`; there are no named fields here.
     """
+
+    units: ClassVar[dict[str, str]] = {}
+    has_series = False
 
     def __init__(
         self,

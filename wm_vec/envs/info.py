@@ -6,6 +6,10 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any
 
+from tensordict import TensorDictBase
+
+from wm_vec.core import Engine, Perspective
+
 
 class StaleInfoError(RuntimeError):
     """An entry of an info that is made when it is read, after its buffers were written by another step."""
@@ -49,6 +53,25 @@ class LazyInfo(dict):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return dict, (dict(self),)
+
+
+def lazy_entries(engine: Engine, perspective: Perspective, state: TensorDictBase) -> dict[str, Callable[[], Any]]:
+    """What is made of a dynamics state ``(B,)`` when it is read, as copies; the state is one step's own."""
+    dynamics, made = engine.dynamics, engine.num_steps
+
+    def current() -> TensorDictBase:
+        if not engine.config.copy and engine.num_steps != made:
+            raise StaleInfoError(
+                "This info is of an earlier step, whose buffers were written since (copy=False). Read it before "
+                "the next step, or make the environment with copy=True."
+            )
+        return state
+
+    return {
+        "obs_dict": lambda: perspective.named(perspective.observe(dynamics.observe(current()))),
+        "predictions": lambda: dict(perspective.everything(dynamics.observe(current()))),
+        "model_state": lambda: dynamics.model_state(current()),
+    }
 
 
 def _of_all_entries(method: Callable[..., Any]) -> Any:

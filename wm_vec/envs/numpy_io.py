@@ -13,7 +13,7 @@ from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
 from wm_vec.adapters.calls import UserCall
-from wm_vec.core import Perspective
+from wm_vec.core import ActionSpec, Engine, Perspective
 from wm_vec.core.trees import Tree
 from wm_vec.render.frames import FramePainter
 from wm_vec.spaces import Path, map_leaves
@@ -97,6 +97,48 @@ class ActionReader:
         return taken
 
 
+class ActionTensor:
+    """Makes what a caller hands to ``step`` the action of an engine of one env.
+
+    Args:
+        space: One env's actions.
+        spec: The perspective's.
+        engine: The engine.
+    """
+
+    def __init__(self, space: gym.Space, spec: ActionSpec, engine: Engine) -> None:
+        self._read, self._device = ActionReader(space), engine.device
+        self._dtype = torch.int64 if spec.kind == "discrete" else engine.dtype
+        bounds = spec.low, spec.high
+        self._bounds = [np.reshape(bound, spec.shape) for bound in bounds] if spec.kind == "box" else None
+
+    def __call__(self, action: Any) -> Tensor:
+        """``(1, ...)``, within the bounds.
+
+        Raises:
+            ValueError: As `ActionReader`.
+        """
+        taken = np.asarray(self._read(action))[None]
+        if self._bounds is not None:
+            taken = taken.clip(*self._bounds)  # users' functions see what the world does
+        return torch.as_tensor(taken).to(self._device, self._dtype)
+
+
+def read_actions(actions: np.ndarray, spec: ActionSpec, num_envs: int) -> Tensor:
+    """Actions ``(B, ...)`` of an array, in host memory, checked, values too.
+
+    Raises:
+        TypeError: No numbers, or of a dtype that the action cannot have.
+        ValueError: Another shape, or values that are no actions.
+    """
+    if actions.dtype.kind not in "biuf":
+        raise TypeError(f"step: the actions must be numbers, got an array of {actions.dtype}.")
+    taken = torch.from_numpy(actions.copy())
+    spec.check(taken, num_envs, torch.device("cpu"), "step")
+    spec.check_values(taken, "step")
+    return taken
+
+
 class RenderCall(UserCall):
     """A user's renderer; exceptions in it say so."""
 
@@ -118,11 +160,17 @@ def render_call(render_fn: Callable[..., Any]) -> UserCall:
     return RenderCall(render_fn, "render_fn", RENDER_ARGUMENTS, [RENDER_ARGUMENTS[:n] for n in (3, 2, 1, 0)])
 
 
-def painter_of(perspective: Perspective, observation_space: gym.Space) -> FramePainter:
-    """What draws an agent's observations; values of named fields go by their names."""
+def value_names(perspective: Perspective, observation_space: gym.Space) -> list[str] | None:
+    """Names of the values that an agent sees in a Box; None where its fields say no more than their places."""
     names: list[str] = []
     for path, where in perspective.obs_fields.items():
         size = where.stop - where.start
         names += [path] if size == 1 else [f"{path}[{i}]" for i in range(size)]
     fits = isinstance(observation_space, Box) and len(names) == int(np.prod(observation_space.shape))
-    return FramePainter(observation_space, names if fits and len(perspective.obs_fields) > 1 else None)
+    return names if fits and (len(perspective.obs_fields) > 1 or len(names) == 1) else None
+
+
+def painter_of(perspective: Perspective, observation_space: gym.Space, series: bool = False) -> FramePainter:
+    """What draws an agent's observations; values of named fields go by their names, with `series` over time too."""
+    names = value_names(perspective, observation_space)
+    return FramePainter(observation_space, names, series and names is not None)

@@ -19,7 +19,8 @@ from wm_vec.envs.fork_warning import warn_if_forked
 from wm_vec.envs.numpy_io import render_call
 from wm_vec.envs.view import EngineView
 from wm_vec.render.frames import FramePainter
-from wm_vec.render.text import value_table
+from wm_vec.render.history import History
+from wm_vec.render.table import ValueTable
 
 OF_MANY = ("num_envs", "autoreset_mode", "exact_rows", "validate", "encode", "bank")
 """Arguments of the vector environment that one env has no use for."""
@@ -54,7 +55,8 @@ class WorldModelEnv(gym.Env):
         action_transform_fn: ``(model, action)`` or ``(action)`` -> the action as the model takes it. It gets NumPy, and
             what it returns reaches the model as it is; with `batching` it gets tensors.
         max_episode_steps: Steps after which an episode is truncated; None for no limit.
-        render_mode: ``"rgb_array"``, ``"human"`` (prints a table of the observed values at every step) or None.
+        render_mode: ``"rgb_array"``, ``"human"`` (prints a table of the observed values at every reset and step) or
+            None.
         device: Where tensors live; None for where the model is.
         torch_actions: Give the model actions as tensors; False for NumPy.
         seed: Of the first reset, and of the action space; None takes entropy from the operating system.
@@ -170,6 +172,9 @@ class WorldModelEnv(gym.Env):
         self.render_mode = render_mode
         self._render_call = None if render_fn is None else render_call(render_fn)
         self._painter: FramePainter | None = None
+        self._history = History() if render_mode == "rgb_array" and run.has_series else None
+        self._table = ValueTable(run.units)
+        self._episode = self._elapsed = 0
 
     @property
     def state(self) -> Any:
@@ -186,7 +191,10 @@ class WorldModelEnv(gym.Env):
         warn_if_forked()
         seed, self._first_seed = self._first_seed if seed is None else seed, None
         super().reset(seed=seed)
-        return self._run.reset(seed, options, self.np_random)
+        result = self._run.reset(seed, options, self.np_random)
+        self._episode, self._elapsed = self._episode + 1, 0
+        self._show(result[0])
+        return result
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """One step.
@@ -199,9 +207,15 @@ class WorldModelEnv(gym.Env):
             ValueError: An action of another shape, or with values that are no actions.
         """
         result = self._run.step(action)
+        self._elapsed += 1
+        self._show(result[0])
+        return result
+
+    def _show(self, observation: Any) -> None:
+        if self._history is not None:
+            self._history.add(self._episode, self._elapsed, observation.ravel())
         if self.render_mode == "human":
             self.render()
-        return result
 
     def render(self) -> Any:
         """The last observation: a frame ``(H, W, 3)`` uint8, or a table on standard output."""
@@ -212,16 +226,17 @@ class WorldModelEnv(gym.Env):
         if observation is None:
             raise RuntimeError("render: call reset() first; there is nothing to show yet.")
         if self.render_mode == "human":
-            print(value_table(self._run.named()))
+            self._table.show(self._elapsed, self._run.named())
             return None
         if self._render_call is not None:
             return self._render_call(self.world_model, self.state, observation)
         if self._painter is None:
             self._painter = self._run.painter()
-        return self._painter(observation)
+        return self._painter(observation, self._history)
 
     def close(self) -> None:
         """Close the model, if it can be closed."""
+        self._table.close()
         close = getattr(self.world_model, "close", None)
         if callable(close):
             close()

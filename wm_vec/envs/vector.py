@@ -22,12 +22,13 @@ from wm_vec.compat import tree_map
 from wm_vec.core import Dynamics, Engine, EngineConfig, EnvState, Perspective, StepOutput
 from wm_vec.core.config import EngineKeywords
 from wm_vec.core.trees import copies
-from wm_vec.envs.info import LazyInfo, StaleInfoError
-from wm_vec.envs.numpy_io import element_of, painter_of, render_call
+from wm_vec.envs.info import LazyInfo, lazy_entries
+from wm_vec.envs.numpy_io import element_of, painter_of, read_actions, render_call, value_names
 from wm_vec.envs.replay import sampled_observations
 from wm_vec.envs.reset_options import MASK_OPTIONS, reset_mask
-from wm_vec.plain import check_type
+from wm_vec.plain import check_type, env_numbers
 from wm_vec.render.frames import FramePainter
+from wm_vec.render.history import History
 
 if TYPE_CHECKING:
     from wm_vec.envs.torchrl import TorchRLEnv
@@ -79,6 +80,9 @@ class WorldModelVectorEnv(VectorEnv):
         self.world_model: Any = None
         self._render_call: UserCall | None = None
         self._painter: FramePainter | None = None
+        self._histories: dict[int, History] | None = None
+        if value_names(self._perspective, single_observation_space) is not None:
+            self._histories = {}
 
     @classmethod
     def from_dynamics(
@@ -311,23 +315,43 @@ class WorldModelVectorEnv(VectorEnv):
         if self.render_mode is None:
             gym.logger.warn("render() does nothing without render_mode='rgb_array'.")
             return None
+        return self.frames(range(self.num_envs))
+
+    def frames(self, indices: Sequence[int]) -> tuple[np.ndarray, ...]:
+        """`render` of some envs alone.
+
+        Time series show the steps at which an env's frames were drawn: `step` keeps nothing for them.
+
+        Args:
+            indices: Numbers of envs.
+
+        Raises:
+            ValueError: There is no render mode, or no such env.
+        """
+        if self.render_mode is None:
+            raise ValueError("frames needs an environment with render_mode='rgb_array'.")
+        indices = env_numbers(indices, self.num_envs, "frames: indices")
         state, whole = self.engine.model_state(), self._perspective.observe(self.engine.predictions())
         space = self.single_observation_space
-        seen = [element_of(tree_map(lambda leaf, i=i: leaf[i : i + 1], whole), space) for i in range(self.num_envs)]
+        seen = [element_of(tree_map(lambda leaf, i=i: leaf[i : i + 1], whole), space) for i in indices]
         if self._render_call is not None:
             model_state, call = self.engine.dynamics.model_state, self._render_call
-            return tuple(call(self.world_model, model_state(state, i), one) for i, one in enumerate(seen))
+            return tuple(
+                call(self.world_model, model_state(state, i), one) for i, one in zip(indices, seen, strict=True)
+            )
         if self._painter is None:
-            self._painter = painter_of(self._perspective, space)
-        return self._painter.batch(seen)
+            self._painter = painter_of(self._perspective, space, series=True)
+        if self._histories is None:
+            return tuple(map(self._painter, seen))
+        now = self.engine.state()
+        episodes, steps = now.episode.tolist(), now.elapsed.tolist()
+        for i, one in zip(indices, seen, strict=True):
+            self._histories.setdefault(i, History()).add(episodes[i], steps[i], one.ravel())
+        return tuple(self._painter(one, self._histories[i]) for i, one in zip(indices, seen, strict=True))
 
     def _transferred(self, actions: np.ndarray) -> Tensor:
         """Actions of host memory on the device, checked."""
-        if actions.dtype.kind not in "biuf":
-            raise TypeError(f"step: the actions must be numbers, got an array of {actions.dtype}.")
-        taken, host = torch.from_numpy(actions.copy()), torch.device("cpu")
-        self._perspective.action.check(taken, self.num_envs, host, "step")
-        self._perspective.action.check_values(taken, "step")
+        taken = read_actions(actions, self._perspective.action, self.num_envs)
         if self.device.type not in ("cpu", "meta") and not self._warned:
             self._warned = True
             text = "step: NumPy actions go to the device at every step; sample_actions() or a policy there saves that."
@@ -352,20 +376,4 @@ class WorldModelVectorEnv(VectorEnv):
         return LazyInfo(info, self._lazy(output.state))
 
     def _lazy(self, state: TensorDictBase) -> dict[str, Callable[[], Any]]:
-        """What is made of a dynamics state when it is read, as copies; the state is one step's own."""
-        engine, perspective, dynamics = self.engine, self._perspective, self.engine.dynamics
-        made = engine.num_steps
-
-        def current() -> TensorDictBase:
-            if not engine.config.copy and engine.num_steps != made:
-                raise StaleInfoError(
-                    "This info is of an earlier step, whose buffers were written since (copy=False). Read it before "
-                    "the next step, or make the environment with copy=True."
-                )
-            return state
-
-        return {
-            "obs_dict": lambda: perspective.named(perspective.observe(dynamics.observe(current()))),
-            "predictions": lambda: dict(perspective.everything(dynamics.observe(current()))),
-            "model_state": lambda: dynamics.model_state(current()),
-        }
+        return lazy_entries(self.engine, self._perspective, state)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -13,10 +13,10 @@ from torch import Tensor
 
 from wm_vec.adapters.spaces import check_spaces
 from wm_vec.compat import tree_leaves, tree_map
-from wm_vec.core import AutoresetMode, Engine
+from wm_vec.core import AutoresetMode, Engine, Perspective
 from wm_vec.core.state import warn_of_divergence
 from wm_vec.envs.info import ScalarInfo
-from wm_vec.envs.numpy_io import ActionReader, element_of, on_host, only_env, painter_of
+from wm_vec.envs.numpy_io import ActionTensor, element_of, on_host, only_env, painter_of, value_names
 from wm_vec.envs.transfer import Packed
 from wm_vec.plain import check_type
 from wm_vec.render.frames import FramePainter
@@ -31,6 +31,10 @@ class EngineView:
 
     Raises:
         ValueError: Another engine.
+
+    Attributes:
+        units: Field path -> unit of its values.
+        has_series: Whether frames show the last steps of named values.
     """
 
     def __init__(self, engine: Engine, observation_space: gym.Space, action_space: gym.Space) -> None:
@@ -43,12 +47,11 @@ class EngineView:
                 f"got num_envs={engine.num_envs}, {engine.autoreset_mode}."
             )
         self.engine = engine
-        self._space, self._actions = observation_space, ActionReader(action_space)
-        spec = self._perspective.action
-        self._bounds = (
-            [np.reshape(bound, spec.shape) for bound in (spec.low, spec.high)] if spec.kind == "box" else None
-        )
+        self._space = observation_space
+        self._action = ActionTensor(action_space, self._perspective.action, engine)
         self._state: TensorDictBase | None = None
+        self.units = self._perspective.units
+        self.has_series = value_names(self._perspective, observation_space) is not None
 
     @property
     def state(self) -> Any:
@@ -66,12 +69,8 @@ class EngineView:
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """One step; one transfer to the host."""
-        taken = np.asarray(self._actions(action))[None]
-        if self._bounds is not None:
-            taken = taken.clip(*self._bounds)  # users' functions see what the world does
-        dtype = torch.int64 if self._perspective.action.kind == "discrete" else self.engine.dtype
-        out = self.engine.step({self._perspective.name: torch.as_tensor(taken).to(self.engine.device, dtype)})
-        observation = tree_map(_packable, out.final_observation[self._perspective.name])
+        out = self.engine.step({self._perspective.name: self._action(action)})
+        observation = tree_map(packable, out.final_observation[self._perspective.name])
         leaves: dict[Hashable, Tensor] = dict(enumerate(tree_leaves(observation)))
         flags: dict[Hashable, Tensor] = {
             name: getattr(out, name) for name in ("reward", "terminated", "truncated", "diverged")
@@ -95,32 +94,38 @@ class EngineView:
 
     def named(self) -> dict[str, np.ndarray]:
         """The last observation's values by field."""
-        return self._named(self._state)
+        assert self._state is not None
+        return named_arrays(self.engine, self._perspective, self._state)
 
     def painter(self) -> FramePainter:
         """What draws observations."""
-        return painter_of(self._perspective, self._space)
+        return painter_of(self._perspective, self._space, series=True)
 
     def _info(self, step: int, state: TensorDictBase) -> ScalarInfo:
         self._state = state
-        lazy: dict[str, Callable[[], Any]] = {
-            "obs_dict": lambda: self._named(state),
-            "predictions": lambda: self._everything(state),
-            "model_state": lambda: self.engine.dynamics.model_state(state, 0),
-        }
-        return ScalarInfo({"step": step, "elapsed_steps": step}, lazy)
-
-    def _named(self, state: TensorDictBase) -> dict[str, np.ndarray]:
-        """The observed values of a dynamics' state ``(1,)`` by field, as copies."""
-        named = self._perspective.named(self._perspective.observe(self.engine.dynamics.observe(state)))
-        return {path: on_host(values) for path, values in named.items()}
-
-    def _everything(self, state: TensorDictBase) -> dict[str, np.ndarray]:
-        """All values of a dynamics' state ``(1,)`` by field, as copies."""
-        named = self._perspective.everything(self.engine.dynamics.observe(state))
-        return {path: on_host(values) for path, values in named.items()}
+        return scalar_info(self.engine, self._perspective, step, state)
 
 
-def _packable(leaf: Tensor) -> Tensor:
+def scalar_info(engine: Engine, perspective: Perspective, step: int, state: TensorDictBase) -> ScalarInfo:
+    """An agent's info of a dynamics' state ``(1,)`` after so many steps."""
+    dynamics = engine.dynamics
+    lazy: dict[str, Callable[[], Any]] = {
+        "obs_dict": lambda: named_arrays(engine, perspective, state),
+        "predictions": lambda: _on_host(perspective.everything(dynamics.observe(state))),
+        "model_state": lambda: dynamics.model_state(state, 0),
+    }
+    return ScalarInfo({"step": step, "elapsed_steps": step}, lazy)
+
+
+def named_arrays(engine: Engine, perspective: Perspective, state: TensorDictBase) -> dict[str, np.ndarray]:
+    """The observed values of a dynamics' state ``(1,)`` by field, as copies."""
+    return _on_host(perspective.named(perspective.observe(engine.dynamics.observe(state))))
+
+
+def _on_host(named: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    return {path: on_host(values) for path, values in named.items()}
+
+
+def packable(leaf: Tensor) -> Tensor:
     """A tensor in a dtype that NumPy has."""
     return leaf.float() if leaf.dtype is torch.bfloat16 else leaf

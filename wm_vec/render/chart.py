@@ -1,4 +1,4 @@
-"""A chart of one env's observation, drawn by matplotlib: bars and heat maps in one figure."""
+"""A chart of one env's observation, drawn by matplotlib: bars, time series and heat maps in one figure."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
 
+from wm_vec.render.history import LENGTH, History
 from wm_vec.spaces import Path
 
 DPI, WIDTH, LEAST, MOST = 100, 320, 240, 900
 """Dots per inch, and pixels of a frame's width and of its least and greatest height."""
-MAX_BARS, ROW, MAP = 24, 27, 180
-"""Values of an entry that get a bar each, and pixels of a bar's row and of a heat map."""
+MAX_BARS, ROW, MAP, SERIES = 24, 27, 180, 160
+"""Values of an entry that get a bar each, pixels of a bar's row and of a heat map, and of a time series' width."""
 OPEN = 1e6
 """Bounds of at least this size are none: a linear axis over the whole of int32 or float32 shows nothing."""
 REACH, LINEAR = 1e3, 0.1
@@ -29,15 +30,18 @@ class Chart:
     axis below. Those of more values are heat maps: of two axes as they are, of three or more as tiles beside each
     other, of one in lines. Axes are fixed: linear between the space's bounds, asinh where one is missing.
 
+    Beside bars there may be time series: the last steps of each value, from the least of them to the greatest.
+
     Args:
         entries: Path and space of each entry of the observation, in order.
         names: Names of the values of the only entry, a Box; None for indices.
+        series: Draw time series too, of an only entry with up to 24 values.
 
     Raises:
         ImportError: matplotlib is missing.
     """
 
-    def __init__(self, entries: Mapping[Path, Space], names: Sequence[str] | None) -> None:
+    def __init__(self, entries: Mapping[Path, Space], names: Sequence[str] | None, series: bool = False) -> None:
         try:
             from matplotlib.backends.backend_agg import FigureCanvasAgg
             from matplotlib.figure import Figure
@@ -55,10 +59,12 @@ class Chart:
         # The last part is blank, so that a few bars do not fill the frame.
         heights.append(max(20, LEAST - sum(heights)))
         # A hundredth of a pixel more, as sizes in inches are cut down to whole pixels.
-        size = (WIDTH + 0.01) / DPI, (sum(heights) // 2 * 2 + 0.01) / DPI
+        widths = [WIDTH, SERIES] if series and [low.size <= MAX_BARS for low, _ in bounds] == [True] else [WIDTH]
+        size = (sum(widths) + 0.01) / DPI, (sum(heights) // 2 * 2 + 0.01) / DPI
         figure = Figure(size, DPI, facecolor="white", layout=ConstrainedLayoutEngine(h_pad=0.01, hspace=0))
         self._canvas = FigureCanvasAgg(figure)
-        *axes, blank = figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+        grid = figure.subplots(len(heights), len(widths), height_ratios=heights, width_ratios=widths, squeeze=False)
+        *axes, blank = grid[:, 0]
         blank.set_axis_off()
         if shown < len(bounds):
             blank.text(0, 0, f"and {len(bounds) - shown} more entries", fontsize=7, color=FAINT)
@@ -71,25 +77,34 @@ class Chart:
             indices = [",".join(str(i) for i in index) for index in np.ndindex(low.shape)]
             labels = [title] if low.size == 1 else [f"{title}[{index}]" if title else index for index in indices]
             self._parts.append(_Bars(axis, list(names or labels), _Axis(low.ravel(), high.ravel())))
+        self._series = None
+        if len(widths) > 1:
+            grid[-1, 1].set_axis_off()
+            self._series = _Series(grid[0, 1], bounds[0][0].size)
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
         self._live = [artist for part in self._parts for artist in part.live]
+        if self._series is not None:
+            self._live += self._series.live
         for artist in self._live:
             artist.set_animated(True)
         self._canvas.draw()
         self._background = self._canvas.copy_from_bbox(figure.bbox)
 
-    def frame(self, values: Sequence[np.ndarray | str]) -> np.ndarray:
+    def frame(self, values: Sequence[np.ndarray | str], history: History | None = None) -> np.ndarray:
         """Draw one observation.
 
         Args:
             values: Of each entry: an array of its space's shape, or text.
+            history: What the time series show, this observation included; None for nothing.
 
         Returns:
             ``(H, W, 3)`` uint8, RGB, H and W even; a new array.
         """
         for part, value in zip(self._parts, values, strict=False):
             part.show(value)
+        if self._series is not None:
+            self._series.show(history)
         self._canvas.restore_region(self._background)
         renderer = self._canvas.get_renderer()
         for artist in self._live:
@@ -150,6 +165,32 @@ class _Bars:
         for i, (bar, text) in enumerate(zip(self._bars, self._numbers, strict=True)):
             bar.set(x=start[i], width=width[i], facecolor=NEGATIVE if numbers[i] < 0 else POSITIVE)
             text.set_text(_number(numbers[i]))
+
+
+class _Series:
+    """A time series beside each of n bars; one line, which breaks between them, is drawn faster than n."""
+
+    def __init__(self, axes: Any, count: int) -> None:
+        axes.set(xlim=(1 - LENGTH, 1), ylim=(count - 0.4, -0.4), xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+        axes.barh(range(count), LENGTH, left=1 - LENGTH, height=0.7, color=TRACK)
+        axes.text(1, count - 0.47, f"the last {LENGTH} steps", fontsize=5.5, color=FAINT, ha="right", va="center")
+        self._rows = np.arange(count)
+        self.live = axes.plot([], [], color=POSITIVE, linewidth=0.9)
+
+    def show(self, history: History | None) -> None:
+        if history is None:
+            self.live[0].set_data([], [])
+            return
+        steps, values = history.series()
+        values = np.where(np.isfinite(values), values, np.nan)
+        low, high = np.fmin.reduce(values), np.fmax.reduce(values)
+        # A value that stayed as it was is a line in the middle.
+        place = np.where(high > low, (values - low) / np.where(high > low, high - low, 1), values - low + 0.5)
+        heights = self._rows + 0.3 - 0.6 * place
+        breaks = np.full((1, len(self._rows)), np.nan)
+        x = np.tile(np.append(steps, np.nan), len(self._rows))
+        self.live[0].set_data(x, np.concatenate([heights, breaks]).T.ravel())
 
 
 class _HeatMap:

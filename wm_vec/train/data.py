@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -74,17 +73,27 @@ class WorldData:
         return WorldData(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
     def split(self, fraction: float = HELD_OUT_FRACTION, seed: int = 0) -> tuple[WorldData, WorldData]:
-        """Training and held-out steps: whole episodes, or the end of the recording where there is only one."""
+        """Training and held-out steps: whole episodes, or where few hold most steps or some fields, the end of each."""
         fraction, seed = real_number(fraction, "fraction", 0.0, 1.0), seed_number(seed, "seed")
         episodes = self.episode.unique()
-        if len(episodes) > 1:
-            shuffled = episodes[torch.randperm(len(episodes), generator=torch.Generator().manual_seed(seed))]
-            held_out = torch.isin(self.episode, shuffled[: max(1, round(fraction * len(episodes)))])
-        else:
-            held_out = torch.arange(len(self)) >= len(self) - max(1, round(fraction * len(self)))
-        if bool(held_out.all()):
+        shuffled = episodes[torch.randperm(len(episodes), generator=torch.Generator().manual_seed(seed))]
+        held_out = torch.isin(self.episode, shuffled[: max(1, round(fraction * len(episodes)))])
+        lost = self.next_known[held_out].any(0) & ~self.next_known[~held_out].any(0)
+        if bool(lost.any()) or int(held_out.sum()) > len(self) / 2:
+            held_out = self._late(fraction)
+        if bool(held_out.all()) or not bool(held_out.any()):
             raise DataError(f"There are {len(self)} steps; at least 2 are needed to train and to hold out.")
         return self[~held_out], self[held_out]
+
+    def _late(self, fraction: float) -> Tensor:
+        """``(M,)`` bool, the last steps of each episode that has several."""
+        order = self.episode.argsort(stable=True)
+        _, lengths = self.episode[order].unique_consecutive(return_counts=True)
+        kept = lengths - (fraction * lengths).round().long().clamp(min=1) * (lengths > 1)
+        place = torch.arange(len(order)) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+        late = torch.empty(len(order), dtype=torch.bool)
+        late[order] = place >= kept.repeat_interleave(lengths)
+        return late
 
     def join(self, *others: WorldData) -> WorldData:
         """All together; episodes stay apart."""
@@ -293,44 +302,7 @@ def _column(flat: TensorDictBase, key: Any) -> Tensor:
     return column.reshape(-1)
 
 
-def data_from_mapping(series: Mapping[str, Any], bound: BoundSchema, ticks_per_step: int = 1) -> WorldData:
-    """Arrays over time by field path, as canvas states.
-
-    Args:
-        series: Path -> ``(T,)``, ``(T, n)`` or ``(T, h, w)`` array, NaN where nothing was observed. Fields that are
-            left out are unknown throughout.
-        bound: The world's schema.
-        ticks_per_step: Ticks of the fields' periods from one time step to the next.
-
-    Raises:
-        UnknownFieldError: A path that the schema does not have.
-        DataError: Lengths that differ, shapes that do not fit the fields, values that are not in them, or fewer than
-            two steps.
-    """
-    check_type(series, Mapping, "The series")
-    if not series:
-        raise DataError("The mapping is empty: give at least one field path with its array over time.")
-    arrays = {path: _as_array(path, array, np.float32) for path, array in series.items()}
-    lengths = {path: len(array) if array.ndim else 0 for path, array in arrays.items()}
-    length = next(iter(lengths.values()))
-    if len(set(lengths.values())) != 1 or length < 3:
-        raise DataError(f"All arrays need one common length of at least 3 time steps, got {lengths}.")
-    table = torch.full((length, bound.layout.num_positions), float("nan"), dtype=torch.float32)
-    for path, array in arrays.items():
-        field = bound[path]
-        if array.size != length * field.num_positions:
-            raise DataError(
-                f"{path!r} has {field.num_positions} positions, so its array must hold {length} x "
-                f"{field.num_positions} numbers, got shape {array.shape}."
-            )
-        table[:, field.indices()] = torch.from_numpy(array.reshape(length, -1).copy())
-    known = ~table.isnan()
-    table, tick = torch.where(known, table, 0.0), torch.arange(length - 1) * ticks_per_step
-    data = WorldData(table[:-1], table[1:], known[:-1], known[1:], tick, torch.zeros_like(tick), table, known)
-    return data.within(bound)
-
-
-def _as_array(name: str, given: Any, dtype: type | None = None) -> np.ndarray:
+def as_array(name: str, given: Any, dtype: type | None = None) -> np.ndarray:
     """Numbers over time, in their own dtype unless another is given."""
     try:
         array = np.asarray(given)
@@ -371,11 +343,11 @@ def _minari_episode(episode: Any, source: str) -> TensorDict:
         )
 
     def read(name: str, given: Any) -> Tensor:
-        return torch.as_tensor(_as_array(name, given))
+        return torch.as_tensor(as_array(name, given))
 
     action, reward, terminated = (read(name, getattr(episode, name)) for name in ("actions", "rewards", "terminations"))
     given = episode.observations
-    parts = given if isinstance(given, (dict, tuple)) else _as_array("observations", given)
+    parts = given if isinstance(given, (dict, tuple)) else as_array("observations", given)
     observations = tree_map(lambda part: read("observations", part), parts)
     length = len(action) if action.dim() else 0
     others = [("observations", part, length + 1) for part in tree_leaves(observations)]
@@ -383,7 +355,11 @@ def _minari_episode(episode: Any, source: str) -> TensorDict:
     for name, part, expected in others:
         if part.shape[:1] != (expected,):
             found = len(part) if part.dim() else "no"
-            raise DataError(f"It has {length} actions and {found} {name}; expected {expected}.")
+            advice = " Record the last one, too, or cut the last action, reward and termination."
+            raise DataError(
+                f"It has {length} actions and {found} {name}; expected {expected}."
+                + (advice if name == "observations" and found == length else "")
+            )
     following = {
         "observation": as_entry(tree_map(lambda part: part[1:], observations)),
         "reward": reward,
@@ -421,7 +397,7 @@ def flat_values(space: gym.Space, batch: Tree, name: str) -> Tensor:
 def _flatten(leaf: gym.Space, part: Any, name: str) -> Tensor:
     if not isinstance(part, (Tensor, np.ndarray)):
         raise DataError(f"Each {name} must be one tensor ({leaf}), got a {type(part).__name__} of several.")
-    batch = part if isinstance(part, Tensor) else torch.as_tensor(_as_array(name, part))
+    batch = part if isinstance(part, Tensor) else torch.as_tensor(as_array(name, part))
     size, classes = math.prod(leaf.shape or ()), classes_of(leaf)
     steps = batch.shape[0]
     if batch.is_complex():

@@ -25,11 +25,88 @@ from wm_vec.envs.torchrl.specs import (
     one_hot_actions,
     one_hot_parts,
 )
-from wm_vec.plain import check_type, truth
+from wm_vec.plain import check_type, seed_number, truth
 from wm_vec.spaces import check_one_hot, map_leaves, read_one_hot, without_one_hot
 
 
-class EngineEnv(MaskedResets):
+class OverEngine(MaskedResets):
+    """An environment over an engine, whoever acts in it.
+
+    Args:
+        engine: An engine without autoreset.
+        batched: Whether it is of the engine's B envs; if not, of one without a batch axis.
+
+    Raises:
+        TypeError: No engine.
+        ValueError: An engine of another kind.
+    """
+
+    def __init__(self, engine: Engine, batched: bool = True) -> None:
+        if not isinstance(engine, Engine):
+            raise TypeError(
+                f"{type(self).__name__} takes an engine, got {type(engine).__name__}. Make it by "
+                "world.to_torchrl_env(num_envs=...), vector_env.to_torchrl() or TorchRLEnv.from_dynamics(...)."
+            )
+        if engine.autoreset_mode is not AutoresetMode.DISABLED:
+            raise ValueError(
+                f"{type(self).__name__} needs an engine with autoreset_mode='disabled', since TorchRL itself resets "
+                f"what is done; got {engine.autoreset_mode}."
+            )
+        if not engine.config.copy:
+            raise ValueError(f"{type(self).__name__} needs copy=True, since TorchRL keeps what steps return.")
+        super().__init__(device=engine.device, batch_size=[engine.num_envs] if batched else [])
+        self.engine = engine
+
+    def __repr__(self) -> str:
+        world = type(self.engine.dynamics).__name__
+        return f"{type(self).__name__}({world}, batch_size={list(self.batch_size)}, device={self.engine.device})"
+
+    def to(self, device: torch.device | str | int) -> EnvBase:
+        """Itself: the world stays where it is.
+
+        Raises:
+            ValueError: Another device.
+        """
+        check_device(device, self.engine.device)
+        return self
+
+    def reset(self, tensordict: TensorDictBase | None = None, **kwargs: Any) -> TensorDictBase:
+        """Start episodes, as TorchRL has it.
+
+        Raises:
+            TypeError: No TensorDict.
+        """
+        if tensordict is not None:
+            check_type(tensordict, TensorDictBase, "reset: the tensordict")
+        return super().reset(tensordict, **kwargs)
+
+
+class SeededEnvs(OverEngine):
+    """Seeds are per env: the next full reset seeds env i with ``seed + i``."""
+
+    _next_seed: int | None = None
+
+    def set_seed(self, seed: int | None = None, static_seed: bool = False) -> int | None:
+        """Seed env i with ``seed + i`` at the next full reset.
+
+        Args:
+            seed: The first env's seed.
+            static_seed: Return the seed itself.
+
+        Returns:
+            The seed after those of these envs, so that what holds several batches of envs and seeds them one after
+            another (`SerialEnv`, `ParallelEnv`, collectors) gives all envs the seeds of one batch.
+        """
+        if seed is not None:
+            seed = seed_number(seed, "set_seed: seed")
+        self._set_seed(seed)
+        return seed if seed is None or static_seed else seed + self.engine.num_envs
+
+    def _set_seed(self, seed: int | None) -> None:
+        self._next_seed = seed
+
+
+class EngineEnv(OverEngine):
     """Specs, actions and starts of one agent's envs.
 
     Args:
@@ -55,24 +132,11 @@ class EngineEnv(MaskedResets):
         one_hot: bool,
         state: bool,
     ) -> None:
-        if not isinstance(engine, Engine):
-            raise TypeError(
-                f"{type(self).__name__} takes an engine, got {type(engine).__name__}. Make it by "
-                "world.to_torchrl_env(num_envs=...), vector_env.to_torchrl() or TorchRLEnv.from_dynamics(...)."
-            )
-        self._perspective = engine.only_perspective(type(self).__name__)
-        if engine.autoreset_mode is not AutoresetMode.DISABLED:
-            raise ValueError(
-                f"{type(self).__name__} needs an engine with autoreset_mode='disabled', since TorchRL itself resets "
-                f"what is done; got {engine.autoreset_mode}."
-            )
-        if not engine.config.copy:
-            raise ValueError(f"{type(self).__name__} needs copy=True, since TorchRL keeps what steps return.")
         one_hot = truth(one_hot, "one_hot")
-        num_envs = engine.num_envs if batched else None
+        super().__init__(engine, batched)
+        self._perspective = engine.only_perspective(type(self).__name__)
         check_spaces_fit(engine, observation_space, action_space)
-        super().__init__(device=engine.device, batch_size=[] if num_envs is None else [num_envs])
-        self.engine = engine
+        num_envs = engine.num_envs if batched else None
         self.observation_space, self.action_space = observation_space, action_space
         self._asked_one_hot = one_hot
         # Spaces hold NumPy, which `torch.compile` would trace.
@@ -90,29 +154,6 @@ class EngineEnv(MaskedResets):
         self._observations, self._observations_fit = specs.observation.clone(), False
         if state:
             del self._observations[STATE_KEY]
-
-    def __repr__(self) -> str:
-        world = type(self.engine.dynamics).__name__
-        return f"{type(self).__name__}({world}, batch_size={list(self.batch_size)}, device={self.engine.device})"
-
-    def to(self, device: torch.device | str | int) -> EnvBase:
-        """Itself: the world stays where it is.
-
-        Raises:
-            ValueError: Another device.
-        """
-        check_device(device, self.engine.device)
-        return self
-
-    def reset(self, tensordict: TensorDictBase | None = None, **kwargs: Any) -> TensorDictBase:
-        """Start episodes, as TorchRL has it.
-
-        Raises:
-            TypeError: No TensorDict.
-        """
-        if tensordict is not None:
-            check_type(tensordict, TensorDictBase, "reset: the tensordict")
-        return super().reset(tensordict, **kwargs)
 
     def given_starts(self, tensordict: TensorDictBase) -> TensorDictBase | None:
         """The observations in `tensordict` that episodes are to start from, with its flags; None without any.

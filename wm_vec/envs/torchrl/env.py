@@ -20,15 +20,15 @@ from wm_vec.core import AutoresetMode, Dynamics, Engine, EngineConfig, EnvState,
 from wm_vec.core.config import EngineKeywords
 from wm_vec.core.trees import select_envs
 from wm_vec.envs.replay import sampled_observations
-from wm_vec.envs.torchrl.base import EngineEnv
+from wm_vec.envs.torchrl.base import EngineEnv, SeededEnvs
 from wm_vec.envs.torchrl.checks import ActionCheck, check_compilable, check_mask, not_done_in, read_state
 from wm_vec.envs.torchrl.resets import known_to_be_running
 from wm_vec.envs.torchrl.specs import DONE_KEYS, STATE_KEY, carried_state
 from wm_vec.envs.torchrl.stateless import StatelessTorchRLEnv
-from wm_vec.plain import check_callable, seed_number, truth, whole_number
+from wm_vec.plain import check_callable, truth, whole_number
 
 
-class TorchRLEnv(EngineEnv):
+class TorchRLEnv(EngineEnv, SeededEnvs):
     """B imagined environments as one batched `torchrl.envs.EnvBase`.
 
     A step gives, under ``next``, the observation where the step ended, before any reset, ``reward`` ``(B, 1)``, and
@@ -72,7 +72,6 @@ class TorchRLEnv(EngineEnv):
         super().__init__(engine, *spaces, batched=True, one_hot=one_hot, state=expose_state)
         self.expose_state = expose_state
         self._supports_set_state = expose_state
-        self._next_seed: int | None = None
         self._draws = 0
         self._check_action = ActionCheck(action_space, self.action_spec, one_hot)
 
@@ -124,25 +123,6 @@ class TorchRLEnv(EngineEnv):
         return StatelessTorchRLEnv(self.engine.sibling(1), *spaces, one_hot=self._asked_one_hot)
 
     # -- EnvBase --------------------------------------------------------------------------------------------------
-
-    def set_seed(self, seed: int | None = None, static_seed: bool = False) -> int | None:
-        """Seed env i with ``seed + i`` at the next full reset.
-
-        Args:
-            seed: The first env's seed.
-            static_seed: Return the seed itself.
-
-        Returns:
-            The seed after those of these envs, so that what holds several batches of envs and seeds them one after
-            another (`SerialEnv`, `ParallelEnv`, collectors) gives all envs the seeds of one batch.
-        """
-        if seed is not None:
-            seed = seed_number(seed, "set_seed: seed")
-        self._set_seed(seed)
-        return seed if seed is None or static_seed else seed + self.engine.num_envs
-
-    def _set_seed(self, seed: int | None) -> None:
-        self._next_seed = seed
 
     def _reset(self, tensordict: TensorDictBase | None = None, *, set_state: bool = False, **kwargs: Any) -> TensorDict:
         if tensordict is None:
