@@ -13,7 +13,9 @@ from torch import nn
 import wm_vec
 import wm_vec.plain as plain_values
 from tests.core.walk import BOX, Walk
-from wm_vec import WorldModel
+from tests.envs.agents import capital
+from tests.envs.agents import world as fields_world
+from wm_vec import AgentSpec, WorldModel
 from wm_vec.core import Engine, EngineConfig, Perspective, capture
 from wm_vec.core.capture import Captured, Template
 from wm_vec.core.probe import why_not_captured
@@ -315,6 +317,28 @@ def test_the_probe_takes_numbers_in_functions_under_vmap_on_every_device(name):
     for device in ("cpu", "meta"):
         examples = [(torch.tensor(values, device=device),) for values in ([[1.0, 2.0]], [[-1.0, 5.0]])]
         assert why_not_captured(function, examples, torch.device(device)) is None
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_several_agents_are_captured_with_the_field_that_they_share(mode):
+    def remembers(obs, act, info, last):
+        return act.sum() + 0.5 * last, act.sum() + 0.5 * last
+
+    ends = {"terminated_fn": lambda obs, step, info: step >= 2}
+    agents = {
+        "one": capital(**ends),
+        "two": capital(),
+        "three": AgentSpec(["regime"], ["firm.capital"], remembers, reward_state=torch.tensor(0.0)),
+    }
+    settings = {"max_steps": 4, "combine": "mean", "autoreset_mode": mode, "seed": 0}
+    captured, plain = (fields_world().to_multi_vector_env(agents, 3, **settings, capture=c) for c in (True, False))
+    captured.reset(), plain.reset()
+    for _ in range(6):
+        shown, expected = (env.step(env.sample_actions()) for env in (captured, plain))
+        for key in expected.keys(True, True):
+            assert torch.equal(shown[key], expected[key]), key
+    assert captured.engine.world.capture == "whole"
+    assert Rerun.made == 1
 
 
 # -- rollouts ----------------------------------------------------------------------------------------------------

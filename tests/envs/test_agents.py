@@ -3,9 +3,11 @@
 import warnings
 from copy import deepcopy
 
+import cloudpickle
 import numpy as np
 import pytest
 import torch
+from tensordict import TensorDict
 
 from tests.core.test_launches import launches_of
 from tests.envs.agents import AGENTS, capital, world
@@ -204,6 +206,48 @@ def test_rewards_as_people_write_them_pay_the_same_everywhere(reward_fn):
         assert (terminated, truncated) == (step == 3, False)
 
 
+def test_a_reward_that_remembers_does_so_for_its_agent_alone():
+    def reward_fn(obs, act, info, last):
+        return act.sum() + 0.5 * last, act.sum() + 0.5 * last
+
+    agents = {
+        "plain": capital(),
+        "stateful": AgentSpec(["regime"], ["person.focus"], reward_fn, reward_state=torch.tensor(0.0)),
+    }
+    env = world().to_multi_vector_env(agents, 2, max_steps=2, seed=0)
+    env.reset()
+    push = {"plain": torch.full((2, 2), 0.25), "stateful": torch.full((2, 1), 0.5)}
+    paid = [env.step(push) for _ in range(3)]
+    assert [td["plain", "reward"].tolist() for td in paid] == [[0.5] * 2] * 3
+    assert [td["stateful", "reward"].tolist() for td in paid] == [[0.5] * 2, [0.75] * 2, [0.5] * 2]
+
+
+def test_all_kinds_pickle_in_the_middle_of_an_episode():
+    for made in (
+        world().to_multi_vector_env(AGENTS, 2, max_steps=6),
+        world().to_vector_env(2, perspectives=AGENTS, max_steps=6),
+        world().to_multi_openenv(AGENTS, 6, 2),
+    ):
+        made.reset(seed=0)
+        batched = hasattr(made, "num_envs")
+        actions = made.sample_actions() if batched else {n: made.action_space(n).sample() for n in made.agents}
+        made.step(actions)
+        other = cloudpickle.loads(cloudpickle.dumps(made))
+        for one, two in zip(leaves(made.step(actions)), leaves(other.step(actions)), strict=True):
+            assert np.array_equal(one, two)
+
+
+def leaves(shown):
+    """The numbers of what a step gave, infos left out."""
+    shown = shown if isinstance(shown, TensorDict) else dict(enumerate(shown[:4]))
+    found = []
+    for value in shown.values():
+        found += (
+            leaves(value) if isinstance(value, TensorDict) else value.values() if isinstance(value, dict) else [value]
+        )
+    return [np.asarray(value) for value in found]
+
+
 # -- the Gymnasium face --------------------------------------------------------------------------------------------
 
 
@@ -248,18 +292,29 @@ def test_shared_fields_become_what_the_rule_says():
             torch.testing.assert_close(held, torch.tensor([expected]))
 
 
-def test_kernels_that_know_no_rules_are_left_out():
-    own = WorldModel.bundled("Pendulum-v1")
+def test_kernels_that_know_no_rules_are_left_out(pendulum):
     agents = {name: AgentSpec(["observation"], ["action"], None) for name in ("one", "two")}
-    env = own.to_multi_vector_env(agents, 3, combine="mean", seed=0, n_denoise_steps=1)
-    single = own.to_vector_env(3, ["observation"], ["action"], act_low=-1.0, act_high=1.0, seed=0, n_denoise_steps=1)
+    on_meta = deepcopy(pendulum).to("meta")
+    for names, combine in ((["one"], None), (["one", "two"], "sum")):
+        some = {name: agents[name] for name in names}
+        env = on_meta.to_multi_vector_env(some, 4, backend="triton", combine=combine, seed=0)
+        env.reset()
+        assert env.step(env.sample_actions())["one", "reward"].shape == (4,)
+        assert (env.engine.world.fused is None) == (len(names) > 1)
+
+
+def test_the_mean_of_two_is_the_action_of_one(pendulum):
+    agents = {name: AgentSpec(["observation"], ["action"], None) for name in ("one", "two")}
+    env = pendulum.to_multi_vector_env(agents, 3, combine="mean", seed=0, n_denoise_steps=1)
+    single = pendulum.to_vector_env(
+        3, ["observation"], ["action"], act_low=-1.0, act_high=1.0, seed=0, n_denoise_steps=1
+    )
     env.reset(), single.reset()
     push = torch.tensor([[0.5], [-0.25], [1.0]])
     shown, expected = env.step({"one": push + 0.125, "two": push - 0.125}), single.step(push)
     first = slice(0, 2)  # where neither is clipped
     assert torch.equal(shown["two", "observation"][first], expected[0][first])
     assert torch.equal(shown["one", "reward"][first], expected[1][first])
-    assert env.engine.world.fused is None
 
 
 # -- bad input -----------------------------------------------------------------------------------------------------

@@ -188,7 +188,8 @@ class _SharedColumns:
         most = max(map(len, sharing.sources))
         # A source that there is not is one that is idle.
         table = [[*sources, *[-1] * (most - len(sources))] for sources in sharing.sources]
-        self._sources = [torch.tensor(column, device=device) for column in zip(*table, strict=True)]
+        sources = [torch.tensor(column, device=device) for column in zip(*table, strict=True)]
+        self._sources = [(source.clamp(min=0), source >= 0) for source in sources]
         self._adds = torch.tensor([rule != "last" for rule in sharing.rules], device=device)
         self._mean = torch.tensor([rule == "mean" for rule in sharing.rules], device=device)
 
@@ -196,9 +197,7 @@ class _SharedColumns:
         """``(B, M)`` of ``(B, A)``; `current` ``(B, M)`` where all sources are idle."""
         total = count = torch.zeros((), dtype=given.dtype, device=given.device)
         last = total if current is None else current
-        for source in self._sources:
-            column = source.clamp(min=0)
-            acts = (source >= 0).expand(given.shape[0], -1)
+        for column, acts in self._sources:
             acts = acts if idle is None else acts & ~idle[:, column]
             value = given[:, column]
             total, count = total + torch.where(acts, value, 0.0), count + acts

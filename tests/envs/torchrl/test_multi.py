@@ -6,6 +6,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 from torchrl.collectors import Collector
+from torchrl.envs import RewardSum, SerialEnv, TransformedEnv
 from torchrl.envs.utils import MarlGroupMapType, check_env_specs, check_marl_grouping
 
 from tests.envs.agents import AGENTS, capital, world
@@ -102,6 +103,19 @@ def test_a_collector_runs_over_it():
         ended = batch["next", "done"][:, :-1, 0]
         assert not batch["agents", "done"][:, 1:][ended].any()
         assert torch.equal(batch["agents", "done"][:, 1:][~ended], batch["next", "agents", "done"][:, :-1][~ended])
+
+
+@pytest.mark.parametrize("group_map", [ALL_IN_ONE, PER_AGENT])
+def test_torchrls_transforms_add_up_an_episodes_rewards(group_map):
+    base = env_of(group_map=group_map)
+    keys = [(group, "reward") for group in base.group_map]
+    env = TransformedEnv(base, RewardSum(keys, [(group, "episode_reward") for group in base.group_map]))
+    following = env.rollout(10, break_when_any_done=False)["next"]
+    for group in base.group_map:
+        for end in (4, 9):  # the last step of each episode of five
+            total = following[group, "reward"][:, end - 4 : end + 1].sum(1)
+            torch.testing.assert_close(following[group, "episode_reward"][:, end], total)
+    assert SerialEnv(2, env_of).rollout(7, break_when_any_done=False).shape == (2, 3, 7)
 
 
 def test_a_partial_reset_by_the_mask_at_the_root():
