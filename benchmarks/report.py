@@ -158,7 +158,7 @@ def economy() -> str:
         f"{settings['n_steps']:,} gradient steps on {settings['num_episodes']:,} recordings of 60 months, judged by",
         "the equations on 2,000 unseen months. Noise is its share in the variance of the change, which no world can",
         "foretell. R2 is of the mean change: 0 is standing still, 1 the equations. Intervals of 90 %, of 99 imagined",
-        "months with 4 and with 10 denoise steps, hold so many real ones. Moves is the standard deviation over 128 envs",
+        "months with 4 and with 10 denoise steps, hold so many real ones. Moves: the standard deviation over 128 envs",
         "after 100 months of random actions, over that of the data. `python -m benchmarks.economy`.\n",
         _where(result["machine"]) + "\n",
         "| field | noise | R2 | interval, 4 | interval, 10 | moves |",
