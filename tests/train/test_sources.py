@@ -116,10 +116,30 @@ def test_whole_numbers_with_gaps_and_missing_arrays_are_unknown():
     assert data.starts[2, 2:4].tolist() == [3.0, 4.0]
 
 
+def test_categories_are_numbers_where_their_names_are():
+    frame = pd.DataFrame({"price": pd.Categorical([3, 1, None, 3]), "gdp": np.arange(4)})
+    data = data_from_sources(frame, ECONOMY)
+    assert known_values(data.starts[:, :1], data.starts_known[:, :1]) == [[3.0], [1.0], [None], [3.0]]
+    with pytest.raises(DataError, match="'price' must be an array of real numbers"):
+        data_from_sources({"price": pd.Series(pd.Categorical(["up", "down", "up"]))}, ECONOMY)
+
+
+def test_ticks_and_episodes_may_be_the_index():
+    frame = pd.DataFrame({"episode": [0, 0, 0, 1, 1], "tick": [0, 4, 12, 0, 4], "price": np.arange(5.0)})
+    expected = data_from_sources(frame, ECONOMY, 4)
+    assert expected.tick.tolist() == [0, 0]
+    for index in (["tick"], ["episode", "tick"]):
+        assert data_from_sources(frame.set_index(index), ECONOMY, 4).fingerprint() == expected.fingerprint()
+
+
 @pytest.mark.parametrize(
     ("sources", "error", "message"),
     [
-        ({"price": [1, 2, 3], "gdp": [1, 2]}, DataError, r"'price': 3, 'gdp': 2.*sources of their own.*'tick' column"),
+        (
+            {"price": [1, 2, 3], "gdp": [1, 2]},
+            DataError,
+            r"2 \('gdp'\), 3 \('price'\).*sources of their own.*'tick' column",
+        ),
         ([{"price": [1, 2, 3]}, {"gpd": [1, 2, 3]}], UnknownFieldError, "'gpd'. Closest: gdp"),
         ({"rates[2]": [1, 2, 3]}, DataError, r"'rates' has 2 positions, \[0\] to \[1\]"),
         ({"rates": np.ones((3, 2)), "rates[0]": [1, 2, 3]}, DataError, r"'rates\[0\]' is in two columns"),
@@ -132,6 +152,14 @@ def test_whole_numbers_with_gaps_and_missing_arrays_are_unknown():
             DataError,
             r"3 rows, 0 have a row one step \(4 .*ticks_per_step=12",
         ),
+        (
+            {"tick": pd.date_range("2024-01", periods=3, freq="MS"), "price": [1, 2, 3]},
+            DataError,
+            "The data: 'tick' holds dates.*'tick' column of whole numbers",
+        ),
+        ({"price": [NAN, NAN, NAN]}, DataError, "Every value is unknown"),
+        ([MONTHLY, {"price": 1.0}], DataError, "Source 1: 'price' must be a series over time, got 1.0"),
+        ([MONTHLY, {"prise": [1.0]}], UnknownFieldError, "Source 1: Unknown field path 'prise'. Closest: price"),
         ({"tick": [0, 4, 8]}, DataError, r"no series of a field, only \['tick'\]"),
         ({"price": []}, DataError, "empty"),
         (pd.DataFrame({"rates": [[1.0, 2.0], [3.0], None]}), DataError, "'rates' must be an array of real numbers"),

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,26 +15,21 @@ from wm_vec.canvas.signature import position_names
 from wm_vec.train.data import ROUNDING, DataError, WorldData
 from wm_vec.train.forms import as_world_data
 from wm_vec.train.sources import (
-    TICK,
-    Table,
+    LengthError,
     TimeLine,
-    columns_of,
     is_source,
     is_sources,
-    lengths_of,
     read_table,
     same_period,
+    some,
     sources_by_name,
     time_line,
-    too_few_pairs,
 )
 
 UNREADABLE, LENGTH, RANGE, CONSTANT, PERIOD = "unreadable", "length", "range", "constant", "period"
 REPEATED, RESET, ACTIONS, UNKNOWN, GAP = "repeated", "reset", "actions", "unknown", "gap"
 NOTES = (UNKNOWN, GAP)
 """Kinds of findings that are no faults: a world learns from what is known."""
-SHOWN = 4
-"""Names and rows that a sentence lists."""
 FIT_ROWS, FIT_COLUMNS, FIT_PATTERNS = 5_000, 64, 64
 """What linear fits take at most: rows, columns of the state, and patterns of what is known of the changes."""
 FEWEST_ROWS = 50
@@ -101,7 +95,8 @@ class _Steps:
         tick: ``(R,)`` int64.
         episode: ``(R,)`` int64.
         row: ``(R,)`` int64, what a finding calls a row.
-        by_tick: Whether a sentence calls it by its tick and episode, since it is of several sources.
+        of_series: Whether they are of series over time, rather than transitions.
+        by_tick: Whether a sentence calls a row by its tick and episode, since it is of several sources.
     """
 
     values: np.ndarray
@@ -110,7 +105,8 @@ class _Steps:
     tick: np.ndarray
     episode: np.ndarray
     row: np.ndarray
-    by_tick: bool = False
+    of_series: bool
+    by_tick: bool
 
     @property
     def before(self) -> np.ndarray:
@@ -147,27 +143,37 @@ def check_data(data: Any, world: Any, *, act_fields: Sequence[str] | None = None
         act_fields = list(world.signature.action_fields)
     else:
         act_fields = [field.path for field in bound.bound_fields() if not field.spec.is_output]
-    acts = bound.indices(act_fields)
-    wide = _without_bounds(bound)
+    acts, wide = bound.indices(act_fields), _without_bounds(bound)
     findings: list[Finding] = []
     try:
         if is_source(data) or is_sources(data):
-            tables = _readable(data, wide, ticks_per_step, act_fields, findings)
+            tables = []
+            for name, source in sources_by_name(data).items():
+                try:
+                    tables.append(read_table(name, source, wide, ticks_per_step))
+                except LengthError as error:
+                    findings.append(_lengths(error, act_fields))
+                except (DataError, UnknownFieldError) as error:
+                    findings.append(Finding(UNREADABLE, (), (), str(error)))
             if not tables:
                 return DataReport(tuple(findings))
-            line = time_line(tables, wide, ticks_per_step)
-            if (pairs := int((line.after >= 0).sum())) < 2:
-                raise DataError(too_few_pairs(line, pairs, ticks_per_step))
-            steps = _of_line(line, len(tables) > 1)
+            steps = _of_line(time_line(tables, wide, ticks_per_step), len(tables) > 1)
         else:
             steps = _of_data(as_world_data(data, wide, world.signature, ticks_per_step), acts)
     except (DataError, UnknownFieldError) as error:
         return DataReport((*findings, Finding(UNREADABLE, (), (), str(error))))
-    checks = _Checks(steps, bound, acts, ticks_per_step)
-    for found in (checks.beyond(), checks.constant(), checks.periods(), checks.repeated(), checks.resets()):
-        findings += found
-    findings += checks.shifted_actions()
-    return DataReport(tuple(findings))
+    check = _Checks(steps, bound, acts, ticks_per_step)
+    kinds = (
+        check.unknown,
+        check.gaps,
+        check.beyond,
+        check.constant,
+        check.periods,
+        check.repeated,
+        check.resets,
+        check.shifted_actions,
+    )
+    return DataReport((*findings, *(finding for find in kinds for finding in find())))
 
 
 def _without_bounds(bound: BoundSchema) -> BoundSchema:
@@ -177,82 +183,24 @@ def _without_bounds(bound: BoundSchema) -> BoundSchema:
     return BoundSchema(fields, bound.layout.d_model)
 
 
-# -- sources one by one -----------------------------------------------------------------------------------------------
-
-
-def _readable(
-    data: Any, bound: BoundSchema, ticks_per_step: int, act_fields: Sequence[str], findings: list[Finding]
-) -> list[Table]:
-    """Sources that can be read; adds what there is to say of each."""
-    tables = []
-    for name, source in sources_by_name(data).items():
-        try:
-            columns = columns_of(source)
-            if different := _lengths(name, columns, act_fields):
-                findings.append(different)
-                continue
-            table = read_table(columns, bound, ticks_per_step, name)
-            findings += _unknown_and_gaps(table, bound, ticks_per_step)
-            tables.append(table)
-        except (DataError, UnknownFieldError) as error:
-            findings.append(Finding(UNREADABLE, (), (), str(error)))
-    return tables
-
-
-def _lengths(name: str, columns: Mapping[str, Any], act_fields: Sequence[str]) -> Finding | None:
-    lengths = lengths_of(columns)
-    short, long = min(lengths.values()), max(lengths.values())
-    if short == long:
-        return None
-    acts = {path for path in columns if str(path).split("[")[0] in act_fields}
-    of_acts, of_others = {lengths[path] for path in acts}, {lengths[path] for path in columns if path not in acts}
-    odd = tuple(path for path, length in lengths.items() if length != long)
-    of = {n: _some(repr(path) for path in columns if lengths[path] == n) for n in sorted({*lengths.values()})}
-    text = f"{name}: the series have different lengths, {_some(f'{n} ({names})' for n, names in of.items())}. "
-    if long - short == 1 and of_acts == {short} and of_others == {long}:
+def _lengths(error: LengthError, act_fields: Sequence[str]) -> Finding:
+    longest, shortest = max(error.lengths.values()), min(error.lengths.values())
+    odd = tuple(path for path, length in error.lengths.items() if length != longest)
+    acts = {path for path in error.lengths if path.split("[")[0] in act_fields}
+    text = str(error)
+    if longest - shortest == 1 and acts == {*odd}:
         text += (
-            "The actions have one row less, since none follows the last observation: append one NaN to them, or cut "
-            "the last row of the others."
+            " Here the actions have one row less, since none follows the last observation: append one NaN to them, or "
+            "cut the last row of the others."
         )
-    elif long - short == 1 and of_acts == {long} and of_others == {short}:
-        text += "There is one action more than observations: cut the last one, which led to no observation."
-    else:
-        text += f"Give series of different frequency as sources of their own, each with a {TICK!r} column."
+    elif longest - shortest == 1 and acts == {*error.lengths} - {*odd}:
+        text += " Here there is one action more than observations: cut the last one, which led to no observation."
     return Finding(LENGTH, odd, (), text)
-
-
-def _unknown_and_gaps(table: Table, bound: BoundSchema, ticks_per_step: int) -> list[Finding]:
-    """Notes on one source."""
-    alone, found = time_line([table], bound, ticks_per_step), []
-    names, owner = _names(bound)
-    unknown = np.isnan(alone.values[:, table.positions])
-    if unknown.any():
-        shares = {position: share for position, share in zip(table.positions, unknown.mean(0), strict=True) if share}
-        listed = _some(f"{share:.1%} of {names[position]!r}" for position, share in shares.items())
-        fields = tuple(dict.fromkeys(owner[position] for position in shares))
-        rows = tuple(alone.row[unknown.any(1)].tolist())
-        found.append(Finding(UNKNOWN, fields, rows, f"{table.name}: {listed} is unknown (NaN)."))
-    apart = np.where(np.diff(alone.episode) == 0, np.diff(alone.tick), 0)
-    if table.has_ticks and apart.any():
-        usual = Counter(apart[apart > 0].tolist()).most_common(1)[0][0]
-        odd = np.flatnonzero((apart > 0) & (apart != usual))
-        if len(odd):
-            first, following = odd[0], odd[0] + 1
-            text = (
-                f"{table.name}: after {len(odd)} rows the ticks do not go on by {usual} as they mostly do, first after "
-                f"row {alone.row[first]} (from {alone.tick[first]} to {alone.tick[following]}). Only rows "
-                f"{ticks_per_step} ticks apart teach a step."
-            )
-            found.append(Finding(GAP, (), tuple(alone.row[odd].tolist()), text))
-    return found
-
-
-# -- all rows together ------------------------------------------------------------------------------------------------
 
 
 def _of_line(line: TimeLine, several: bool) -> _Steps:
     next_values = np.where(line.after[:, None] >= 0, line.values[line.after], np.float32(np.nan))
-    return _Steps(line.values, next_values, line.after, line.tick, line.episode, line.row, several)
+    return _Steps(line.values, next_values, line.after, line.tick, line.episode, line.row, True, several)
 
 
 def _of_data(data: WorldData, acts: list[int]) -> _Steps:
@@ -266,7 +214,7 @@ def _of_data(data: WorldData, acts: list[int]) -> _Steps:
     unknown = np.isnan(values[1:]) | np.isnan(next_values[:-1])
     follows = ((values[1:] == next_values[:-1]) | unknown).all(1) & ~unknown.all(1) & (episode[1:] == episode[:-1])
     after = np.append(np.where(follows, np.arange(1, len(values)), -1), -1)
-    return _Steps(values, next_values, after, tick, episode, order.numpy())
+    return _Steps(values, next_values, after, tick, episode, order.numpy(), False, False)
 
 
 class _Checks:
@@ -281,7 +229,7 @@ class _Checks:
 
     def __init__(self, steps: _Steps, bound: BoundSchema, acts: list[int], ticks_per_step: int) -> None:
         # Infinities are found beyond bounds; for all else they are unknown.
-        self.given, self.acts = steps, acts
+        self.given, self.bound = steps, bound
         self.steps = replace(steps, values=_finite(steps.values), next_values=_finite(steps.next_values))
         self.names, self.owner = _names(bound)
         specs = [field.spec for field in bound.bound_fields() for _ in field.indices()]
@@ -293,10 +241,36 @@ class _Checks:
         self.period = np.array([spec.period for spec in specs])
         self.is_state = np.array([spec.is_input for spec in specs])
         self.is_state[acts] = False
+        self.acts = [at for at in acts if not np.isnan(self.steps.values[:, at]).all()]
         self.ticks_per_step = ticks_per_step
         # The outcome of a step that no row shows: the last of an episode, and what is no input.
         seen = (steps.after[:, None] >= 0) & ~np.isnan(steps.values[steps.after])
         self.outcome = np.where(seen, np.float32(np.nan), steps.next_values)
+
+    def unknown(self) -> list[Finding]:
+        if not self.steps.of_series:  # transitions lack what is no observation by nature
+            return []
+        missing = np.isnan(self.given.values)
+        shares = {field.path: missing[:, field.indices()].mean() for field in self.bound.bound_fields()}
+        if not missing.any():
+            return []
+        listed = some(f"{share:.1%} of {path!r}" for path, share in shares.items() if share)
+        at, where = np.flatnonzero(missing.any(0)), np.flatnonzero(missing.any(1))
+        return [self._finding(UNKNOWN, at.tolist(), where, f"Unknown (NaN) is {listed}.")]
+
+    def gaps(self) -> list[Finding]:
+        steps, step = self.steps, self.ticks_per_step
+        if not steps.of_series:
+            return []
+        ends = steps.tick[np.append(np.diff(steps.episode) > 0, True)][steps.episode]
+        where = np.flatnonzero((steps.after < 0) & (steps.tick + step <= ends))
+        if not len(where):
+            return []
+        text = (
+            f"There is nothing one step ({step} ticks) after {len(where)} of {len(ends)} rows, though their episode "
+            f"goes on: {self._rows(where)}. No step is learned from there."
+        )
+        return [self._finding(GAP, [], where, text)]
 
     def beyond(self) -> list[Finding]:
         values, found = self.given.values, []
@@ -328,7 +302,7 @@ class _Checks:
         still = np.flatnonzero(could & (low == high) & (known.sum(0) > 1)).tolist()
         if not len(still):
             return []
-        listed = _some(f"{self.names[at]!r} ({low[at]:g})" for at in still)
+        listed = some(f"{self.names[at]!r} ({low[at]:g})" for at in still)
         text = f"{listed} {'is' if len(still) == 1 else 'are'} the same in all rows: nothing can be learned of that."
         return [self._finding(CONSTANT, still, [], text)]
 
@@ -342,7 +316,7 @@ class _Checks:
             if changes.any():
                 where, changing = np.flatnonzero(changes.any(1)) + 1, positions[changes.any(0)].tolist()
                 text = (
-                    f"{_some(repr(self.names[at]) for at in changing)} of a period of {period} ticks change within it "
+                    f"{some(repr(self.names[at]) for at in changing)} of a period of {period} ticks change within it "
                     f"in {len(where)} of {len(block)} rows, first in {self._rows(where[:1])}; a world holds them "
                     "there. Give one value per period, or make the fields' period shorter."
                 )
@@ -382,17 +356,11 @@ class _Checks:
         if len(rows) < FEWEST_ROWS or len(numbers) < 2:
             return []
         sample = np.random.default_rng(0).permutation(len(rows))[:FIT_ROWS]
-        inputs = self._encoder([*self._best_known(rows[sample]), *self.acts], rows[sample])
-
-        def errors(fitted: np.ndarray) -> np.ndarray:
-            """How far changes are from a linear fit to some of them."""
-            weights = _solve(inputs(rows[fitted]), change[fitted])
-            parts = [inputs(rows[i : i + FIT_ROWS]) @ weights for i in range(0, len(rows), FIT_ROWS)]
-            return np.abs(change - np.concatenate(parts))
-
-        error = errors(sample)
-        worst = np.nan_to_num(error[sample] / np.nanmedian(error, 0).clip(min=1e-30)).max(1)
-        error = errors(sample[worst <= np.quantile(worst, 0.9)])  # without what may be resets
+        inputs = self._inputs([*self._best_known(rows[sample]), *self.acts], rows)
+        for _ in range(2):  # the second time without what may be resets
+            error = np.abs(change - inputs @ _solve(inputs[sample], change[sample]))
+            worst = np.nan_to_num(error[sample] / np.nanmedian(error, 0).clip(min=1e-30)).max(1)
+            sample = sample[worst <= np.quantile(worst, 0.9)]
         usual = np.array([np.median(np.abs(column[np.abs(column) > 0])) for column in change.T])
         around = np.zeros((len(steps.after) + 1, len(numbers)))  # the last for rows that there are not
         around[rows] = np.nan_to_num(error)
@@ -412,7 +380,7 @@ class _Checks:
         return [self._finding(RESET, numbers[far[jumps].any(0)], landed, text)]
 
     def shifted_actions(self) -> list[Finding]:
-        steps, acts = self.steps, [at for at in self.acts if not np.isnan(self.steps.values[:, at]).all()]
+        steps, acts = self.steps, self.acts
         lags = {-1: steps.before, 0: np.arange(len(steps.after)), 1: steps.after}
         rows = np.flatnonzero((steps.before >= 0) & (steps.after >= 0))
         for where in lags.values():
@@ -421,9 +389,9 @@ class _Checks:
         if len(rows) < FEWEST_ROWS or not acts:
             return []
         held_out = np.arange(len(rows)) % 3 == 0
-        state, acted = self._encoder(self._best_known(rows), rows), self._encoder(acts, rows)
-        seen, following = state(rows), state(steps.after[rows])
-        inputs = {lag: acted(where[rows]) for lag, where in lags.items()}
+        read = self._best_known(rows)
+        seen, following = self._inputs(read, rows), self._inputs(read, steps.after[rows])
+        inputs = {lag: self._inputs(acts, where[rows]) for lag, where in lags.items()}
         # A policy acts on the state that a step leads to: what this says of the next action is no cause of the step.
         inputs[1] = inputs[1] - following @ _solve(following[~held_out], inputs[1][~held_out])
         targets = np.flatnonzero(self.is_state)
@@ -447,9 +415,9 @@ class _Checks:
         others, shift = ("before", "later") if lag < 0 else ("after", "earlier")
         text = (
             f"The actions of the row {others} explain the changes of "
-            f"{_some(repr(self.names[at]) for at in targets[moved])} better than the row's own: held-out R2 "
+            f"{some(repr(self.names[at]) for at in targets[moved])} better than the row's own: held-out R2 "
             f"{1 - rest[lag][moved].mean():.2f} against {1 - rest[0][moved].mean():.2f}. A row holds the action that "
-            f"is taken in it: move {_some(repr(self.names[at]) for at in acts)} one row {shift}. (Or what is observed "
+            f"is taken in it: move {some(repr(self.names[at]) for at in acts)} one row {shift}. (Or what is observed "
             "lacks velocities.)"
         )
         return [self._finding(ACTIONS, acts, [], text)]
@@ -473,24 +441,17 @@ class _Checks:
         best = np.argsort(-known, kind="stable")[: min(FIT_COLUMNS, len(rows) // 8)]
         return best[known[best] > 0].tolist()
 
-    def _encoder(self, positions: Sequence[int], sample: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    def _inputs(self, positions: Sequence[int], rows: np.ndarray) -> np.ndarray:
         """What a fit reads of rows: a constant, numbers in standard units, few classes one by one; 0 where unknown."""
-        values, moments = self.steps.values, {}
+        columns = [np.ones((len(rows), 1))]
         for at in positions:
-            known = values[sample, at][~np.isnan(values[sample, at])].astype(np.float64)
-            moments[at] = (known.mean(), known.std() or 1.0) if len(known) else (0.0, 1.0)
-
-        def encode(where: np.ndarray) -> np.ndarray:
-            columns = [np.ones((len(where), 1))]
-            for at in positions:
-                column = values[where, at].astype(np.float64)[:, None]
-                if 0 < self.classes[at] <= MANY_CLASSES:
-                    columns.append((column == np.arange(self.classes[at])).astype(np.float64))
-                else:
-                    columns.append(np.nan_to_num((column - moments[at][0]) / moments[at][1]))
-            return np.concatenate(columns, 1)
-
-        return encode
+            column = self.steps.values[:, at].astype(np.float64)
+            known = column[~np.isnan(column)]
+            if 0 < self.classes[at] <= MANY_CLASSES:
+                columns.append((column[rows, None] == np.arange(self.classes[at])).astype(np.float64))
+            else:
+                columns.append(np.nan_to_num((column[rows, None] - known.mean()) / (known.std() or 1.0)))
+        return np.concatenate(columns, 1)
 
     def _in_order(self, where: np.ndarray) -> np.ndarray:
         """Some rows in the order of their numbers."""
@@ -500,10 +461,10 @@ class _Checks:
         """What rows are called, those that follow one another as ``first-last``."""
         steps = self.steps
         if steps.by_tick:
-            return _some(f"tick {steps.tick[at]} of episode {steps.episode[at]}" for at in where)
+            return some(f"tick {steps.tick[at]} of episode {steps.episode[at]}" for at in where)
         rows = np.sort(steps.row[where])
         runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
-        listed = _some(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+        listed = some(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
         return f"row{'s' * (len(rows) > 1)} {listed}"
 
     def _finding(self, kind: str, positions: Iterable[int], where: Sequence[int] | np.ndarray, text: str) -> Finding:
@@ -525,9 +486,7 @@ def _solve(inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 def _patterns(table: np.ndarray) -> np.ndarray:
     """``(columns,)`` int64, equal for columns that are known in the same rows."""
-    seen: dict[bytes, int] = {}
-    known = np.packbits(~np.isnan(table), axis=0)
-    return np.array([seen.setdefault(column.tobytes(), len(seen)) for column in known.T], np.int64)
+    return np.unique(np.packbits(~np.isnan(table), axis=0), axis=1, return_inverse=True)[1].reshape(-1)
 
 
 def _finite(table: np.ndarray) -> np.ndarray:
@@ -545,9 +504,3 @@ def _names(bound: BoundSchema) -> tuple[list[str], list[str]]:
     """Of each position its name and its field's path."""
     fields = bound.bound_fields()
     return position_names({field.path: field.spec for field in fields}), [f.path for f in fields for _ in f.indices()]
-
-
-def _some(names: Iterable[str]) -> str:
-    """The first of several names."""
-    listed = list(names)
-    return ", ".join(listed[:SHOWN]) + (f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from tensordict import TensorDictBase
 
-from wm_vec.canvas import BoundSchema
+from wm_vec.canvas import BoundSchema, UnknownFieldError
 from wm_vec.canvas.signature import position_names
 from wm_vec.plain import LARGEST_WHOLE, as_path, whole_number
 from wm_vec.train.data import ROUNDING, DataError, WorldData, as_array
@@ -21,6 +21,33 @@ from wm_vec.train.data import ROUNDING, DataError, WorldData, as_array
 TICK, EPISODE = "tick", "episode"
 """Columns that place rows in time, unless the schema has fields of these names."""
 LAST_TICK = LARGEST_WHOLE // 2
+SHOWN = 4
+"""Names and rows that a sentence lists."""
+
+
+class LengthError(DataError):
+    """Columns of different lengths.
+
+    Attributes:
+        lengths: Rows of each column.
+    """
+
+    def __init__(self, lengths: Mapping[Any, int]) -> None:
+        self.lengths = lengths
+        paths: dict[int, list[str]] = {}
+        for path, length in lengths.items():
+            paths.setdefault(length, []).append(repr(path))
+        listed = ", ".join(f"{length} ({some(paths[length])})" for length in sorted(paths))
+        super().__init__(
+            f"the series have different lengths: {listed}. Give series of different frequency as sources of their own, "
+            f"each with a {TICK!r} column: finetune([one, two])."
+        )
+
+
+def some(names: Iterable[Any]) -> str:
+    """The first of several names."""
+    listed = [str(name) for name in names]
+    return ", ".join(listed[:SHOWN]) + (f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else "")
 
 
 @dataclass
@@ -94,10 +121,10 @@ def data_from_sources(sources: Any, bound: BoundSchema, ticks_per_step: int = 1)
         ImportError: pandas is needed for a Parquet file, and missing.
     """
     ticks_per_step = whole_number(ticks_per_step, "ticks_per_step")
-    line = time_line(read_tables(sources, bound, ticks_per_step), bound, ticks_per_step)
-    first = (line.after >= 0).nonzero()[0]
-    if len(first) < 2:
-        raise DataError(too_few_pairs(line, len(first), ticks_per_step))
+    named = sources_by_name(sources).items()
+    tables = [read_table(name, source, bound, ticks_per_step) for name, source in named]
+    line = time_line(tables, bound, ticks_per_step)
+    first = np.flatnonzero(line.after >= 0)
     table = torch.from_numpy(line.values)
     known = ~table.isnan()
     table = torch.where(known, table, 0.0)
@@ -131,20 +158,8 @@ def sources_by_name(sources: Any) -> dict[str, Any]:
     return {f"Source {i}": source for i, source in enumerate(sources)}
 
 
-def read_tables(sources: Any, bound: BoundSchema, ticks_per_step: int) -> list[Table]:
-    """All sources as tables."""
-    named = sources_by_name(sources).items()
-    return [read_table(columns_of(source), bound, ticks_per_step, name) for name, source in named]
-
-
-def columns_of(source: Any) -> dict[str, Any]:
-    """The columns of a source by name.
-
-    Raises:
-        DataError: Another kind of file, a broken one, or two columns of one name.
-        FileNotFoundError: There is no such file.
-        ImportError: pandas is missing.
-    """
+def _columns_of(source: Any) -> dict[Any, Any]:
+    """The columns of a source by name."""
     if isinstance(source, Mapping):
         return dict(source)
     if isinstance(source, (str, os.PathLike)):
@@ -152,7 +167,10 @@ def columns_of(source: Any) -> dict[str, Any]:
     columns = list(source.columns)
     if twice := [name for name, count in Counter(columns).items() if count > 1]:
         raise DataError(f"Columns {twice} stand more than once in the table. Name each field once.")
-    return {name: source[name] for name in columns}
+    levels = getattr(getattr(source, "index", None), "names", ())
+    if marks := [level for level in levels if level in (TICK, EPISODE) and level not in columns]:
+        source = source.reset_index(marks)
+    return {name: source[name] for name in (*marks, *columns)}
 
 
 def _read_parquet(source: str | os.PathLike[str]) -> Any:
@@ -173,53 +191,55 @@ def _read_parquet(source: str | os.PathLike[str]) -> Any:
         raise DataError(f"{path} is no whole Parquet file ({error}).") from error
 
 
-def lengths_of(columns: Mapping[str, Any]) -> dict[str, int]:
-    """Rows of each column.
+def read_table(name: str, source: Any, bound: BoundSchema, ticks_per_step: int) -> Table:
+    """One source; see `data_from_sources`.
 
     Raises:
-        DataError: No columns, or one that is no series.
+        LengthError: The columns have different lengths.
+        DataError: Another fault.
     """
-    if not columns:
-        raise DataError("The mapping is empty: give at least one field path with its series over time.")
     try:
-        return {name: len(column) for name, column in columns.items()}
-    except TypeError as error:
-        raise DataError(f"Every column must be an array of real numbers over time: {error}.") from error
+        return _read_table(name, _columns_of(source), bound, ticks_per_step)
+    except (DataError, UnknownFieldError) as error:
+        error.args = (f"{name}: {error}",)
+        raise
 
 
-def read_table(columns: Mapping[str, Any], bound: BoundSchema, ticks_per_step: int, name: str) -> Table:
-    """Columns by field path as a table; see `data_from_sources`."""
-    lengths = lengths_of(columns)
-    rows = next(iter(lengths.values()))
-    if len(set(lengths.values())) != 1:
-        raise DataError(
-            f"{name}: all series need one common length, got {lengths}. Give series of different frequency as sources "
-            f"of their own, each with a {TICK!r} column: finetune([one, two])."
-        )
-    if rows == 0:
-        raise DataError(f"{name}: the series are empty. Give at least 3 rows.")
-    marks, blocks, positions = {}, [], []
+def _read_table(name: str, columns: Mapping[Any, Any], bound: BoundSchema, ticks_per_step: int) -> Table:
     for path, column in columns.items():
-        if path in (TICK, EPISODE) and path not in bound:
-            marks[path] = _whole_numbers(f"{name}: {path!r}", column, rows, low=0 if path == TICK else -LARGEST_WHOLE)
-            continue
-        places = _places(path, bound)
-        block = _series(path, column)
-        if block.size != rows * len(places):
+        if getattr(getattr(column, "dtype", None), "kind", "") == "M":
             raise DataError(
-                f"{path!r} has {len(places)} positions, so its array must hold {rows} x {len(places)} numbers, got "
-                f"shape {block.shape}."
+                f"{path!r} holds dates. Leave them out, and say when a row is by a {TICK!r} column of whole numbers: "
+                "canvas ticks since the first row."
             )
-        blocks.append(block.reshape(rows, -1))
-        positions += places
-    if not blocks:
-        raise DataError(f"{name}: there is no series of a field, only {sorted(marks)}.")
+    marks = {path for path in (TICK, EPISODE) if path in columns and path not in bound}
+    places = {path: _places(path, bound) for path in columns if path not in marks}
+    if not places:
+        raise DataError(f"there is no series of a field, only {sorted(marks)}. Give at least one, by its path.")
+    series = {path: _series(path, columns[path], np.float64 if path in marks else np.float32) for path in columns}
+    lengths = {path: len(column) for path, column in series.items()}
+    if len({*lengths.values()}) > 1:
+        raise LengthError(lengths)
+    rows = next(iter(lengths.values()))
+    if rows == 0:
+        raise DataError("the series are empty. Give at least 3 rows.")
+    for path, at in places.items():
+        if series[path].size != rows * len(at):
+            raise DataError(
+                f"{path!r} has {len(at)} positions, so its array must hold {rows} x {len(at)} numbers, got shape "
+                f"{series[path].shape}."
+            )
+    positions = [position for at in places.values() for position in at]
     if twice := [position for position, count in Counter(positions).items() if count > 1]:
-        at = position_names({field.path: field.spec for field in bound.bound_fields()})[twice[0]]
-        raise DataError(f"{name}: {at!r} is in two columns. Give a field by its path or by its positions, not by both.")
-    episode = marks.get(EPISODE, np.zeros(rows, np.int64))
-    tick = _ticks(marks.get(TICK), episode, ticks_per_step, name)
-    return Table(name, positions, np.concatenate(blocks, 1), tick, episode, TICK in marks, EPISODE in marks)
+        names = position_names({field.path: field.spec for field in bound.bound_fields()})
+        raise DataError(
+            f"{names[twice[0]]!r} is in two columns. Give a field by its path or by its positions, not by both."
+        )
+    values = np.concatenate([series[path].reshape(rows, -1) for path in places], 1)
+    tick = _whole_numbers(TICK, series[TICK], 0) if TICK in marks else None
+    episode = _whole_numbers(EPISODE, series[EPISODE], -LAST_TICK) if EPISODE in marks else np.zeros(rows, np.int64)
+    ticks = _ticks(tick, episode, ticks_per_step)
+    return Table(name, positions, values, ticks, episode, TICK in marks, EPISODE in marks)
 
 
 def _places(path: Any, bound: BoundSchema) -> list[int]:
@@ -233,33 +253,37 @@ def _places(path: Any, bound: BoundSchema) -> list[int]:
     return [places[number]]
 
 
-def _series(path: str, given: Any) -> np.ndarray:
-    """A column as float32, NaN where unknown."""
-    if hasattr(given, "isna") and hasattr(given, "to_numpy"):  # pandas, some of whose missing values are no NaN
-        given = given.to_numpy(na_value=np.nan)
+def _series(path: Any, given: Any, dtype: type) -> np.ndarray:
+    """A column, NaN where unknown."""
+    if hasattr(given, "notna"):  # pandas, some of whose missing values are no NaN
+        given = given.astype(object).where(given.notna(), np.nan).to_numpy()
     if isinstance(given, np.ndarray) and given.dtype == object and given.ndim == 1:
         arrays = (list, tuple, np.ndarray)
         first = next((row for row in given if isinstance(row, arrays)), None)
         if first is not None:  # a column of arrays
             unknown = np.full(np.shape(first), np.nan)
             given = [row if isinstance(row, arrays) else unknown for row in given]
-    return as_array(path, given, np.float32)
+    series = as_array(path, given, dtype)
+    if series.ndim == 0:
+        raise DataError(f"{path!r} must be a series over time, got {given!r}.")
+    return series
 
 
-def _whole_numbers(name: str, given: Any, rows: int, low: int) -> np.ndarray:
+def _whole_numbers(path: str, numbers: np.ndarray, low: int) -> np.ndarray:
     """``(R,)`` int64."""
-    numbers = as_array(name, given, np.float64)
-    if numbers.size != rows:
-        raise DataError(f"{name} must be one whole number per row, got shape {numbers.shape}.")
-    numbers = numbers.reshape(rows)
+    if numbers.size != len(numbers):
+        raise DataError(f"{path!r} must be one whole number per row, got shape {numbers.shape}.")
+    numbers = numbers.reshape(-1)
     wrong = ~((numbers >= low) & (numbers <= LAST_TICK) & (numbers == np.round(numbers)))  # NaN is, too
     if wrong.any():
         row = int(wrong.argmax())
-        raise DataError(f"{name} is {numbers[row]:.9g} in row {row}; it takes whole numbers from {low} to {LAST_TICK}.")
+        raise DataError(
+            f"{path!r} is {numbers[row]:.9g} in row {row}; it takes whole numbers from {low} to {LAST_TICK}."
+        )
     return numbers.astype(np.int64)
 
 
-def _ticks(tick: np.ndarray | None, episode: np.ndarray, ticks_per_step: int, name: str) -> np.ndarray:
+def _ticks(tick: np.ndarray | None, episode: np.ndarray, ticks_per_step: int) -> np.ndarray:
     """The ticks given, which must grow within an episode; without any, those of rows one step apart."""
     order = np.argsort(episode, kind="stable")
     same = np.diff(episode[order]) == 0
@@ -272,7 +296,7 @@ def _ticks(tick: np.ndarray | None, episode: np.ndarray, ticks_per_step: int, na
     if wrong.any():
         before, row = order[:-1][wrong][0], order[1:][wrong][0]
         raise DataError(
-            f"{name}: {TICK!r} must grow within an episode; it is {tick[row]} in row {row} after {tick[before]} in row "
+            f"{TICK!r} must grow within an episode; it is {tick[row]} in row {row} after {tick[before]} in row "
             f"{before}. Sort the rows, or give an {EPISODE!r} column."
         )
     return tick
@@ -282,7 +306,8 @@ def time_line(tables: Sequence[Table], bound: BoundSchema, ticks_per_step: int) 
     """Tables joined by episode and tick; those without ticks are recordings of their own.
 
     Raises:
-        DataError: Two of them say different things of one field at one tick.
+        DataError: Two of them say different things of one field at one tick, fewer than two rows have another one step
+            later, or nothing is known.
     """
     ticked = [table for table in tables if table.has_ticks]
     if len({table.has_episodes for table in ticked}) > 1:
@@ -319,6 +344,10 @@ def time_line(tables: Sequence[Table], bound: BoundSchema, ticks_per_step: int) 
     for table, rows in zip(ordered, np.split(place, np.cumsum(sizes)[:-1]), strict=True):
         _write(line, table, rows, names)
     _fill_periods(line, bound, ticks_per_step)
+    if (pairs := int((line.after >= 0).sum())) < 2:
+        raise DataError(_too_few_pairs(line, pairs, ticks_per_step))
+    if np.isnan(line.values).all():
+        raise DataError("Every value is unknown (NaN): there is nothing to learn.")
     return line
 
 
@@ -368,7 +397,7 @@ def same_period(tick: np.ndarray, episode: np.ndarray, period: int) -> np.ndarra
     return (np.diff(tick // period) == 0) & (np.diff(episode) == 0)
 
 
-def too_few_pairs(line: TimeLine, pairs: int, ticks_per_step: int) -> str:
+def _too_few_pairs(line: TimeLine, pairs: int, ticks_per_step: int) -> str:
     """What to do about rows that are not one step apart."""
     rows = f"Of {len(line.tick)} rows, {pairs} have a row one step ({ticks_per_step} ticks) later; at least 2 must."
     apart = np.diff(line.tick)[np.diff(line.episode) == 0]
