@@ -295,7 +295,7 @@ def test_finetune_takes_prepared_data(world):
     [
         (3, TypeError, "cannot learn from a int; give a TensorDict"),
         (collect_transitions("CartPole-v1", 10), SchemaError, "schema, not from an environment.*mapping"),
-        ([], SchemaError, "a dataset of episodes"),
+        ([], SchemaError, "cannot learn from a list. Give a mapping .*, a DataFrame"),
         ({"firm.profit": [1, 2, 3]}, UnknownFieldError, "'firm.profit'"),
     ],
 )

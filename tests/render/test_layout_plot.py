@@ -44,12 +44,14 @@ def test_the_topology_shows_the_mask():
 
 @pytest.mark.parametrize("plot", [plot_layout, plot_topology])
 def test_pictures_are_written_and_bad_input_is_refused(plot, tmp_path, monkeypatch):
-    plot(BOUND, tmp_path / "picture")
-    assert (tmp_path / "picture").read_bytes().startswith(b"\x89PNG")
+    plot(BOUND, tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(TypeError, match="bound must be a BoundSchema"):
         plot({"x": Field()})
     with pytest.raises(FileNotFoundError, match="no folder"):
-        plot(BOUND, tmp_path / "nowhere" / "picture")
+        plot(BOUND, tmp_path / "nowhere" / "picture.png")
+    with pytest.raises(ValueError, match=r"path must end in \.png"):
+        plot(BOUND, tmp_path / "picture.svg")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"pip install 'wm_vec\[plot\]'"):
         plot(BOUND)

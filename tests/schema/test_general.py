@@ -77,6 +77,11 @@ def test_it_comes_back_from_its_file(tmp_path):
     [
         ({"include": ["financal.equities"]}, UnknownFieldError, "`include`.*Closest: .*financial.equities"),
         ({"include": ["regime.growth"]}, UnknownFieldError, "Closest: regime.growth_regime"),
+        (
+            {"include": ["regime", "firm_acme.financials"], "entities": {"firm_acme": Business()}},
+            UnknownFieldError,
+            "Entities are kept anyway; leave out parts of them by `exclude`",
+        ),
         ({"exclude": ["sector_tech"]}, UnknownFieldError, "`exclude`: no field or group is called 'sector_tech'"),
         ({"entities": {"regime": Business()}}, SchemaError, "'regime' collides with 'regime.growth_regime'"),
         ({"entities": {"financial": Business()}}, SchemaError, "'financial' collides with 'financial.equities"),

@@ -565,11 +565,11 @@ def test_a_mapping_takes_lists_arrays_and_tensors(convert_array):
 @pytest.mark.parametrize(
     ("series", "error", "message"),
     [
-        ({}, DataError, "empty"),
+        ({}, DataError, "no series of a field"),
         ({"revenues": [1, 2, 3]}, UnknownFieldError, r"'revenues'\. Closest: revenue"),
         ({"revenue": [1, 2]}, DataError, "Of 2 rows, 1 have a row one step .* at least 3 rows"),
-        ({"revenue": 1.0}, DataError, "must be an array of real numbers over time"),
-        ({"revenue": [1, 2, 3], "mood": [0, 1, 2, 0]}, DataError, "one common length"),
+        ({"revenue": 1.0}, DataError, "must be a series over time, got 1.0"),
+        ({"revenue": [1, 2, 3], "mood": [0, 1, 2, 0]}, DataError, r"different lengths: 3 \('revenue'\), 4 \('mood'\)"),
         ({"grid": np.zeros((3, 5))}, DataError, r"'grid' has 4 positions.*3 x 4 numbers, got shape \(3, 5\)"),
         ({"revenue": [1, np.inf, 2]}, DataError, "'revenue' is inf in row 1"),
         ({"revenue": [1, 1e300, 2]}, DataError, "'revenue' is inf in row 1"),

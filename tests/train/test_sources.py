@@ -117,9 +117,10 @@ def test_whole_numbers_with_gaps_and_missing_arrays_are_unknown():
 
 
 def test_categories_are_numbers_where_their_names_are():
-    frame = pd.DataFrame({"price": pd.Categorical([3, 1, None, 3]), "gdp": np.arange(4)})
+    frame = pd.DataFrame({"price": pd.Categorical([3, 1, None, 3]), "unseen": pd.Categorical([0, 1, 0, 1])})
     data = data_from_sources(frame, ECONOMY)
     assert known_values(data.starts[:, :1], data.starts_known[:, :1]) == [[3.0], [1.0], [None], [3.0]]
+    assert data.starts[:, 4].tolist() == [0.0, 1.0, 0.0, 1.0]
     with pytest.raises(DataError, match="'price' must be an array of real numbers"):
         data_from_sources({"price": pd.Series(pd.Categorical(["up", "down", "up"]))}, ECONOMY)
 

@@ -260,6 +260,8 @@ def _matching(fields: Mapping[str, Field], patterns: Sequence[str], argument: st
             groups = sorted({path.rsplit(".", n)[0] for path in fields for n in range(path.count(".") + 1)})
             close = difflib.get_close_matches(pattern, groups, n=3, cutoff=0.4)
             hint = f" Closest: {', '.join(close)}." if close else ""
+            if argument == "include":
+                hint += " Entities are kept anyway; leave out parts of them by `exclude`."
             raise UnknownFieldError(f"`{argument}`: no field or group is called {pattern!r}.{hint}")
     return {path: field for path, field in fields.items() if any(_under(path, p) for p in patterns)}
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from wm_vec.canvas import BoundSchema, Topology
 from wm_vec.plain import check_type
-from wm_vec.train.checkpoint import check_file
+from wm_vec.render.video import check_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,7 +34,8 @@ def plot_layout(bound: BoundSchema, path: str | os.PathLike[str] | None = None) 
 
     Raises:
         ImportError: matplotlib is missing.
-        OSError: The file cannot be written there.
+        FileNotFoundError: There is no such folder.
+        ValueError: Another file.
     """
     figure = _figure("plot_layout", bound, path)
     from matplotlib import colormaps
@@ -81,8 +82,8 @@ def plot_topology(bound: BoundSchema, path: str | os.PathLike[str] | None = None
 
     Raises:
         ImportError: matplotlib is missing.
-        OSError: The file cannot be written there.
-        ValueError: Too many groups, see `Topology`.
+        FileNotFoundError: There is no such folder.
+        ValueError: Too many groups, see `Topology`, or another file.
     """
     figure = _figure("plot_topology", bound, path)
     from matplotlib.colors import to_rgb
@@ -116,7 +117,7 @@ def plot_topology(bound: BoundSchema, path: str | os.PathLike[str] | None = None
 def _figure(call: str, bound: BoundSchema, path: str | os.PathLike[str] | None) -> Any:
     check_type(bound, BoundSchema, f"{call}: bound", "A world's is `world.bound`.")
     if path is not None:
-        check_file(path)
+        check_file(path, call, (".png",))
     try:
         from matplotlib.figure import Figure
     except ImportError as error:

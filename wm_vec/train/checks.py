@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from wm_vec.canvas import BoundSchema, UnknownFieldError
 from wm_vec.canvas.schema import check_paths
 from wm_vec.canvas.signature import position_names
-from wm_vec.train.data import ROUNDING, DataError, WorldData
+from wm_vec.train.data import DataError, WorldData, limits, nearest_values
 from wm_vec.train.forms import as_world_data
 from wm_vec.train.sources import (
     LengthError,
@@ -34,9 +35,8 @@ FIT_ROWS, FIT_COLUMNS, FIT_PATTERNS = 5_000, 64, 64
 """What linear fits take at most: rows, columns of the state, and patterns of what is known of the changes."""
 FEWEST_ROWS = 50
 """Rows below which nothing is fitted."""
-LARGE, FAR, ALONE = 2.0, 8.0, 3.0
-"""A reset is a change so many times the usual one, and misses a linear fit by so many times its usual error and what
-the steps around it miss it by: where a world moves fast for a while, all of them do."""
+LARGE, FAR = 2.0, 8.0
+"""A reset is a change so many times the usual one, and misses a linear fit by so many times its usual error."""
 MANY_CLASSES = 64
 """Classes up to which each has a column in a fit."""
 CLEARLY = 0.9
@@ -162,18 +162,7 @@ def check_data(data: Any, world: Any, *, act_fields: Sequence[str] | None = None
             steps = _of_data(as_world_data(data, wide, world.signature, ticks_per_step), acts)
     except (DataError, UnknownFieldError) as error:
         return DataReport((*findings, Finding(UNREADABLE, (), (), str(error))))
-    check = _Checks(steps, bound, acts, ticks_per_step)
-    kinds = (
-        check.unknown,
-        check.gaps,
-        check.beyond,
-        check.constant,
-        check.periods,
-        check.repeated,
-        check.resets,
-        check.shifted_actions,
-    )
-    return DataReport((*findings, *(finding for find in kinds for finding in find())))
+    return DataReport((*findings, *_Checks(steps, bound, acts, ticks_per_step).findings()))
 
 
 def _without_bounds(bound: BoundSchema) -> BoundSchema:
@@ -233,10 +222,6 @@ class _Checks:
         self.steps = replace(steps, values=_finite(steps.values), next_values=_finite(steps.next_values))
         self.names, self.owner = _names(bound)
         specs = [field.spec for field in bound.bound_fields() for _ in field.indices()]
-        self.low, self.high = (
-            np.concatenate([field.spec.span()[end] for field in bound.bound_fields()]).astype(np.float32)
-            for end in (0, 1)
-        )
         self.classes = np.array([spec.num_classes or 0 for spec in specs])
         self.period = np.array([spec.period for spec in specs])
         self.is_state = np.array([spec.is_input for spec in specs])
@@ -247,95 +232,94 @@ class _Checks:
         seen = (steps.after[:, None] >= 0) & ~np.isnan(steps.values[steps.after])
         self.outcome = np.where(seen, np.float32(np.nan), steps.next_values)
 
-    def unknown(self) -> list[Finding]:
-        if not self.steps.of_series:  # transitions lack what is no observation by nature
-            return []
+    def findings(self) -> Iterator[Finding]:
+        """All that is found."""
+        if self.steps.of_series:  # transitions lack what is no observation by nature
+            yield from self.unknown()
+            yield from self.gaps()
+        yield from self.beyond()
+        yield from self.constant()
+        yield from self.periods()
+        yield from self.repeated()
+        yield from self.resets()
+        yield from self.shifted_actions()
+
+    def unknown(self) -> Iterator[Finding]:
         missing = np.isnan(self.given.values)
         shares = {field.path: missing[:, field.indices()].mean() for field in self.bound.bound_fields()}
-        if not missing.any():
-            return []
-        listed = some(f"{share:.1%} of {path!r}" for path, share in shares.items() if share)
-        at, where = np.flatnonzero(missing.any(0)), np.flatnonzero(missing.any(1))
-        return [self._finding(UNKNOWN, at.tolist(), where, f"Unknown (NaN) is {listed}.")]
+        if listed := some(f"{share:.1%} of {path!r}" for path, share in shares.items() if share):
+            at, where = np.flatnonzero(missing.any(0)).tolist(), np.flatnonzero(missing.any(1))
+            yield self._finding(UNKNOWN, at, where, f"Unknown (NaN) is {listed}.")
 
-    def gaps(self) -> list[Finding]:
+    def gaps(self) -> Iterator[Finding]:
         steps, step = self.steps, self.ticks_per_step
-        if not steps.of_series:
-            return []
         ends = steps.tick[np.append(np.diff(steps.episode) > 0, True)][steps.episode]
         where = np.flatnonzero((steps.after < 0) & (steps.tick + step <= ends))
-        if not len(where):
-            return []
-        text = (
-            f"There is nothing one step ({step} ticks) after {len(where)} of {len(ends)} rows, though their episode "
-            f"goes on: {self._rows(where)}. No step is learned from there."
-        )
-        return [self._finding(GAP, [], where, text)]
-
-    def beyond(self) -> list[Finding]:
-        values, found = self.given.values, []
-        wrong = self._beyond(values) | self._beyond(self.outcome)
-        for at in np.flatnonzero(wrong.any(0)).tolist():
-            where = self._in_order(wrong[:, at].nonzero()[0])
-            of = values if self._beyond(values[where[:1]])[0, at] else self.outcome
-            kind = "whole numbers" if self.classes[at] else "finite numbers"
+        if len(where):
             text = (
-                f"{self.names[at]!r} takes {kind} from {self.low[at]:g} to {self.high[at]:g}; {len(where)} of "
-                f"{len(wrong)} rows are beyond, first in {self._rows(where[:1])}: {of[where[0], at]:g}. Clip them, "
-                "or make the world with wider bounds."
+                f"There is nothing one step ({step} ticks) after {len(where)} of {len(ends)} rows, though their "
+                f"episode goes on: {self._rows(where)}. No step is learned from there."
             )
-            found.append(self._finding(RANGE, [at], where, text))
-        return found
+            yield self._finding(GAP, [], where, text)
 
-    def _beyond(self, table: np.ndarray) -> np.ndarray:
-        nearest = np.clip(np.where(self.classes > 0, np.round(table), table), self.low, self.high)
-        slack = np.where(self.classes > 0, 0.0, ROUNDING * np.maximum(np.abs(nearest), 1.0))
-        with np.errstate(invalid="ignore"):
-            return (np.abs(table - nearest) > slack) | np.isinf(table)  # NaN is not
+    def beyond(self) -> Iterator[Finding]:
+        tables = self.given.values, self.outcome
+        first, second = (
+            nearest_values(torch.from_numpy(table), self.bound)[1].numpy() & ~np.isnan(table) for table in tables
+        )
+        low, high, _ = limits(self.bound)
+        for at in np.flatnonzero((first | second).any(0)).tolist():
+            where = self._in_order(np.flatnonzero(first[:, at] | second[:, at]))
+            value = tables[0 if first[where[0], at] else 1][where[0], at]
+            text = (
+                f"{self.names[at]!r} takes {'whole' if self.classes[at] else 'finite'} numbers from {low[at]:g} to "
+                f"{high[at]:g}; {len(where)} of {len(first)} rows are beyond, first in {self._rows(where[:1])}: "
+                f"{value:g}. Clip them, or make the world with wider bounds."
+            )
+            yield self._finding(RANGE, [at], where, text)
 
-    def constant(self) -> list[Finding]:
+    def constant(self) -> Iterator[Finding]:
         both = np.concatenate((self.steps.values, _finite(self.outcome)))
         known = ~np.isnan(both)
         low, high = np.where(known, both, np.inf).min(0), np.where(known, both, -np.inf).max(0)
         could = (self.is_state | np.isin(np.arange(len(self.names)), self.acts)) & (self.classes != 1)
         could &= (self.period <= self.ticks_per_step) | (np.ptp(self.steps.tick) >= self.period)
         still = np.flatnonzero(could & (low == high) & (known.sum(0) > 1)).tolist()
-        if not len(still):
-            return []
-        listed = some(f"{self.names[at]!r} ({low[at]:g})" for at in still)
-        text = f"{listed} {'is' if len(still) == 1 else 'are'} the same in all rows: nothing can be learned of that."
-        return [self._finding(CONSTANT, still, [], text)]
+        if still:
+            listed = some(f"{self.names[at]!r} ({low[at]:g})" for at in still)
+            be = "is" if len(still) == 1 else "are"
+            yield self._finding(
+                CONSTANT, still, [], f"{listed} {be} the same in all rows: nothing can be learned of that."
+            )
 
-    def periods(self) -> list[Finding]:
-        steps, found = self.steps, []
-        for period in sorted({*self.period[self.period > self.ticks_per_step].tolist()}):
+    def periods(self) -> Iterator[Finding]:
+        steps = self.steps
+        for period in np.unique(self.period[self.period > self.ticks_per_step]).tolist():
             positions = np.flatnonzero(self.period == period)
             block = steps.values[:, positions]
-            known = ~np.isnan(block[1:]) & ~np.isnan(block[:-1])
-            changes = same_period(steps.tick, steps.episode, period)[:, None] & known & (block[1:] != block[:-1])
-            if changes.any():
-                where, changing = np.flatnonzero(changes.any(1)) + 1, positions[changes.any(0)].tolist()
+            moved = ~np.isnan(block[1:]) & ~np.isnan(block[:-1]) & (block[1:] != block[:-1])
+            moved &= same_period(steps.tick, steps.episode, period)[:, None]
+            if moved.any():
+                where, changing = np.flatnonzero(moved.any(1)) + 1, positions[moved.any(0)].tolist()
                 text = (
                     f"{some(repr(self.names[at]) for at in changing)} of a period of {period} ticks change within it "
                     f"in {len(where)} of {len(block)} rows, first in {self._rows(where[:1])}; a world holds them "
                     "there. Give one value per period, or make the fields' period shorter."
                 )
-                found.append(self._finding(PERIOD, changing, where, text))
-        return found
+                yield self._finding(PERIOD, changing, where, text)
 
-    def repeated(self) -> list[Finding]:
+    def repeated(self) -> Iterator[Finding]:
         values, following = self.steps.values[:-1], self.steps.values[1:]
         both = ~np.isnan(values) & ~np.isnan(following)
         rich = np.array([self._is_continuous(column) for column in self.steps.values.T])
         told = (both & rich & self._due(self.steps.tick[:-1], np.diff(self.steps.tick))).any(1)
         where = np.flatnonzero(told & (~both | (values == following)).all(1)) + 1
-        if not len(where):
-            return []
-        text = (
-            f"{len(where)} rows are equal to the row before in everything that is known: {self._rows(where)}. Leave "
-            "out what was recorded twice; a world that is at rest may look so, too."
-        )
-        return [self._finding(REPEATED, [], where, text)]
+        if len(where):
+            text = (
+                f"{len(where)} rows are equal to the row before in everything that is known: {self._rows(where)}. "
+                "Leave out what was recorded twice; a world that is at rest may look so, too."
+            )
+            yield self._finding(REPEATED, [], where, text)
 
     def _is_continuous(self, column: np.ndarray) -> bool:
         known = column[:FIT_ROWS][~np.isnan(column[:FIT_ROWS])]
@@ -347,14 +331,14 @@ class _Checks:
             return np.ones((len(tick), len(self.period)), bool)
         return (tick + ticks)[:, None] // self.period > tick[:, None] // self.period
 
-    def resets(self) -> list[Finding]:
+    def resets(self) -> Iterator[Finding]:
         steps = self.steps
         rows = np.flatnonzero(~np.isnan(steps.next_values).all(1))
         numbers = np.flatnonzero(self.is_state & (self.classes == 0))
         change = self._change(rows, numbers)
         numbers, change = self._fitting(numbers, change, (np.abs(change) > 0).mean(0) > 0.1)
         if len(rows) < FEWEST_ROWS or len(numbers) < 2:
-            return []
+            return
         sample = np.random.default_rng(0).permutation(len(rows))[:FIT_ROWS]
         inputs = self._inputs([*self._best_known(rows[sample]), *self.acts], rows)
         for _ in range(2):  # the second time without what may be resets
@@ -362,14 +346,11 @@ class _Checks:
             worst = np.nan_to_num(error[sample] / np.nanmedian(error, 0).clip(min=1e-30)).max(1)
             sample = sample[worst <= np.quantile(worst, 0.9)]
         usual = np.array([np.median(np.abs(column[np.abs(column) > 0])) for column in change.T])
-        around = np.zeros((len(steps.after) + 1, len(numbers)))  # the last for rows that there are not
-        around[rows] = np.nan_to_num(error)
-        around = np.maximum(around[steps.before[rows]], around[steps.after[rows]])
         far = (np.abs(change) > LARGE * usual) & (error > LARGE * usual)
-        far &= (error > FAR * 1.48 * np.nanmedian(error, 0)) & (error > ALONE * around)
+        far &= error > FAR * 1.48 * np.nanmedian(error, 0)
         jumps = np.flatnonzero((far.sum(1) >= 2) & (far.sum(1) > (~np.isnan(change)).sum(1) / 2))
         if not len(jumps):
-            return []
+            return
         landed = np.where(steps.after[rows[jumps]] >= 0, steps.after[rows[jumps]], rows[jumps])
         text = (
             f"{len(jumps)} times most fields jump at once, up to {np.nanmax(np.abs(change[jumps]) / usual):.0f} times "
@@ -377,9 +358,9 @@ class _Checks:
             "there, say so in an 'episode' column (of transitions in 'episode' or 'is_init'): a reset is no step to "
             "learn."
         )
-        return [self._finding(RESET, numbers[far[jumps].any(0)], landed, text)]
+        yield self._finding(RESET, numbers[far[jumps].any(0)], landed, text)
 
-    def shifted_actions(self) -> list[Finding]:
+    def shifted_actions(self) -> Iterator[Finding]:
         steps, acts = self.steps, self.acts
         lags = {-1: steps.before, 0: np.arange(len(steps.after)), 1: steps.after}
         rows = np.flatnonzero((steps.before >= 0) & (steps.after >= 0))
@@ -387,7 +368,7 @@ class _Checks:
             rows = rows[~np.isnan(steps.values[np.ix_(where[rows], np.array(acts, np.int64))]).any(1)]
         rows = np.random.default_rng(0).permutation(rows)[:FIT_ROWS]
         if len(rows) < FEWEST_ROWS or not acts:
-            return []
+            return
         held_out = np.arange(len(rows)) % 3 == 0
         read = self._best_known(rows)
         seen, following = self._inputs(read, rows), self._inputs(read, steps.after[rows])
@@ -398,7 +379,7 @@ class _Checks:
         change = self._change(rows, targets)
         targets, change = self._fitting(targets, change, _varies(change[held_out]) & _varies(change[~held_out]))
         if not len(targets):
-            return []
+            return
 
         def left(inputs: np.ndarray) -> np.ndarray:
             """Of each held-out change the share that a linear fit does not explain."""
@@ -411,7 +392,7 @@ class _Checks:
         moved = blind - np.minimum(rest[lag], rest[0]) > 0.02
         chance = 20.0 + 3.0 * math.sqrt(len(targets) * inputs[0].shape[1])
         if nats[lag] < chance or not moved.any() or rest[lag][moved].mean() > CLEARLY * rest[0][moved].mean():
-            return []
+            return
         others, shift = ("before", "later") if lag < 0 else ("after", "earlier")
         text = (
             f"The actions of the row {others} explain the changes of "
@@ -420,7 +401,7 @@ class _Checks:
             f"is taken in it: move {some(repr(self.names[at]) for at in acts)} one row {shift}. (Or what is observed "
             "lacks velocities.)"
         )
-        return [self._finding(ACTIONS, acts, [], text)]
+        yield self._finding(ACTIONS, acts, [], text)
 
     def _change(self, rows: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """``(rows, positions)`` float64, what a step changes; NaN where that is unknown or not due."""

@@ -109,10 +109,7 @@ class WorldData:
             DataError: A known value that is not finite, no class of its field, or beyond its bounds by more than
                 `ROUNDING`.
         """
-        specs = {field.path: field.spec for field in bound.bound_fields()}
-        low, high = (torch.tensor([b for f in specs.values() for b in f.span()[end]]) for end in (0, 1))
-        classes = torch.tensor([f.num_classes is not None for f in specs.values() for _ in range(f.num_positions)])
-        low, high, classes = (column.to(self.values.device) for column in (low, high, classes))
+        low, high, classes = limits(bound)
         clipped = {}
         for name, known in (
             ("values", self.known),
@@ -120,16 +117,16 @@ class WorldData:
             ("starts", self.starts_known),
         ):
             table = getattr(self, name)
-            nearest = torch.where(classes, table.round(), table).clamp(low, high)
-            slack = torch.where(classes, 0.0, ROUNDING * nearest.abs().clamp(min=1.0))
-            wrong = known & ~((table - nearest).abs() <= slack)  # NaN is, and infinity, which less itself is NaN
+            nearest, wrong = nearest_values(table, bound)
+            wrong &= known
             if bool(wrong.any()):
                 row, at = wrong.nonzero()[0].tolist()
+                names = position_names({field.path: field.spec for field in bound.bound_fields()})
                 kind = "whole" if bool(classes[at]) else "finite"
                 raise DataError(
-                    f"The data's {name}: {position_names(specs)[at]!r} is {table[row, at].item():.9g} in row {row}; it "
-                    f"takes {kind} numbers from {low[at].item():.9g} to {high[at].item():.9g}. Leave out or clip what "
-                    "is beyond, or make the world with wider bounds."
+                    f"The data's {name}: {names[at]!r} is {table[row, at].item():.9g} in row {row}; it takes {kind} "
+                    f"numbers from {low[at].item():.9g} to {high[at].item():.9g}. Leave out or clip what is beyond, or "
+                    "make the world with wider bounds."
                 )
             clipped[name] = torch.where(known, nearest, table)
         return replace(self, **clipped)
@@ -140,6 +137,24 @@ class WorldData:
         for f in fields(self):
             digest.update(getattr(self, f.name).cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+
+def limits(bound: BoundSchema) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each position ``(N,)``: the lower and the upper bound, and whether it takes classes."""
+    specs = [field.spec for field in bound.bound_fields()]
+    low, high = (torch.tensor([number for spec in specs for number in spec.span()[end]]) for end in (0, 1))
+    return low, high, torch.tensor([spec.num_classes is not None for spec in specs for _ in range(spec.num_positions)])
+
+
+def nearest_values(table: Tensor, bound: BoundSchema) -> tuple[Tensor, Tensor]:
+    """Values ``(M, N)`` clipped to what their fields take, and which of them are further off than `ROUNDING`.
+
+    NaN and infinities are.
+    """
+    low, high, classes = (column.to(table.device) for column in limits(bound))
+    nearest = torch.where(classes, table.round(), table).clamp(low, high)
+    slack = torch.where(classes, 0.0, ROUNDING * nearest.abs().clamp(min=1.0))
+    return nearest, ~((table - nearest).abs() <= slack)
 
 
 def data_from_transitions(transitions: TensorDictBase, bound: BoundSchema, signature: EnvSignature) -> WorldData:

@@ -42,7 +42,7 @@ def as_world_data(data: Any, bound: BoundSchema, signature: EnvSignature | None,
         first, *others = (as_world_data(part, bound, signature, ticks_per_step) for part in data)
         return first.join(*others)
     if hasattr(data, "__iter__"):
-        return data_from_minari(data, bound, _known(signature, "a dataset of episodes"))
+        return data_from_minari(data, bound, _known(signature, f"a {type(data).__name__}"))
     raise TypeError(
         f"finetune: cannot learn from a {type(data).__name__}; give a TensorDict of transitions, a Minari dataset, a "
         "mapping of field path -> series, a DataFrame, or a list of these."
@@ -53,6 +53,7 @@ def _known(signature: EnvSignature | None, what: str) -> EnvSignature:
     if signature is None:
         raise SchemaError(
             f"This world comes from a schema, not from an environment, so it cannot learn from {what}. "
-            "Give a mapping of field path -> array over time, or make it with WorldModel.from_env()."
+            "Give a mapping of field path -> series, a DataFrame, a path of a Parquet file, or a list of these; or make "
+            "the world with WorldModel.from_env()."
         )
     return signature

@@ -34,10 +34,8 @@ class LengthError(DataError):
 
     def __init__(self, lengths: Mapping[Any, int]) -> None:
         self.lengths = lengths
-        paths: dict[int, list[str]] = {}
-        for path, length in lengths.items():
-            paths.setdefault(length, []).append(repr(path))
-        listed = ", ".join(f"{length} ({some(paths[length])})" for length in sorted(paths))
+        of = {n: some(repr(path) for path in lengths if lengths[path] == n) for n in sorted({*lengths.values()})}
+        listed = ", ".join(f"{length} ({paths})" for length, paths in of.items())
         super().__init__(
             f"the series have different lengths: {listed}. Give series of different frequency as sources of their own, "
             f"each with a {TICK!r} column: finetune([one, two])."
