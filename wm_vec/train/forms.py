@@ -53,7 +53,7 @@ def _known(signature: EnvSignature | None, what: str) -> EnvSignature:
     if signature is None:
         raise SchemaError(
             f"This world comes from a schema, not from an environment, so it cannot learn from {what}. "
-            "Give a mapping of field path -> series, a DataFrame, a path of a Parquet file, or a list of these; or make "
-            "the world with WorldModel.from_env()."
+            "Give a mapping of field path -> series, a DataFrame, a path of a Parquet file, or a list of these; or "
+            "make the world with WorldModel.from_env()."
         )
     return signature

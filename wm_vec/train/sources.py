@@ -307,25 +307,20 @@ def time_line(tables: Sequence[Table], bound: BoundSchema, ticks_per_step: int) 
         DataError: Two of them say different things of one field at one tick, fewer than two rows have another one step
             later, or nothing is known.
     """
-    ticked = [table for table in tables if table.has_ticks]
-    if len({table.has_episodes for table in ticked}) > 1:
+    if len({table.has_episodes for table in tables if table.has_ticks}) > 1:
         raise DataError(
             f"Of the sources with a {TICK!r} column some have an {EPISODE!r} column and some not: give it in all of "
             "them, so that their rows meet."
         )
-    recordings = [ticked] if ticked else []
-    recordings += [[table] for table in tables if not table.has_ticks]
-    ordered = [table for group in recordings for table in group]
-    sizes = [len(table.tick) for table in ordered]
-    episode, by_episode, count = [], [], 0
-    for group in recordings:
-        given, number = np.unique(np.concatenate([table.episode for table in group]), return_inverse=True)
-        episode.append(number + count)
-        by_episode += [len(given) > 1] * len(given)
-        count += len(given)
+    sizes = [len(table.tick) for table in tables]
+    recording = np.repeat([0 if table.has_ticks else 1 + i for i, table in enumerate(tables)], sizes)
+    given, number = np.unique(np.concatenate([table.episode for table in tables]), return_inverse=True)
+    episodes, episode = np.unique(recording * len(given) + number, return_inverse=True)
+    of = episodes // len(given)
+    by_episode = np.bincount(of)[of] > 1  # whether there are others of its recording
     # One whole number for each episode and tick, which sorts by both.
-    ticks, rank = np.unique(np.concatenate([table.tick for table in ordered]), return_inverse=True)
-    keys, first, place = np.unique(np.concatenate(episode) * len(ticks) + rank, return_index=True, return_inverse=True)
+    ticks, rank = np.unique(np.concatenate([table.tick for table in tables]), return_inverse=True)
+    keys, first, place = np.unique(episode * len(ticks) + rank, return_index=True, return_inverse=True)
     numbers, ranks = np.divmod(keys, len(ticks))
     later = np.searchsorted(ticks, ticks[ranks] + ticks_per_step).clip(max=len(ticks) - 1)
     after = np.searchsorted(keys, numbers * len(ticks) + later).clip(max=len(keys) - 1)
@@ -336,10 +331,10 @@ def time_line(tables: Sequence[Table], bound: BoundSchema, ticks_per_step: int) 
         episode=numbers,
         row=first if len(tables) == 1 else np.arange(len(keys)),
         after=np.where(one_step, after, -1),
-        is_start=np.append(True, np.diff(numbers) != 0) | ~np.array(by_episode)[numbers],
+        is_start=np.append(True, np.diff(numbers) != 0) | ~by_episode[numbers],
     )
     names = position_names({field.path: field.spec for field in bound.bound_fields()})
-    for table, rows in zip(ordered, np.split(place, np.cumsum(sizes)[:-1]), strict=True):
+    for table, rows in zip(tables, np.split(place, np.cumsum(sizes)[:-1]), strict=True):
         _write(line, table, rows, names)
     _fill_periods(line, bound, ticks_per_step)
     if (pairs := int((line.after >= 0).sum())) < 2:
