@@ -1,6 +1,7 @@
 """`check_data` finds each fault, says where, and finds none in clean data."""
 
 import dataclasses
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -235,6 +236,16 @@ def test_unknown_values_and_gaps_are_notes():
     assert "Unknown (NaN) is 0.5% of 'share'." in unknown.text
     assert gap.rows == (199,)
     assert "nothing one step (1 ticks) after 1 of 400 rows, though their episode goes on: row 199." in gap.text
+
+
+def test_what_is_in_no_data_is_a_note_and_little_data_no_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report = check_data({"share": [0.5, NAN, NAN]}, shop())
+    assert report.ok
+    (unknown,) = report.findings
+    assert unknown.fields == ("stock", "share", "mood", "tax", "push")
+    assert "100.0% of 'stock', 66.7% of 'share'" in unknown.text
 
 
 def test_a_field_that_changes_within_its_period():

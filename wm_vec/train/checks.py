@@ -334,10 +334,12 @@ class _Checks:
     def resets(self) -> Iterator[Finding]:
         steps = self.steps
         rows = np.flatnonzero(~np.isnan(steps.next_values).all(1))
+        if len(rows) < FEWEST_ROWS:
+            return
         numbers = np.flatnonzero(self.is_state & (self.classes == 0))
         change = self._change(rows, numbers)
         numbers, change = self._fitting(numbers, change, (np.abs(change) > 0).mean(0) > 0.1)
-        if len(rows) < FEWEST_ROWS or len(numbers) < 2:
+        if len(numbers) < 2:
             return
         sample = np.random.default_rng(0).permutation(len(rows))[:FIT_ROWS]
         inputs = self._inputs([*self._best_known(rows[sample]), *self.acts], rows)
