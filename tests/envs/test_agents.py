@@ -472,6 +472,18 @@ def test_who_sees_nothing_move_is_told_so(seen, horizon, ticks, warns):
         assert not warns or files == {__file__}
 
 
+@pytest.mark.parametrize("call", ["to_env", "to_openenv", "to_vector_env", "to_multi_vector_env", "to_multi_openenv"])
+def test_the_warning_of_an_untrained_world_points_at_who_made_the_env(call):
+    made, one = still(), {"obs_fields": ["fast"], "act_fields": ["push"], "reward_fn": lambda obs, act, info: act.sum()}
+    made.trained = False
+    words, files = said(
+        lambda: getattr(made, call)(**({"agents": {"me": AgentSpec(**one)}} if "multi" in call else one))
+    )
+    assert len(words) == 1
+    assert "untrained" in words[0]
+    assert files == {__file__}
+
+
 def test_who_sees_what_no_data_covered_is_told_so():
     made = still()
     made.coverage = {"fast": 0.0, "slow": 0.4}
