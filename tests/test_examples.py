@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import runpy
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import gymnasium as gym
@@ -272,3 +274,17 @@ def test_the_notebook_runs_from_top_to_bottom(capsys):
         ]
         for one in seen:
             torch.testing.assert_close(torch.as_tensor(one), wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("script", "returns", "written"),
+    [
+        ("08_corporate_envs", 9, {"ceo.gif", "layout.png", "topology.png", "world.safetensors"}),
+        ("09_robot_envs", 6, {"logistics.gif", "disaster.gif", "climate.gif", "layout.png"}),
+    ],
+)
+def test_agents_of_one_world(script, returns, written, tmp_path, capsys):
+    main = runpy.run_path(str(ROOT / "examples" / f"{script}.py"))["main"]
+    main(Namespace(out=tmp_path, episodes=3, n_steps=2, total_steps=40, num_envs=2, months=4, seed=0))
+    assert len(re.findall(r": mean return -?\d+\.\d\d in", capsys.readouterr().out)) == returns
+    assert {path.name for path in tmp_path.iterdir()} == written
