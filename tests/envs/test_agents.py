@@ -435,6 +435,7 @@ def still(**settings):
         "slow": Field(period=30),
         "acted": Field(period=30),
         "push": Field(is_output=False),
+        "given": Field(is_output=False),
     }
     made = WorldModel(
         compile_schema(fields, d_model=32), config=ModelConfig(num_blocks=1, n_denoise_steps=1, **settings)
