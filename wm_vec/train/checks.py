@@ -220,8 +220,10 @@ class _Checks:
         # Infinities are found beyond bounds; for all else they are unknown.
         self.given, self.bound = steps, bound
         self.steps = replace(steps, values=_finite(steps.values), next_values=_finite(steps.next_values))
-        self.names, self.owner = _names(bound)
-        specs = [field.spec for field in bound.bound_fields() for _ in field.indices()]
+        fields = bound.bound_fields()
+        self.names = position_names({field.path: field.spec for field in fields})
+        self.owner = [field.path for field in fields for _ in field.indices()]
+        specs = [field.spec for field in fields for _ in field.indices()]
         self.classes = np.array([spec.num_classes or 0 for spec in specs])
         self.period = np.array([spec.period for spec in specs])
         self.is_state = np.array([spec.is_input for spec in specs])
@@ -234,15 +236,11 @@ class _Checks:
 
     def findings(self) -> Iterator[Finding]:
         """All that is found."""
-        if self.steps.of_series:  # transitions lack what is no observation by nature
-            yield from self.unknown()
-            yield from self.gaps()
-        yield from self.beyond()
-        yield from self.constant()
-        yield from self.periods()
-        yield from self.repeated()
-        yield from self.resets()
-        yield from self.shifted_actions()
+        # Transitions lack what is no observation by nature.
+        notes = (self.unknown, self.gaps) if self.steps.of_series else ()
+        faults = self.beyond, self.constant, self.periods, self.repeated, self.resets, self.shifted_actions
+        for check in (*notes, *faults):
+            yield from check()
 
     def unknown(self) -> Iterator[Finding]:
         missing = np.isnan(self.given.values)
@@ -288,9 +286,8 @@ class _Checks:
         if still:
             listed = some(f"{self.names[at]!r} ({low[at]:g})" for at in still)
             be = "is" if len(still) == 1 else "are"
-            yield self._finding(
-                CONSTANT, still, [], f"{listed} {be} the same in all rows: nothing can be learned of that."
-            )
+            text = f"{listed} {be} the same in all rows: nothing can be learned of that."
+            yield self._finding(CONSTANT, still, [], text)
 
     def periods(self) -> Iterator[Finding]:
         steps = self.steps
@@ -481,9 +478,3 @@ def _varies(change: np.ndarray) -> np.ndarray:
     known = ~np.isnan(change)
     low, high = np.where(known, change, np.inf).min(0), np.where(known, change, -np.inf).max(0)
     return (known.sum(0) >= FEWEST_ROWS / 4) & (low < high)
-
-
-def _names(bound: BoundSchema) -> tuple[list[str], list[str]]:
-    """Of each position its name and its field's path."""
-    fields = bound.bound_fields()
-    return position_names({field.path: field.spec for field in fields}), [f.path for f in fields for _ in f.indices()]
