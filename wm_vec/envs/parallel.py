@@ -144,7 +144,7 @@ class WorldModelParallelEnv(ParallelEnv):
         self.agents = AgentList(self.possible_agents, self._specs)
         self.observation_spaces, self.action_spaces = spaces
         self._actions = {
-            name: ActionTensor(space, self._perspectives[name].action, engine)
+            name: ActionTensor(space, self._perspectives[name].action, engine, f"step: agent {name!r}")
             for name, space in self.action_spaces.items()
         }
         # What stands for the actions of agents that act no more.
