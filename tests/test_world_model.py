@@ -106,7 +106,6 @@ def test_observations_change_the_rest_until_they_are_cleared():
         ("firm.revenue", np.inf, ValueError, "must be finite"),
         ("firm.mood", 3, ValueError, r"'firm.mood' takes classes from 0 to 2, got \[3.0\]"),
         ("firm.mood", 0.5, ValueError, "takes classes"),
-        ("firm.revenue", -1.0, ValueError, r"'firm.revenue' takes numbers from 0 to inf, got \[-1.0\]"),
         ("firm.mood", -1, ValueError, "takes classes"),
         ("firm.revenue", "abc", ValueError, "observe: 'firm.revenue' takes numbers, got 'abc'"),
         ("firm.revenue", None, ValueError, "observe: 'firm.revenue' takes numbers, got None"),
