@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.torchrl_throughput import stepper
 from benchmarks.truth_figures import ks_figure, residual_r2
-from wm_vec import WorldModel, collect_transitions
+from wm_vec import AgentSpec, Field, ModelConfig, WorldModel, collect_transitions
 from wm_vec.core import step
 from wm_vec.train.collect import RandomActions
 from wm_vec.train.episodes import Imagination, imagined_episodes, real_episodes
@@ -105,3 +105,26 @@ def test_no_face_waits():
         finally:
             if CUDA:
                 torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=on_a_card), "cpu"])
+def test_agents_of_a_grouped_world_see_the_same_on_every_device(device):
+    fields = {"firm": {"sales": Field(w=3), "plan": Field()}, "person": {"mood": Field(), "effort": Field()}}
+    agents = {
+        "firm": AgentSpec(["firm.sales"], ["firm.plan"], lambda obs, act, info: obs["firm.sales"].mean()),
+        "person": AgentSpec(["person.mood"], ["person.effort"], lambda obs, act, info: obs["person.mood"][0]),
+    }
+    rollouts = []
+    for place in ("cpu", device):
+        world = WorldModel(fields, config=ModelConfig(topology="groups", num_blocks=4)).to(place)
+        world.bank = torch.zeros(1, world.num_positions, device=place)
+        with torch.no_grad():  # summaries reach from one group to the other
+            world.model.denoiser.head_weight.fill_(0.3)
+        envs = world.to_multi_vector_env(agents, num_envs=8, seed=0)
+        envs.reset()
+        for step_number in range(3):
+            actions = {name: torch.linspace(-1, 1, 8, device=place)[:, None] * (step_number - 1) for name in agents}
+            td = envs.step(actions)
+        rollouts.append(torch.stack([td[name, "reward"].cpu() for name in agents]))
+    torch.testing.assert_close(*rollouts, rtol=1e-3, atol=1e-3)
+    assert float(rollouts[0].std(1).min()) > 1e-3

@@ -123,16 +123,17 @@ class EnvFactory:
 
     def _seen(self, num_envs: int) -> tuple[Engine, gym.Space, gym.Space]:
         view = self.view()
-        self.warn_of_fields(view.perspective.obs_fields)
+        self.warn_of_fields(view.perspective.obs_fields, self.canvas.act_fields or ())
         return self.engine(num_envs, [view.perspective]), view.observation_space, view.action_space
 
-    def warn_of_fields(self, seen: Iterable[str], agent: str | None = None) -> None:
-        """Say so if what an agent observes stands still for whole episodes, or was in no data."""
+    def warn_of_fields(self, seen: Iterable[str], acted: Iterable[str], agent: str | None = None) -> None:
+        """Say so if what an agent observes stands still for whole episodes, or was in no data; actions move fields."""
         bound, horizon = self.world.bound, self.config.max_episode_steps
         who = "the agent" if agent is None else f"agent {agent!r}"
         periods = [bound[path].spec.period for path in seen if bound[path].spec.is_output]
         ticks = self.world.model.config.ticks_per_step
-        if horizon is not None and periods and min(periods) > horizon * ticks:
+        moved = not {*seen}.isdisjoint(acted)
+        if horizon is not None and periods and min(periods) > horizon * ticks and not moved:
             warnings.warn(
                 f"Whatever {who} observes stands still: it changes every {min(periods)} ticks at the soonest, and an "
                 f"episode of {horizon} steps lasts {horizon * ticks}. Make the world with ticks_per_step="
@@ -200,9 +201,9 @@ class AgentsFactory:
         factory, world = self.factory, self.factory.world
         dtype = world.model.codec.mean.dtype
         views = views_of(world.bound, world.signature, self.agents, world.device, dtype)
-        for name, spec in self.agents.items():
-            factory.warn_of_fields(spec.obs_fields, name)
         act_fields, sharing = joint_fields(world.bound, self.agents, self.combine)
+        for name, spec in self.agents.items():
+            factory.warn_of_fields(spec.obs_fields, act_fields, name)
         perspectives = [view.perspective for view in views.values()]
         return (
             factory.engine_of(num_envs, perspectives, act_fields, sharing),

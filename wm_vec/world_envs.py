@@ -256,7 +256,8 @@ class WorldEnvs(ABC):
             TypeError: Agents that are no `AgentSpec`, or a setting that there is not.
         """
         run = _with_alias(settings, max_steps)
-        return self._agents(self.to_multi_vector_env, EngineSettings, run, agents, combine).tensordict_env(num_envs)
+        factory = self._factory(self.to_multi_vector_env, EngineSettings, run).with_horizon()
+        return AgentsFactory(factory, check_agents(agents), combine).tensordict_env(num_envs)
 
     def to_multi_torchrl_env(
         self,
@@ -280,8 +281,8 @@ class WorldEnvs(ABC):
             ValueError: As there, or groups that do not hold each agent once or whose agents differ.
             SchemaError, TypeError: As there.
         """
-        made = self._agents(self.to_multi_torchrl_env, CommonSettings, settings, agents, combine)
-        return made.torchrl_env(num_envs, group_map)
+        factory = self._factory(self.to_multi_torchrl_env, CommonSettings, settings).with_horizon()
+        return AgentsFactory(factory, check_agents(agents), combine).torchrl_env(num_envs, group_map)
 
     def to_multi_openenv(
         self,
@@ -310,21 +311,8 @@ class WorldEnvs(ABC):
         """
         run = _with_alias(settings, max_steps)
         run |= {"n_denoise_steps": n_denoise_steps, "initial_obs_fn": initial_obs_fn}
-        return self._agents(self.to_multi_openenv, CommonSettings, run, agents, combine, False).env(render_mode)
-
-    def _agents(
-        self,
-        method: Callable[..., Any],
-        keywords: type,
-        settings: Any,
-        agents: Any,
-        combine: Combine,
-        own_horizon: bool = True,
-    ) -> AgentsFactory:
-        """What makes environments of several agents as a call asks for them."""
-        agents = check_agents(agents)
-        factory = self._factory(method, keywords, settings)
-        return AgentsFactory(factory.with_horizon() if own_horizon else factory, agents, combine)
+        factory = self._factory(self.to_multi_openenv, CommonSettings, run)
+        return AgentsFactory(factory, check_agents(agents), combine).env(render_mode)
 
     def _factory(self, *call: Any) -> EnvFactory:
         """What makes environments as a call asks for them; the arguments are those of `configs_of`."""

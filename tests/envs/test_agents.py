@@ -452,7 +452,13 @@ def test_what_is_done_keeps_a_field_within_its_bounds(act_mode):
 
 
 def still(**settings):
-    fields = {"fast": Field(period=10), "slow": Field(period=30), "push": Field(is_output=False)}
+    fields = {
+        "fast": Field(period=10),
+        "slow": Field(period=30),
+        "acted": Field(period=30),
+        "push": Field(is_output=False),
+        "given": Field(is_output=False),
+    }
     made = WorldModel(
         compile_schema(fields, d_model=32), config=ModelConfig(num_blocks=1, n_denoise_steps=1, **settings)
     )
@@ -470,21 +476,22 @@ def said(call):
 @pytest.mark.parametrize(
     ("seen", "horizon", "ticks", "warns"),
     [
+        (["slow", "acted"], 9, 1, False),
         (["slow"], 29, 1, True),
         (["slow"], 30, 1, False),
         (["slow", "fast"], 9, 1, True),
         (["slow", "fast"], 10, 1, False),
-        (["slow", "push"], 9, 3, True),
+        (["slow", "given"], 9, 3, True),
         (["slow"], 10, 3, False),
-        (["push"], 2, 1, False),
+        (["given"], 2, 1, False),
         (["slow"], None, 1, False),
     ],
 )
 def test_who_sees_nothing_move_is_told_so(seen, horizon, ticks, warns):
-    made, spec = still(ticks_per_step=ticks), AgentSpec(seen, ["push"], lambda obs, act, info: act.sum())
+    made, spec = still(ticks_per_step=ticks), AgentSpec(seen, ["push", "acted"], lambda obs, act, info: act.sum())
     for call in (
-        lambda: made.to_openenv(seen, ["push"], spec.reward_fn, max_steps=horizon),
-        lambda: made.to_vector_env(2, seen, ["push"], spec.reward_fn, max_steps=horizon),
+        lambda: made.to_openenv(seen, spec.act_fields, spec.reward_fn, max_steps=horizon),
+        lambda: made.to_vector_env(2, seen, spec.act_fields, spec.reward_fn, max_steps=horizon),
         lambda: made.to_multi_vector_env({"me": spec}, 2, horizon),
         lambda: made.to_multi_openenv({"me": spec}, horizon),
     ):
@@ -493,6 +500,18 @@ def test_who_sees_nothing_move_is_told_so(seen, horizon, ticks, warns):
         assert not warns or "stands still" in words[0]
         assert not warns or f"ticks_per_step={10 if 'fast' in seen else 30}" in words[0]
         assert not warns or files == {__file__}
+
+
+@pytest.mark.parametrize("call", ["to_env", "to_openenv", "to_vector_env", "to_multi_vector_env", "to_multi_openenv"])
+def test_the_warning_of_an_untrained_world_points_at_who_made_the_env(call):
+    made, one = still(), {"obs_fields": ["fast"], "act_fields": ["push"], "reward_fn": lambda obs, act, info: act.sum()}
+    made.trained = False
+    words, files = said(
+        lambda: getattr(made, call)(**({"agents": {"me": AgentSpec(**one)}} if "multi" in call else one))
+    )
+    assert len(words) == 1
+    assert "untrained" in words[0]
+    assert files == {__file__}
 
 
 def test_who_sees_what_no_data_covered_is_told_so():

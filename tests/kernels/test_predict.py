@@ -19,6 +19,7 @@ from wm_kernels import (
     sampler_update,
     use_backend,
 )
+from wm_kernels.predict import cpu
 from wm_kernels.predict.reference import draw_class, sampler_coefficients
 from wm_vec.canvas import BoundSchema, Field, Topology
 from wm_vec.model.denoiser import karras_sigmas
@@ -37,6 +38,12 @@ def attention(dtype=torch.float64):
     """What joins the positions where they are in groups: three summaries, and tiles of three queries each."""
     summary = torch.randn(GROUPS.num_summaries, D, generator=torch.Generator().manual_seed(3), dtype=dtype)
     return Attention(summary, GROUPS.mask, *GROUPS.tiles(3))
+
+
+@pytest.fixture(autouse=True)
+def in_tiles(monkeypatch):
+    """Canvases this small attend under a mask, which is the reference's way, too."""
+    monkeypatch.setattr(cpu, "TILES_PAY", 9.0)
 
 
 class NnBlock(nn.Module):

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.kernels.canvases import END, random_model
 from wm_kernels import use_backend
+from wm_kernels.predict import cpu
 from wm_vec import ModelConfig, TrainConfig, WorldModel, compile_schema
 from wm_vec.canvas import Field
 from wm_vec.train import CheckpointError
@@ -38,7 +39,7 @@ def inputs(model, num_envs=3, seed=0):
 
 
 @torch.no_grad()
-def test_every_way_to_predict_gives_the_same(model):
+def test_every_way_to_predict_gives_the_same(model, monkeypatch):
     values, noise = inputs(model)
     with use_backend("reference"):
         expected = model.packed(2).predict(values, noise)
@@ -52,8 +53,12 @@ def test_every_way_to_predict_gives_the_same(model):
         lambda values, noise: model.packed(2).predict(values, noise), fullgraph=True, backend="eager"
     )
     copies = copy.deepcopy(model), pickle.loads(pickle.dumps(model))
+    with monkeypatch.context() as patch:
+        patch.setattr(cpu, "TILES_PAY", 9.0)
+        in_tiles = packed.predict(values, noise)
     ways = {
         "cpu": packed.predict(values, noise),
+        "in tiles": in_tiles,
         "vmap": torch.func.vmap(one)(values, noise),
         "compiled": compiled(values, noise),
         "copied": copies[0].packed(2).predict(values, noise),

@@ -13,6 +13,7 @@ from tests.seeds import blocks_004
 from wm_vec import AgentSpec, TrainConfig, WorldModel
 from wm_vec.canvas import Field
 from wm_vec.general import GeneralUnifiedWorldModel
+from wm_vec.schema import synthetic_economy
 from wm_vec.schema.business import Business
 
 pytestmark = pytest.mark.filterwarnings(
@@ -29,7 +30,7 @@ def small(monkeypatch):
 
     class Small(GeneralUnifiedWorldModel):
         def __init__(self, include=None, exclude=None, entities=None, **network):
-            network = {"d_model": 32, "n_layers": 1, "n_loops": 1, **network}
+            network = {"d_model": 32, "n_layers": 1, "n_loops": 4, **network}  # from group to group it takes 4
             super().__init__(include, exclude, entities, **network)
             loud(self)
             self.perspectives = []
@@ -51,7 +52,7 @@ def small(monkeypatch):
 
 
 def loud(world):
-    """What training leaves: weights by which every field answers to every other, and units in which bounds are far."""
+    """What training leaves: weights by which fields answer to each other, units in which bounds are far, starts."""
     generator, codec = torch.Generator().manual_seed(1), world.model.codec
     with torch.no_grad():
         for parameter in world.model.parameters():
@@ -61,6 +62,7 @@ def loud(world):
         codec.std.copy_((high - low) / 10)
         codec.step_mean.zero_()
         codec.step_std.copy_(codec.std / 10)
+        world.bank = torch.addcmul(codec.mean, codec.std, torch.randn(64, world.num_positions, generator=generator))
 
 
 def moves_and_answers(env):
@@ -106,6 +108,18 @@ def at_many_envs(model, num_envs=NUM_ENVS, **settings):
         assert float(obs.std(0).min()) > 0
         np.testing.assert_allclose(obs[0], first, atol=1e-4)
         assert float(reward[0]) == pytest.approx(paid, abs=1e-4)
+
+
+def all_at_once(model, **settings):
+    """All agents of a world at many envs, three steps."""
+    multi = model.to_multi_vector_env(model.agents, num_envs=NUM_ENVS, **settings)
+    multi.reset(seed=0)
+    for _ in range(STEPS):
+        td = multi.step(multi.sample_actions())
+    for name in model.agents:
+        assert td[name].batch_size == (NUM_ENVS,)
+        assert float(td[name, "observation"].std(0).min()) > 0
+        assert bool(torch.isfinite(td[name, "reward"]).all())
 
 
 def test_quick_start(small):
@@ -193,13 +207,31 @@ def test_the_robots_move(robots):
         moves_and_answers(robots[name])
 
 
-def test_small_perspectives_at_a_thousand_envs(small):
-    """The seed's robots over the parts of their world that they look at."""
+def test_the_robots_at_a_thousand_envs(small):
+    """Over the parts of their world that they look at."""
     names = {"GeneralUnifiedWorldModel": small}
-    wanted = ["physical.infrastructure", "physical.disasters", "physical.climate"]
+    wanted = ["physical.infrastructure", "physical.climate.global_temp_anomaly", "physical.climate.carbon_ppm"]
+    wanted += [f"physical.disasters.{name}" for name in ("active_disaster_state", "wildfire_state", "pandemic_risk")]
     block = blocks_004.ROBOTS.replace('["physical", "resources", "infrastructure", "regime"]', repr(wanted))
     exec(block, names)
-    at_many_envs(names["model"], n_denoise_steps=1)
+    at_many_envs(names["model"], n_denoise_steps=2)
+
+
+def test_the_corporate_agents_at_a_thousand_envs(small, monkeypatch):
+    """Over the synthetic economy, which has the fields that they look at."""
+
+    class Economy(small):
+        def __init__(self, include, entities):
+            economy = synthetic_economy()
+            WorldModel.__init__(self, economy.bound, ticks_per_step=economy.ticks_per_step)
+            loud(self)
+            self.perspectives = []
+
+    monkeypatch.setattr(wm_vec, "GeneralUnifiedWorldModel", Economy)
+    names = {}
+    exec(blocks_004.CORPORATE, names)
+    at_many_envs(names["model"], n_denoise_steps=2)
+    all_at_once(names["model"], n_denoise_steps=2)
 
 
 @pytest.mark.long
@@ -211,13 +243,7 @@ def test_the_corporate_world_at_a_thousand_envs(small):
     model = names["model"]
     assert model.bound.layout.d_model == 64
     at_many_envs(model, n_denoise_steps=2)
-    multi = model.to_multi_vector_env(model.agents, num_envs=NUM_ENVS, n_denoise_steps=2)
-    multi.reset(seed=0)
-    for _ in range(STEPS):
-        td = multi.step({name: torch.rand(NUM_ENVS, *multi.action_spaces[name].shape) for name in model.agents})
-    for name in model.agents:
-        assert td[name].batch_size == (NUM_ENVS,)
-        assert bool(torch.isfinite(td[name, "reward"]).all())
+    all_at_once(model, n_denoise_steps=2)
 
 
 @pytest.mark.long

@@ -22,6 +22,8 @@ MOST = 24
 FPS = 10
 PANEL = 3.2, 1.5
 """Inches of a panel's width and height."""
+TITLE = 44
+"""Letters that fit above a panel."""
 COLOUR = "#1f77b4"
 
 
@@ -216,8 +218,10 @@ def _frames(band: RolloutBand) -> Iterator[np.ndarray]:
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     drawn, x = [], np.arange(steps + 1)
     for i, (axes, name) in enumerate(zip(grid, band.names, strict=False)):
-        unit = band.units.get(name)
-        axes.set_title(f"{name} [{unit}]" if unit else name, fontsize=8, loc="left", parse_math=False)
+        # The end of a long name stays, which tells nested ones apart.
+        short = name if len(name) <= TITLE else "…" + name[1 - TITLE :]
+        axes.set_title(short, fontsize=8, loc="left", parse_math=False)
+        axes.set_ylabel(band.units.get(name, ""), fontsize=7, parse_math=False)
         for low, high, strength in ((band.low, band.high, 0.2), (band.lower, band.upper, 0.35)):
             drawn.append(axes.fill_between(x, low[:, i], high[:, i], color=COLOUR, alpha=strength, linewidth=0))
         drawn += axes.plot(x, band.median[:, i], color=COLOUR, linewidth=1.3)
