@@ -147,7 +147,8 @@ def joint_fields(
         order = sorted(by) if rules.get(path) in ("sum", "mean") else [*by]
         sources += [tuple(by[name] + place for name in order) for place in range(bound[path].num_positions)]
     each = [rules.get(path, "last") for path in columns for _ in range(bound[path].num_positions)]
-    return [*columns], Sharing(tuple(sources), tuple(each))
+    bounds = [pair for path in columns for pair in zip(*bound[path].spec.span(), strict=True)]
+    return [*columns], Sharing(tuple(sources), tuple(each), tuple(bounds))
 
 
 def _rules(bound: BoundSchema, shared: Mapping[str, list[str]], combine: Any) -> dict[str, Rule]:

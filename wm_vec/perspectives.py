@@ -128,10 +128,14 @@ def _field_action(fields: Sequence[BoundField], act_low: ActBound, act_high: Act
         return _space_action(space), space
     low = [x for f in fields for x in _bounds(f, "act_low", act_low, f.spec.bounds("low"), -1.0)]
     high = [x for f in fields for x in _bounds(f, "act_high", act_high, f.spec.bounds("high"), 1.0)]
-    if not all(a < b for a, b in zip(low, high, strict=True)):
-        raise SchemaError(f"act_low must be below act_high, got {low} and {high}.")
+    least, most = ([x for f in fields for x in f.spec.bounds(end)] for end in ("low", "high"))
+    taken = [np.clip(bound, least, most).tolist() for bound in (low, high)]  # who asks for more gets what fields can be
+    if not all(a < b for a, b in zip(*taken, strict=True)):
+        raise SchemaError(
+            f"act_low must be below act_high within the fields' bounds, got {low} and {high} for {least} to {most}."
+        )
     space = Box(np.array(low, np.float32), np.array(high, np.float32), dtype=np.float32)
-    return ActionSpec("box", (len(low),), tuple(low), tuple(high)), space
+    return ActionSpec("box", (len(low),), tuple(taken[0]), tuple(taken[1])), space
 
 
 def _bounds(field: BoundField, name: str, given: ActBound, own: Sequence[float], default: float) -> list[float]:

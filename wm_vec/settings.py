@@ -30,7 +30,8 @@ class CanvasConfig:
         reward_fn: ``(obs, action, info) -> float`` of one env; None for the learned reward.
         terminated_fn: ``(obs, step, info) -> bool`` of one env; None for the learned termination, if any.
         act_low: Lower bound of actions on `act_fields`: one number, or a mapping from their paths to a number or one
-            per position. None, also for a path that is left out, for the fields' own where finite, else -1.
+            per position. None, also for a path that is left out, for the fields' own where finite, else -1. Beyond the
+            fields' own bounds actions are clipped.
         act_high: Upper bound, likewise, else 1.
         reward_state: Start value of what a stateful `reward_fn` carries through an episode of one env. It then takes a
             fourth argument and returns ``(reward, reward_state)``.
@@ -120,7 +121,7 @@ def configs_of(
     for name in settings:
         if name not in known:
             parameters = inspect.signature(method).parameters.values()
-            names = [*(p.name for p in parameters if p.kind is not p.VAR_KEYWORD), *known]
+            names = [*dict.fromkeys([*(p.name for p in parameters if p.kind is not p.VAR_KEYWORD), *known])]
             close = difflib.get_close_matches(name, names, n=1)
             hint = f" Did you mean {close[0]}?" if close else ""
             raise TypeError(

@@ -222,14 +222,9 @@ class WorldEnvs(ABC):
         render_mode: str | None = None,
     ) -> WorldModelEnv:
         """`to_env` with the parameters and defaults that the environment-extraction guide documents."""
-        settings = {
-            "max_episode_steps": max_steps,
-            "n_denoise_steps": n_denoise_steps,
-            "act_low": act_low,
-            "act_high": act_high,
-            "initial_obs_fn": initial_obs_fn,
-        }
         view = obs_fields, act_fields, reward_fn, terminated_fn
+        settings = {"n_denoise_steps": n_denoise_steps, "initial_obs_fn": initial_obs_fn}
+        settings = _with_alias({**settings, "act_low": act_low, "act_high": act_high}, max_steps)
         return self._factory(self.to_openenv, EnvSettings, settings, *view).env(render_mode)
 
     # -- many agents ----------------------------------------------------------------------------------------------
@@ -246,12 +241,13 @@ class WorldEnvs(ABC):
         """Thousands of envs of several agents, TensorDicts in and out; all agents share one prediction per step.
 
         Args:
-            agents: Who they are, by name. Their order is that of columns, and no number depends on it.
+            agents: Who they are, by name. Their order is that of columns; but for "last", no number depends on it.
             num_envs: B.
             max_steps: Alias of `max_episode_steps`, whose default is the environment's own horizon, if any.
             combine: What becomes of a field that several agents act on: the ``"sum"`` or the ``"mean"`` of what they
                 give, or what the ``"last"`` of them gives, in their order; of all such fields, or by path. Agents that
-                have ended do not count. None refuses such fields.
+                have ended do not count; where all have, the field moves by itself, or stays as it is under
+                ``act_mode="hold"``. None refuses such fields.
             **settings: See `wm_vec.settings.CanvasConfig` and `wm_vec.core.config.EngineConfig`.
 
         Raises:
@@ -334,5 +330,7 @@ def _with_alias(settings: Mapping[str, Any], max_steps: int | None) -> dict[str,
         return {**settings}
     whole_number(max_steps, "max_steps")
     if (other := settings.get("max_episode_steps")) not in (None, max_steps):
-        raise ValueError(f"max_steps is an alias of max_episode_steps; give one of them, got {max_steps} and {other}.")
+        raise ValueError(
+            f"max_steps is an alias of max_episode_steps: give max_steps alone, got {max_steps} and {other}."
+        )
     return {**settings, "max_episode_steps": max_steps}

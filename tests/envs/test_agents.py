@@ -147,6 +147,9 @@ def test_a_policy_writes_its_actions_into_what_it_was_shown():
         assert_same(td, other.step(actions))
     with pytest.raises(ValueError, match=r"none for \['ceo', 'state'\]"):
         env.step(td.set(("employee", "action"), torch.zeros(3, 1)))
+    written = TensorDict({name: {"action": action} for name, action in actions.items()}, batch_size=[3])
+    with pytest.raises(ValueError, match=r"'coe' does not act \(closest: 'ceo'\)"):
+        env.step(written.set("coe", written["ceo"]))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -347,8 +350,9 @@ PAID = AGENTS["ceo"].reward_fn
         ({"a": capital(act_low={"firm.capitl": 1.0})}, {}, UnknownFieldError, "Closest: firm.capital"),
         ({"a": capital(act_high={"firm.capital": [1.0]})}, {}, SchemaError, r"act_high\['firm.capital'\].*2 of them"),
         ({"a": capital(act_high=-2.0)}, {}, SchemaError, "act_low must be below act_high"),
+        ({"a": capital(act_low=4.0, act_high=5.0)}, {}, SchemaError, "within the fields' bounds"),
         ({"a": capital()}, {"max_stps": 3}, TypeError, "Did you mean max_steps"),
-        ({"a": capital()}, {"max_steps": 3, "max_episode_steps": 4}, ValueError, "max_steps is an alias"),
+        ({"a": capital()}, {"max_steps": 3, "max_episode_steps": 4}, ValueError, "give max_steps alone"),
     ],
 )
 def test_what_cannot_be_is_refused(agents, options, error, words):
@@ -392,8 +396,8 @@ def test_a_reward_of_another_shape_names_its_agent(reward_fn, words):
         (lambda actions: actions.pop("ceo"), r"there is none for \['ceo'\]"),
         (lambda actions: actions.update(chef=actions["ceo"]), "'chef' does not act"),
         (lambda actions: actions.update(ceoo=actions.pop("ceo")), r"'ceoo' does not act \(closest: 'ceo'\)"),
-        (lambda actions: actions.update(ceo=torch.zeros(2, 3)), r"must have shape \(2, 2\)"),
-        (lambda actions: actions.update(ceo=np.full((2, 2), np.nan)), "finite"),
+        (lambda actions: actions.update(ceo=torch.zeros(2, 3)), r"agent 'ceo': .* must have shape \(2, 2\)"),
+        (lambda actions: actions.update(ceo=np.full((2, 2), np.nan)), "agent 'ceo': .* finite"),
     ],
 )
 def test_actions_that_do_not_fit_say_whose_they_are(change, words):
@@ -427,6 +431,24 @@ def test_bounds_of_actions_go_by_field():
     assert env.action_space.high.tolist() == [3.0, 3.0, 1.0, 5.0, 6.0]
     env.reset(seed=0)
     assert env.step(np.full(5, -9.0, np.float32))[1] == -0.5
+
+
+@pytest.mark.parametrize("act_mode", ["set", "hold"])
+def test_what_is_done_keeps_a_field_within_its_bounds(act_mode):
+    """Also where the bounds of actions are wider, or several agents' sum is, and the field rests for a while."""
+    made = WorldModel(compile_schema({"slow": Field(low=0.0, high=1.0, period=4)}, d_model=32))
+    made.trained = True
+    pushed = AgentSpec(["slow"], ["slow"], lambda obs, act, info: act.sum())
+    envs = made.to_multi_vector_env({"one": pushed, "two": pushed}, 3, combine="sum", act_mode=act_mode, seed=0)
+    envs.reset()
+    for push, expected in ((-0.5, 0.0), (0.25, 0.5), (0.75, 1.0)):
+        seen = envs.step({name: torch.full((3, 1), push) for name in envs.agents})
+        assert seen["one", "observation"].tolist() == [[expected]] * 3
+    env = made.to_openenv(["slow"], ["slow"], pushed.reward_fn)
+    env.reset(seed=0)
+    assert env.action_space.low == -1.0
+    seen, reward, *_ = env.step([-1.0])
+    assert (seen, reward) == (0.0, 0.0), "the reward sees what the world does"
 
 
 def still(**settings):
@@ -468,6 +490,7 @@ def said(call):
 def test_who_sees_nothing_move_is_told_so(seen, horizon, ticks, warns):
     made, spec = still(ticks_per_step=ticks), AgentSpec(seen, ["push", "acted"], lambda obs, act, info: act.sum())
     for call in (
+        lambda: made.to_openenv(seen, spec.act_fields, spec.reward_fn, max_steps=horizon),
         lambda: made.to_vector_env(2, seen, spec.act_fields, spec.reward_fn, max_steps=horizon),
         lambda: made.to_multi_vector_env({"me": spec}, 2, horizon),
         lambda: made.to_multi_openenv({"me": spec}, horizon),

@@ -144,6 +144,15 @@ def test_a_world_that_breaks_down_ends_for_all():
     assert infos["two"]["diverged"] is True
 
 
+def test_actions_that_do_not_fit_say_whose_they_are():
+    env = env_of()
+    env.reset(seed=0)
+    good = {name: env.action_space(name).sample() for name in env.agents}
+    for bad in ([0.0], [np.nan, 0.0]):
+        with pytest.raises(ValueError, match="agent 'ceo': the action must be"):
+            env.step({**good, "ceo": bad})
+
+
 @pytest.mark.parametrize("call", ["step", "state", "render"])
 def test_before_the_first_reset_it_says_so(call):
     env = env_of(render_mode="human")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -24,10 +25,12 @@ class Sharing:
         sources: Of each column of the dynamics' action, the columns of the perspectives' actions, side by side, that
             write it, at least one each; sums are taken in this order.
         rules: Of each, what becomes of several: their sum, their mean or the last one.
+        bounds: Of each the least and the most that it can be, which sums are clipped to; None for no bounds.
     """
 
     sources: tuple[tuple[int, ...], ...]
     rules: tuple[Rule, ...]
+    bounds: tuple[tuple[float, float], ...] | None = None
 
     def __post_init__(self) -> None:
         if len(self.sources) != len(self.rules) or not all(self.sources) or {*self.rules} - {*get_args(Rule)}:
@@ -89,10 +92,11 @@ class JointAction:
             action = {names[0]: action}
         check_names(action, names, "step")
         actions = [action[name] for name in names]
-        for spec, one in zip(self._specs, actions, strict=True):
-            spec.check(one, num_envs, self.device, "step")
+        for name, spec, one in zip(names, self._specs, actions, strict=True):
+            where = "step" if len(names) == 1 else f"step: agent {name!r}"
+            spec.check(one, num_envs, self.device, where)
             if self.validate:
-                spec.check_values(one, "step")
+                spec.check_values(one, where)
         return actions
 
     def join(self, actions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -192,6 +196,8 @@ class _SharedColumns:
         self._sources = [(source.clamp(min=0), source >= 0) for source in sources]
         self._adds = torch.tensor([rule != "last" for rule in sharing.rules], device=device)
         self._mean = torch.tensor([rule == "mean" for rule in sharing.rules], device=device)
+        bounds = sharing.bounds or [(-math.inf, math.inf)] * len(sharing.rules)
+        self._low, self._high = torch.tensor(bounds, dtype=torch.float64, device=device).unbind(1)
 
     def combined(self, given: Tensor, idle: Tensor | None, current: Tensor | None) -> Tensor:
         """``(B, M)`` of ``(B, A)``; `current` ``(B, M)`` where all sources are idle."""
@@ -203,6 +209,7 @@ class _SharedColumns:
             total, count = total + torch.where(acts, value, 0.0), count + acts
             last = torch.where(acts, value, last)
         several = torch.where(self._mean, total / count.clamp(min=1.0), total)
+        several = several.clamp(self._low.to(several), self._high.to(several))
         return torch.where(self._adds & (count > 0), several, last)
 
 

@@ -11,7 +11,7 @@ import torch
 from gymnasium.spaces import Dict
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
-from tensordict import TensorDict, TensorDictBase
+from tensordict import TensorDict, TensorDictBase, is_tensor_collection
 from torch import Tensor
 
 from wm_vec.compat import new_tensordict, tree_map
@@ -71,11 +71,11 @@ class _ManyAgents:
         """One step of the engine; arrays are checked, values too, and go to the device."""
         check_names(actions, self.agents, "step")
         taken = {}
-        for perspective in self.engine.perspectives:
-            action = actions[perspective.name]
+        for p in self.engine.perspectives:
+            taken[p.name] = action = actions[p.name]
             if isinstance(action, np.ndarray):
-                action = read_actions(action, perspective.action, self.num_envs).to(self.device)
-            taken[perspective.name] = action
+                read = read_actions(action, p.action, self.num_envs, f"step: agent {p.name!r}")
+                taken[p.name] = read.to(self.device)
         output = self.engine.step(taken)
         self._draws = 0
         return output
@@ -233,8 +233,8 @@ class MultiAgentTensorDictEnv(_ManyAgents):
             TypeError: Actions of another dtype.
         """
         if isinstance(actions, TensorDictBase):
-            written = {name: actions.get((name, "action"), None) for name in self.agents}
-            actions = {name: action for name, action in written.items() if action is not None}
+            parts = actions.items()
+            actions = {name: part["action"] for name, part in parts if is_tensor_collection(part) and "action" in part}
         output = self._step(actions)
         agents, truncated = self._seen(output.observation), _truncated(output)
         resets = self.autoreset_mode is not AutoresetMode.DISABLED

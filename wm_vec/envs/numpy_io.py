@@ -57,10 +57,11 @@ class ActionReader:
 
     Args:
         space: Box, Discrete, MultiDiscrete or MultiBinary.
+        where: What errors start with.
     """
 
-    def __init__(self, space: gym.Space) -> None:
-        self._space, self._shape, self._dtype = space, space.shape or (), np.dtype(space.dtype)
+    def __init__(self, space: gym.Space, where: str = "step") -> None:
+        self._where, self._space, self._shape, self._dtype = where, space, space.shape or (), np.dtype(space.dtype)
         self._whole = np.issubdtype(self._dtype, np.integer)
         self._classes = range(int(space.start), int(space.start + space.n)) if isinstance(space, Discrete) else None
 
@@ -77,7 +78,9 @@ class ActionReader:
             except TypeError:
                 number = self._classes.stop
             if number not in self._classes:
-                raise ValueError(f"step: the action must be one whole number of {self._space}, got {action!r}.")
+                raise ValueError(
+                    f"{self._where}: the action must be one whole number of {self._space}, got {action!r}."
+                )
             return self._dtype.type(number)
         try:
             array = np.asarray(action)
@@ -85,15 +88,15 @@ class ActionReader:
             array = np.empty(0, object)
         if array.shape != self._shape or array.dtype.kind not in ("iu" if self._whole else "fiu"):
             raise ValueError(
-                f"step: the action must be {'whole ' if self._whole else ''}numbers of shape {self._shape}, "
+                f"{self._where}: the action must be {'whole ' if self._whole else ''}numbers of shape {self._shape}, "
                 f"got shape {array.shape}, {array.dtype}."
             )
         taken = np.array(array, self._dtype)
         if self._whole:
             if taken not in self._space or (taken != array).any():
-                raise ValueError(f"step: the action must be one of {self._space}, got {action!r}.")
+                raise ValueError(f"{self._where}: the action must be one of {self._space}, got {action!r}.")
         elif not np.isfinite(taken).all():
-            raise ValueError(f"step: the action must be finite, got {action!r}.")
+            raise ValueError(f"{self._where}: the action must be finite, got {action!r}.")
         return taken
 
 
@@ -104,10 +107,11 @@ class ActionTensor:
         space: One env's actions.
         spec: The perspective's.
         engine: The engine.
+        where: What errors start with.
     """
 
-    def __init__(self, space: gym.Space, spec: ActionSpec, engine: Engine) -> None:
-        self._read, self._device = ActionReader(space), engine.device
+    def __init__(self, space: gym.Space, spec: ActionSpec, engine: Engine, where: str = "step") -> None:
+        self._read, self._device = ActionReader(space, where), engine.device
         self._dtype = torch.int64 if spec.kind == "discrete" else engine.dtype
         bounds = spec.low, spec.high
         self._bounds = [np.reshape(bound, spec.shape) for bound in bounds] if spec.kind == "box" else None
@@ -124,18 +128,18 @@ class ActionTensor:
         return torch.as_tensor(taken).to(self._device, self._dtype)
 
 
-def read_actions(actions: np.ndarray, spec: ActionSpec, num_envs: int) -> Tensor:
-    """Actions ``(B, ...)`` of an array, in host memory, checked, values too.
+def read_actions(actions: np.ndarray, spec: ActionSpec, num_envs: int, where: str = "step") -> Tensor:
+    """Actions ``(B, ...)`` of an array, in host memory, checked, values too; errors start with `where`.
 
     Raises:
         TypeError: No numbers, or of a dtype that the action cannot have.
         ValueError: Another shape, or values that are no actions.
     """
     if actions.dtype.kind not in "biuf":
-        raise TypeError(f"step: the actions must be numbers, got an array of {actions.dtype}.")
+        raise TypeError(f"{where}: the actions must be numbers, got an array of {actions.dtype}.")
     taken = torch.from_numpy(actions.copy())
-    spec.check(taken, num_envs, torch.device("cpu"), "step")
-    spec.check_values(taken, "step")
+    spec.check(taken, num_envs, torch.device("cpu"), where)
+    spec.check_values(taken, where)
     return taken
 
 

@@ -11,14 +11,14 @@ from gymnasium.spaces import Box, Dict
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from wm_vec.core import AutoresetMode, Engine
+from wm_vec.core import Engine
 from wm_vec.core.actions import check_names
 from wm_vec.core.state import warn_of_divergence
 from wm_vec.envs.agent_spaces import spaces_by_agent
 from wm_vec.envs.fork_warning import warn_if_forked
 from wm_vec.envs.numpy_io import ActionTensor, element_of
 from wm_vec.envs.transfer import Packed
-from wm_vec.envs.view import named_arrays, packable, scalar_info
+from wm_vec.envs.view import check_one_env, named_arrays, packable, scalar_info
 from wm_vec.render.frames import FramePainter
 from wm_vec.render.table import ValueTable
 
@@ -130,11 +130,7 @@ class WorldModelParallelEnv(ParallelEnv):
         render_mode: str | None = None,
     ) -> None:
         spaces = spaces_by_agent(engine, observation_spaces, action_spaces, "WorldModelParallelEnv")
-        if engine.num_envs != 1 or engine.autoreset_mode is not AutoresetMode.DISABLED:
-            raise ValueError(
-                "WorldModelParallelEnv needs an engine of one env with autoreset_mode='disabled', "
-                f"got num_envs={engine.num_envs}, {engine.autoreset_mode}."
-            )
+        check_one_env(engine, "WorldModelParallelEnv")
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode must be None, 'rgb_array' or 'human', got {render_mode!r}.")
         self.engine, self.render_mode = engine, render_mode
@@ -144,7 +140,7 @@ class WorldModelParallelEnv(ParallelEnv):
         self.agents = AgentList(self.possible_agents, self._specs)
         self.observation_spaces, self.action_spaces = spaces
         self._actions = {
-            name: ActionTensor(space, self._perspectives[name].action, engine)
+            name: ActionTensor(space, self._perspectives[name].action, engine, f"step: agent {name!r}")
             for name, space in self.action_spaces.items()
         }
         # What stands for the actions of agents that act no more.
@@ -180,7 +176,7 @@ class WorldModelParallelEnv(ParallelEnv):
         seen = {name: element_of(value, self.observation_spaces[name]) for name, value in observation.items()}
         if self.render_mode == "human":
             self.render()
-        return ResetResult((seen, self._infos(self.agents, 0, self._state)))
+        return ResetResult((seen, self._infos(self.agents)))
 
     def step(self, actions: Mapping[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
         """One step; one transfer to the host.
@@ -207,12 +203,13 @@ class WorldModelParallelEnv(ParallelEnv):
             ("observation", name): packable(value) for name, value in out.final_observation.items()
         }
         host = Packed.of({**flags, "length": out.episode_length, **seen}).to_host()
-        self._state, self._elapsed, acted = out.final_state, self._elapsed + 1, [*self.agents]
-        place = {name: self.possible_agents.index(name) for name in acted}
-        rewards = {name: float(host["reward"][0, place[name]]) for name in acted}
-        terminated = {name: bool(host["terminated"][0, place[name]]) for name in acted}
-        truncated = {name: bool(host["truncated"][0]) and not terminated[name] for name in acted}
-        infos = self._infos(acted, host["length"].item(), out.final_state)
+        self._state, self._elapsed, acted = out.final_state, host["length"].item(), [*self.agents]
+        paid, over = (
+            dict(zip(self.possible_agents, host[key][0].tolist(), strict=True)) for key in ("reward", "terminated")
+        )
+        rewards, terminated = ({name: column[name] for name in acted} for column in (paid, over))
+        truncated = {name: host["truncated"].item() and not terminated[name] for name in acted}
+        infos = self._infos(acted)
         if host["diverged"].item():
             warn_of_divergence()
             for info in infos.values():
@@ -259,5 +256,6 @@ class WorldModelParallelEnv(ParallelEnv):
         """Leave the last table as it is."""
         self._table.close()
 
-    def _infos(self, names: Iterable[str], step: int, state: TensorDictBase) -> dict[str, dict[str, Any]]:
-        return {name: scalar_info(self.engine, self._perspectives[name], step, state) for name in names}
+    def _infos(self, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+        assert self._state is not None
+        return {n: scalar_info(self.engine, self._perspectives[n], self._elapsed, self._state) for n in names}

@@ -41,11 +41,7 @@ class EngineView:
         check_type(engine, Engine, "WorldModelEnv.from_engine: engine")
         check_spaces(observation_space, action_space, "WorldModelEnv.from_engine")
         self._perspective = engine.only_perspective("WorldModelEnv")
-        if engine.num_envs != 1 or engine.autoreset_mode is not AutoresetMode.DISABLED:
-            raise ValueError(
-                "WorldModelEnv needs an engine of one env with autoreset_mode='disabled', "
-                f"got num_envs={engine.num_envs}, {engine.autoreset_mode}."
-            )
+        check_one_env(engine, "WorldModelEnv")
         self.engine = engine
         self._space = observation_space
         self._action = ActionTensor(action_space, self._perspective.action, engine)
@@ -104,6 +100,15 @@ class EngineView:
     def _info(self, step: int, state: TensorDictBase) -> ScalarInfo:
         self._state = state
         return scalar_info(self.engine, self._perspective, step, state)
+
+
+def check_one_env(engine: Engine, where: str) -> None:
+    """Refuse another engine than one of one env without autoreset."""
+    if engine.num_envs != 1 or engine.autoreset_mode is not AutoresetMode.DISABLED:
+        raise ValueError(
+            f"{where} needs an engine of one env with autoreset_mode='disabled', "
+            f"got num_envs={engine.num_envs}, {engine.autoreset_mode}."
+        )
 
 
 def scalar_info(engine: Engine, perspective: Perspective, step: int, state: TensorDictBase) -> ScalarInfo:
