@@ -159,7 +159,7 @@ def test_later_episodes_differ_and_repeat_with_their_seed():
         (torch.zeros(4, 1, device="meta"), ValueError, "is on meta, the environment on cpu"),
         ([[0.0]] * 4, TypeError, "must be a torch tensor on cpu, got list"),
         (torch.zeros(4, 1).numpy(), TypeError, "got ndarray.*torch.as_tensor"),
-        ({"wrong": torch.zeros(4, 1)}, ValueError, r"\['agent'\], got \['wrong'\]"),
+        ({"wrong": torch.zeros(4, 1)}, ValueError, "there is none for .'agent'., 'wrong' does not act"),
     ],
 )
 def test_actions_that_do_not_fit_a_box(action, error, message):
@@ -376,7 +376,7 @@ def test_several_perspectives_share_one_predict():
 @pytest.mark.parametrize("action", [torch.zeros(2, 3), {"left": torch.zeros(2, 1)}])
 def test_every_perspective_needs_its_action(action):
     engine = started(2, two_views())
-    with pytest.raises(ValueError, match=r"one action for each of \['left', 'right'\], got"):
+    with pytest.raises(ValueError, match="there is none for"):
         engine.step(action)
 
 

@@ -60,7 +60,7 @@ class CheckpointFile:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: there is no checkpoint here.")
         with path.open("rb") as opened:
-            first = opened.read(8)
+            first, brace = opened.read(8), opened.read(1)
         length = int.from_bytes(first, "little")
         if MAX_HEADER < length <= path.stat().st_size - len(first):
             raise CheckpointError(f"{path} has a header of {length} bytes; at most {MAX_HEADER} are read.")
@@ -69,11 +69,11 @@ class CheckpointFile:
             metadata = self._file.metadata() or {}
             slices = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118 - not a mapping
         except SafetensorError as error:
-            # Asked only here: a safetensors file begins with its header's length, any bytes at all.
+            # Asked only here: a safetensors file begins with its header's length, any bytes at all, and a brace.
             raise CheckpointError(
                 f"{path} looks like a pickle (torch.save); wm_vec does not load those, since loading one can run "
                 "code. Expected a safetensors file written by WorldModel.save()."
-                if first.startswith((b"PK", b"\x80"))
+                if first.startswith((b"PK", b"\x80")) and brace != b"{"
                 else f"{path} is no whole safetensors file ({error}). It may be cut short; copy or train it again."
             ) from error
         self.shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
