@@ -376,7 +376,7 @@ def test_several_perspectives_share_one_predict():
 @pytest.mark.parametrize("action", [torch.zeros(2, 3), {"left": torch.zeros(2, 1)}])
 def test_every_perspective_needs_its_action(action):
     engine = started(2, two_views())
-    with pytest.raises(ValueError, match="there is none for"):
+    with pytest.raises(ValueError, match="one action for each of"):
         engine.step(action)
 
 
