@@ -237,7 +237,9 @@ def test_the_corporate_agents_at_a_thousand_envs(small, monkeypatch):
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_the_corporate_world_at_a_thousand_envs(small):
-    block = blocks_004.CORPORATE.replace("    },\n)\n# Employee", "    },\n    d_model=64, n_layers=6,\n)\n# Employee")
+    block = blocks_004.CORPORATE.replace(
+        "    },\n)\n# Employee", "    },\n    d_model=64, n_layers=6, n_loops=1,\n)\n# Employee"
+    )
     names = {}
     exec(block, names)
     model = names["model"]
