@@ -69,10 +69,13 @@ ROLES = {
 """The seed's chief executive and employee, and a chief executive who is paid for something else."""
 
 
-def learn(economy: SyntheticEconomy, num_episodes: int, n_steps: int, seed: int = 0) -> WorldModel:
+def learn(
+    economy: SyntheticEconomy, num_episodes: int, n_steps: int, batch_size: int = 512, seed: int = 0
+) -> WorldModel:
     """A world that learned from recordings of the economy."""
     world = WorldModel(economy.bound, ticks_per_step=economy.ticks_per_step, seed=seed)
-    world.finetune(economy.series(num_episodes, seed=seed), config=TrainConfig(n_steps=n_steps, seed=seed))
+    config = TrainConfig(n_steps=n_steps, batch_size=batch_size, seed=seed)
+    world.finetune(economy.series(num_episodes, seed=seed), config=config)
     return world
 
 

@@ -69,7 +69,7 @@ def judged(world, r2, least, most, **size):
 
 
 def test_a_world_learns_the_economy_in_a_few_steps():
-    judged(judge.learn(ECONOMY, 100, 250), 0.6, 0.8, 0.97, num_steps=300, num_samples=39)
+    judged(judge.learn(ECONOMY, 60, 300, batch_size=128), 0.6, 0.8, 0.97, num_steps=300, num_samples=39)
 
 
 @pytest.fixture(scope="module")
