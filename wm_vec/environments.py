@@ -141,7 +141,7 @@ class EnvFactory:
                 f"{math.ceil(min(periods) / horizon)}.",
                 stacklevel=5,
             )
-        coverage = getattr(self.world, "coverage", None) or {}
+        coverage = self.world.coverage or {}
         if unknown := [path for path in seen if coverage.get(path) == 0]:
             warnings.warn(
                 f"No data covered {', '.join(unknown)}, which {who} observes: what the world imagines there means "

@@ -46,6 +46,7 @@ class WorldEnvs(ABC):
         model: The network.
         signature: The environment's spaces, for a world that comes from one; None otherwise.
         bank: ``(M, N)`` initial states in the fields' own units; None until there are data.
+        coverage: Field path -> share of steps whose next value was known in the data; None until there are data.
         engines: Those that start episodes from `bank`.
     """
 
@@ -53,6 +54,7 @@ class WorldEnvs(ABC):
     model: CanvasModel
     signature: EnvSignature | None
     bank: Tensor | None
+    coverage: dict[str, float] | None
     engines: EngineFamily
 
     @property
