@@ -18,6 +18,7 @@ from torchrl.record.loggers import TensorboardLogger
 from wm_kernels.canvas_step import reference
 from wm_vec import ModelConfig, TrainConfig, WorldModel, collect_transitions, compile_schema
 from wm_vec.canvas import EnvSignature, Field, SchemaError, UnknownFieldError, UnsupportedSpaceError
+from wm_vec.canvas_states import num_filled
 from wm_vec.compat import tree_map
 from wm_vec.core import ActionSpec, CounterRNG, Perspective
 from wm_vec.core.rng import STREAM_BANK, STREAM_NOISE
@@ -322,6 +323,21 @@ def test_a_refused_resume_leaves_the_world_as_it_was(world, tmp_path):
     with pytest.raises(ValueError, match="another training run"):
         world.finetune({"firm.revenue": 1e6 * np.arange(30.0)}, config=config, resume_path=path)
     assert all(torch.equal(before[n], t) for n, t in world.model.state_dict().items())
+
+
+@pytest.mark.parametrize(("width", "least", "most"), [(2, 1024, 1024), (300, 17, 1023), (2000, 16, 16)])
+def test_a_bank_that_the_network_fills_in_is_smaller_on_a_large_canvas(width, least, most):
+    made = WorldModel(compile_schema({"x": Field(w=width), "push": Field()}, d_model=32))
+    filled = num_filled(made.model, 1024)
+    assert least <= filled <= most
+    assert num_filled(made.model, 10) == 10
+    if width == 300:
+        env = made.to_vector_env(2, ["x"], ["push"], lambda obs, act, info: 0.0)
+        assert int(env.engine.world.resets.size) == filled
+        calls = []
+        start = made.to_env(["x"], ["push"], lambda o, a, i: 0.0, initial_obs_fn=lambda: calls.append(1) or {"x": 0.5})
+        assert len(calls) == min(256, filled)
+        assert (start.reset(seed=0)[0] == 0.5).all()
 
 
 # -- weights and banks in place -----------------------------------------------------------------------------

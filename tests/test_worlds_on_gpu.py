@@ -1,5 +1,6 @@
 """Bundled worlds on a card: as true in bfloat16 as they are, and nothing waits. In host memory one stands in."""
 
+from contextlib import nullcontext
 from functools import partial
 
 import gymnasium as gym
@@ -8,6 +9,8 @@ import torch
 
 from benchmarks.torchrl_throughput import stepper
 from benchmarks.truth_figures import ks_figure, residual_r2
+from wm_kernels import use_backend
+from wm_kernels.predict import cpu
 from wm_vec import AgentSpec, Field, ModelConfig, WorldModel, collect_transitions
 from wm_vec.core import step
 from wm_vec.train.collect import RandomActions
@@ -108,14 +111,15 @@ def test_no_face_waits():
 
 
 @pytest.mark.parametrize("device", [pytest.param("cuda", marks=on_a_card), "cpu"])
-def test_agents_of_a_grouped_world_see_the_same_on_every_device(device):
+def test_agents_of_a_grouped_world_see_what_the_reference_says(device, monkeypatch):
+    monkeypatch.setattr(cpu, "TILES_PAY", 9.0)  # in host memory it is the attention in tiles that stands in
     fields = {"firm": {"sales": Field(w=3), "plan": Field()}, "person": {"mood": Field(), "effort": Field()}}
     agents = {
         "firm": AgentSpec(["firm.sales"], ["firm.plan"], lambda obs, act, info: obs["firm.sales"].mean()),
         "person": AgentSpec(["person.mood"], ["person.effort"], lambda obs, act, info: obs["person.mood"][0]),
     }
     rollouts = []
-    for place in ("cpu", device):
+    for place, by in (("cpu", partial(use_backend, "reference")), (device, nullcontext)):
         world = WorldModel(fields, config=ModelConfig(topology="groups", num_blocks=4)).to(place)
         world.bank = torch.zeros(1, world.num_positions, device=place)
         with torch.no_grad():  # summaries reach from one group to the other
@@ -124,7 +128,8 @@ def test_agents_of_a_grouped_world_see_the_same_on_every_device(device):
         envs.reset()
         for step_number in range(3):
             actions = {name: torch.linspace(-1, 1, 8, device=place)[:, None] * (step_number - 1) for name in agents}
-            td = envs.step(actions)
+            with by():
+                td = envs.step(actions)
         rollouts.append(torch.stack([td[name, "reward"].cpu() for name in agents]))
     torch.testing.assert_close(*rollouts, rtol=1e-3, atol=1e-3)
     assert float(rollouts[0].std(1).min()) > 1e-3

@@ -97,7 +97,9 @@ def test_users_functions_run_between_two_kernels(world):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("mode", ["same_step", "next_step", "disabled"])
+@pytest.mark.parametrize(
+    "mode", ["same_step", *(pytest.param(mode, marks=pytest.mark.long) for mode in ("next_step", "disabled"))]
+)
 @pytest.mark.parametrize("name", ["FrozenLake-v1", "CartPole-v1", "Pendulum-v1", "Acrobot-v1"])
 def test_bundled_worlds_take_the_same_steps(name, mode):
     settings = {"seed": 3, "max_episode_steps": 2, "autoreset_mode": mode, "n_denoise_steps": 2}

@@ -118,3 +118,9 @@ def test_rules_that_cannot_be_are_refused(sources, rules):
 def test_every_column_must_write(sources):
     with pytest.raises(ValueError, match="6 columns"):
         engine_of(Written(), sharing=Sharing(sources, ("sum",)))
+
+
+def test_one_perspective_shares_with_nobody():
+    alone = Perspective(ActionSpec("box", (1,), (-1.0,), (1.0,)), reward_fn=lambda obs, act, info: 0.0)
+    with pytest.raises(ValueError, match="it takes several perspectives"):
+        Engine(Written(), 2, [alone], EngineConfig(bank_size=1), sharing=Sharing(((0,),), ("sum",)))

@@ -75,7 +75,9 @@ class JointAction:
         self._high = torch.tensor([x for spec in self._specs for x in spec.high], dtype=dtype, device=device)
         if sharing is not None and {c for sources in sharing.sources for c in sources} != {*range(len(owner))}:
             raise ValueError(f"sharing: the actions have {len(owner)} columns, each of which writes, got {sharing}.")
-        self._shared = None if sharing is None else _SharedColumns(sharing, device)
+        if sharing is not None and len(self.perspectives) == 1:
+            raise ValueError("sharing: it takes several perspectives to share a column; leave it out for one.")
+        self._shared = None if sharing is None else _SharedColumns(sharing, dtype, device)
 
     def check(self, action: Any, num_envs: int) -> list[Tensor]:
         """One checked ``(B, *shape)`` tensor per perspective.
@@ -188,7 +190,7 @@ def check_names(action: Any, names: Sequence[str], where: str) -> None:
 class _SharedColumns:
     """`Sharing` as tensors: a few operations whatever the number of columns."""
 
-    def __init__(self, sharing: Sharing, device: torch.device) -> None:
+    def __init__(self, sharing: Sharing, dtype: torch.dtype, device: torch.device) -> None:
         most = max(map(len, sharing.sources))
         # A source that there is not is one that is idle.
         table = [[*sources, *[-1] * (most - len(sources))] for sources in sharing.sources]
@@ -197,7 +199,7 @@ class _SharedColumns:
         self._adds = torch.tensor([rule != "last" for rule in sharing.rules], device=device)
         self._mean = torch.tensor([rule == "mean" for rule in sharing.rules], device=device)
         bounds = sharing.bounds or [(-math.inf, math.inf)] * len(sharing.rules)
-        self._low, self._high = torch.tensor(bounds, dtype=torch.float64, device=device).unbind(1)
+        self._low, self._high = torch.tensor(bounds, dtype=dtype, device=device).unbind(1)
 
     def combined(self, given: Tensor, idle: Tensor | None, current: Tensor | None) -> Tensor:
         """``(B, M)`` of ``(B, A)``; `current` ``(B, M)`` where all sources are idle."""
@@ -208,8 +210,7 @@ class _SharedColumns:
             value = given[:, column]
             total, count = total + torch.where(acts, value, 0.0), count + acts
             last = torch.where(acts, value, last)
-        several = torch.where(self._mean, total / count.clamp(min=1.0), total)
-        several = several.clamp(self._low.to(several), self._high.to(several))
+        several = torch.where(self._mean, total / count.clamp(min=1.0), total).clamp(self._low, self._high)
         return torch.where(self._adds & (count > 0), several, last)
 
 

@@ -53,8 +53,7 @@ class Finding:
         kind: ``"unreadable"``, ``"length"``, ``"range"``, ``"constant"``, ``"period"``, ``"repeated"``, ``"reset"`` or
             ``"actions"``; or a note that is no fault: ``"unknown"`` or ``"gap"``.
         fields: Paths of the fields.
-        rows: Rows of the source, or steps of the transitions, counted from 0; of several
-            sources, of their time line.
+        rows: Rows of the source, or steps of the transitions, counted from 0; of several sources, of their time line.
         text: What was found, and what to do.
     """
 
